@@ -1,0 +1,2 @@
+//! `keystone-agent`.
+fn main() {}

@@ -1,0 +1,2 @@
+//! `keystone`.
+fn main() {}
