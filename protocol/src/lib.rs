@@ -1,1 +1,32 @@
-//! Keystone protocol.
+//! What Keystone's controller and agent say to each other.
+//!
+//! This crate has no I/O of its own. It defines, from the bottom up:
+//!
+//! | module | what |
+//! |---|---|
+//! | [`frame`] | length-limited frames over any byte stream |
+//! | [`version`] | the protocol's version and the sentence of a mismatch |
+//! | [`message`] | the messages of the conversation, both directions |
+//! | [`inventory`] | what the machine is: disks, TPM, firmware, memory, network |
+//! | [`layout`] | the layout language: `disko.devices` as JSON |
+//! | [`options`] | what the operator chose besides the layout |
+//! | [`plan`] | what will be done, step by step, and its hash |
+//! | [`event`] | what is being done: the one event stream |
+//! | [`manifest`] | the closure: store paths with hashes, sizes, references |
+//! | [`report`] | what was done, kept on the machine and by the controller |
+//! | [`secret`] | bytes that must not be printed or kept |
+//!
+//! Control messages are JSON (self-describing, so that either end can name what it did not
+//! understand), closure data are binary blocks; see `docs/decisions/wire-format.md`.
+
+pub mod event;
+pub mod frame;
+pub mod inventory;
+pub mod layout;
+pub mod manifest;
+pub mod message;
+pub mod options;
+pub mod plan;
+pub mod report;
+pub mod secret;
+pub mod version;

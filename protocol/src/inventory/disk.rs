@@ -1,0 +1,236 @@
+//! Disks and what is on them.
+
+use serde::{Deserialize, Serialize};
+
+/// What tells one disk from another, however it is named today.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct DiskIdentity {
+    /// The stable name the operator is shown and types: the best `/dev/disk/by-id` link, or
+    /// `serial:…`, or the kernel's name where the disk has no identity at all.
+    pub name: String,
+    /// Serial number.
+    pub serial: Option<String>,
+    /// World Wide Name.
+    pub wwn: Option<String>,
+    /// Model.
+    pub model: Option<String>,
+    /// Size, in bytes.
+    pub size: u64,
+    /// Logical sector size, in bytes: 512 or 4096.
+    pub sector_size: u32,
+}
+
+/// A disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// Kernel name (`vda`), good until the next boot at most.
+    pub kernel_name: String,
+    /// Device number, `major:minor`.
+    pub devno: String,
+    /// Who it is.
+    pub identity: DiskIdentity,
+    /// All links to it below `/dev/disk`, sorted.
+    pub links: Vec<String>,
+    /// Physical sector size, in bytes.
+    pub physical_sector_size: u32,
+    /// How it is attached (`virtio`, `nvme`, `sata`, `usb`, …).
+    pub transport: Option<String>,
+    /// Whether it can be removed.
+    pub removable: bool,
+    /// Whether it spins.
+    pub rotational: bool,
+    /// Whether it is write-protected.
+    pub read_only: bool,
+    /// Whether the running system was booted from it.
+    pub boot_medium: bool,
+    /// What is on it.
+    pub contents: Contents,
+}
+
+/// What is on a disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Contents {
+    /// The partition table, if there is one.
+    pub table: Option<Table>,
+    /// Signatures on the whole device.
+    pub signatures: Vec<Signature>,
+    /// Partitions that the kernel knows, by number.
+    pub partitions: Vec<Partition>,
+    /// Who uses the whole device.
+    pub holders: Vec<Holder>,
+}
+
+impl Contents {
+    /// Whether nothing that could be recognised is there.
+    pub fn is_blank(&self) -> bool {
+        self.table.is_none()
+            && self.signatures.is_empty()
+            && self.partitions.is_empty()
+            && self.holders.is_empty()
+    }
+
+    /// Signatures of the device and all its partitions.
+    pub fn all_signatures(&self) -> impl Iterator<Item = &Signature> {
+        self.signatures.iter().chain(self.partitions.iter().flat_map(|p| &p.signatures))
+    }
+}
+
+/// A partition table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Table {
+    /// GPT.
+    Gpt {
+        /// Disk GUID.
+        guid: String,
+    },
+    /// MBR.
+    Mbr {
+        /// Disk signature, hex.
+        id: String,
+    },
+}
+
+/// A partition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Partition {
+    /// Number in the table.
+    pub number: u32,
+    /// Kernel name (`vda1`).
+    pub kernel_name: String,
+    /// First LBA, in logical sectors.
+    pub first_lba: u64,
+    /// Size, in bytes.
+    pub size: u64,
+    /// GPT type GUID, upper case.
+    pub type_guid: Option<String>,
+    /// GPT unique GUID, lower case.
+    pub guid: Option<String>,
+    /// GPT name.
+    pub label: Option<String>,
+    /// What is on it.
+    pub signatures: Vec<Signature>,
+    /// Who uses it.
+    pub holders: Vec<Holder>,
+}
+
+/// Something recognised by its magic.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Signature {
+    /// A file system.
+    Filesystem {
+        /// `ext4`, `vfat`, `xfs`, `btrfs`, `squashfs`, `iso9660`, …
+        fstype: String,
+        /// Its label.
+        label: Option<String>,
+        /// Its UUID.
+        uuid: Option<String>,
+    },
+    /// A LUKS header.
+    Luks {
+        /// 1 or 2.
+        version: u32,
+        /// Its UUID.
+        uuid: Option<String>,
+        /// Its label.
+        label: Option<String>,
+    },
+    /// A member of a ZFS pool, read from its label without importing it.
+    ZfsMember {
+        /// The pool's name.
+        pool: String,
+        /// The pool's GUID, decimal.
+        guid: String,
+        /// Host that imported it last.
+        hostname: Option<String>,
+        /// Its host id.
+        hostid: Option<u32>,
+        /// Whether it was exported.
+        state: PoolState,
+        /// Last transaction group in the label.
+        txg: u64,
+    },
+    /// An LVM physical volume.
+    Lvm,
+    /// A member of a Linux software RAID.
+    MdRaid,
+    /// Swap.
+    Swap,
+    /// Something else that is known to be in use.
+    Other {
+        /// What.
+        name: String,
+    },
+}
+
+/// A pool's state in its label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PoolState {
+    /// Imported somewhere, or never exported.
+    Active,
+    /// Exported.
+    Exported,
+    /// Destroyed.
+    Destroyed,
+}
+
+/// Who uses a block device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Holder {
+    /// It is mounted.
+    Mount {
+        /// Where.
+        target: String,
+    },
+    /// It is active swap.
+    Swap,
+    /// An imported pool has it.
+    Pool {
+        /// The pool's name.
+        name: String,
+        /// The pool's GUID, decimal.
+        guid: String,
+    },
+    /// A device-mapper, md or other block device is made of it.
+    Device {
+        /// Kernel name of the holder.
+        kernel_name: String,
+        /// Its own name (`dm/name`), if it has one.
+        name: Option<String>,
+    },
+}
+
+/// A pool that is imported now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImportedPool {
+    /// Its name.
+    pub name: String,
+    /// Its GUID, decimal.
+    pub guid: String,
+    /// `ONLINE`, `DEGRADED`, …
+    pub health: String,
+    /// Kernel names of its leaves (`vda2`).
+    pub devices: Vec<String>,
+    /// Kernel names of its volumes (`zd0`) → dataset.
+    pub volumes: std::collections::BTreeMap<String, String>,
+    /// Where its file systems are mounted.
+    pub mounts: Vec<String>,
+}
+
+/// A device-mapper device that is open now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mapper {
+    /// Kernel name (`dm-0`).
+    pub kernel_name: String,
+    /// Name (`credstore`).
+    pub name: String,
+    /// Its UUID (`CRYPT-LUKS2-…-credstore`).
+    pub uuid: String,
+    /// Kernel names of what it is made of.
+    pub slaves: Vec<String>,
+    /// Where it is mounted.
+    pub mounts: Vec<String>,
+}

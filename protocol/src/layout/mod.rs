@@ -1,0 +1,1 @@
+//! The layout language: `disko.devices` as JSON, internal attributes dropped.

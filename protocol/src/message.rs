@@ -1,0 +1,197 @@
+//! The conversation.
+//!
+//! ```text
+//! controller                          agent
+//! Hello                         ->
+//!                               <-    Hello
+//! Inventory                     ->
+//!                               <-    Inventory
+//! Plan                          ->
+//!                               <-    Plan | Refused
+//! Execute                       ->
+//!                               <-    Refused, if the plan's hash is another one now
+//!                               <-    Event…
+//!                               <-    RecoveryKey          (before the closure)
+//! RecoveryKeyStored             ->
+//!                               <-    WantPaths
+//! blocks…                       ->
+//!                               <-    Event…
+//!                               <-    Done | Failed
+//! Reboot                        ->
+//!                               <-    Rebooting
+//! ```
+//!
+//! `Abort` may be sent at any time; the agent stops between two writes, undoes what it opened
+//! and answers `Failed`. The end of the stream means the same.
+
+use crate::event::{Event, Failure};
+use crate::frame::{ControlBytes, Frame, FrameError, encode_control};
+use crate::inventory::Inventory;
+use crate::manifest::Manifest;
+use crate::options::{ClosureFacts, InstallOptions};
+use crate::plan::Plan;
+use crate::report::Report;
+use crate::secret::Secret;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// A message to the agent.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "say", rename_all = "kebab-case")]
+pub enum ToAgent {
+    /// First of all.
+    Hello {
+        /// [`crate::version::PROTOCOL_VERSION`].
+        protocol: u32,
+        /// The controller's version.
+        version: String,
+    },
+    /// Asks what the machine is.
+    Inventory,
+    /// Asks for a plan.
+    Plan(Box<PlanRequest>),
+    /// Confirms a plan and starts it.
+    Execute(Box<ExecuteRequest>),
+    /// The recovery key was shown to the operator or is in its file, synced.
+    RecoveryKeyStored {
+        /// Which container's.
+        container: String,
+    },
+    /// The source of the closure failed; the agent fails the step with these words.
+    SourceFailed {
+        /// Why.
+        message: String,
+    },
+    /// Stop between two writes.
+    Abort,
+    /// Restart the machine. Only after `Done`.
+    Reboot,
+}
+
+/// Asks for a plan.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PlanRequest {
+    /// `disko.devices`, JSON as given.
+    pub layout: String,
+    /// The operator's options.
+    pub options: InstallOptions,
+    /// What is to be installed.
+    pub closure: ClosureFacts,
+}
+
+/// Confirms a plan and starts it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ExecuteRequest {
+    /// What the plan is made from, again: the agent plans anew and compares.
+    pub request: PlanRequest,
+    /// The hash that was confirmed.
+    pub plan: String,
+    /// The closure.
+    pub manifest: Manifest,
+    /// The password for containers opened by one.
+    pub password: Option<Secret>,
+    /// The PIN for containers opened by TPM and PIN.
+    pub pin: Option<Secret>,
+}
+
+/// A message to the controller.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "say", rename_all = "kebab-case")]
+pub enum ToController {
+    /// First of all.
+    Hello {
+        /// [`crate::version::PROTOCOL_VERSION`].
+        protocol: u32,
+        /// The agent's version.
+        version: String,
+        /// Blake3 of `/proc/self/exe`, 64 hex digits.
+        exe: String,
+    },
+    /// What the machine is.
+    Inventory(Box<Inventory>),
+    /// What would be done.
+    Plan(Box<Plan>),
+    /// Not done, and nothing was written.
+    Refused(Refusal),
+    /// Something happened.
+    Event(Event),
+    /// A recovery key, to be shown once or stored. The agent waits for `RecoveryKeyStored`.
+    RecoveryKey {
+        /// Which container's.
+        container: String,
+        /// The key, in systemd's format.
+        key: Secret,
+    },
+    /// Which paths to stream, by their index in the manifest, in the order wanted.
+    WantPaths {
+        /// The indices.
+        paths: Vec<u32>,
+    },
+    /// Done and, unless the plan leaves it out, sealed.
+    Done(Box<Report>),
+    /// Stopped after the first write.
+    Failed(Failure),
+    /// The machine goes down in a moment; the channel ends.
+    Rebooting {
+        /// The boot id that must be gone afterwards.
+        boot_id: String,
+    },
+}
+
+/// Why nothing was done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// Which kind, for the exit code.
+    pub kind: RefusalKind,
+    /// Why, a sentence.
+    pub message: String,
+    /// What to do, a sentence or a command.
+    pub hint: Option<String>,
+}
+
+/// Kinds of refusals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RefusalKind {
+    /// The layout can't be read or is not supported.
+    Layout,
+    /// The machine can't be installed so: firmware, disks, kernel modules.
+    TargetUnfit,
+    /// What is on the disks would be lost and the operator did not agree.
+    NotConfirmed,
+    /// The closure does not fit the machine or the layout.
+    Closure,
+    /// The plan is not the one that was confirmed.
+    PlanChanged,
+    /// The conversation went wrong.
+    Protocol,
+}
+
+/// A message that can't be written or read.
+#[derive(Debug, Error)]
+pub enum MessageError {
+    /// Over the limits, or not a frame.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// A control frame whose JSON is not a message of this version.
+    #[error("message that this version does not know")]
+    Unknown(#[source] serde_json::Error),
+    /// A block came where a message was expected.
+    #[error("closure data came where a message was expected")]
+    UnexpectedBlock,
+}
+
+/// A message as a frame.
+pub fn encode<M: Serialize>(message: &M) -> Result<ControlBytes, MessageError> {
+    let json = ControlBytes(serde_json::to_vec(message).map_err(MessageError::Unknown)?);
+    Ok(encode_control(&json.0)?)
+}
+
+/// A frame as a message.
+pub fn decode<M: for<'de> Deserialize<'de>>(frame: &Frame) -> Result<M, MessageError> {
+    match frame {
+        Frame::Control(json) => serde_json::from_slice(&json.0).map_err(MessageError::Unknown),
+        Frame::Block(..) => Err(MessageError::UnexpectedBlock),
+    }
+}

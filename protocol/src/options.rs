@@ -1,0 +1,77 @@
+//! What the operator chose besides the layout.
+
+use serde::{Deserialize, Serialize};
+
+/// How encrypted containers without a key of their own are to be unlocked at boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unlock {
+    /// TPM2 if it can be trusted to open at the next boot, else a password; the plan says why.
+    #[default]
+    Auto,
+    /// TPM2, or refuse.
+    Tpm2,
+    /// A password typed at boot.
+    Password,
+}
+
+/// Options that shape the plan. All of them are part of the plan's hash.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct InstallOptions {
+    /// How to unlock.
+    pub unlock: Unlock,
+    /// PCRs to bind to, if named by the operator: `Some(vec![])` binds to none.
+    pub tpm2_pcrs: Option<Vec<u8>>,
+    /// Whether a PIN is asked besides the TPM.
+    pub tpm2_pin: bool,
+    /// Whether the operator agrees that what is on the disks now may be destroyed, although it
+    /// holds data (a table, a file system, a pool). The plan lists what; without this a disk
+    /// that is not blank is refused.
+    pub erase: bool,
+    /// Which disk a disk of the layout is, by the layout's name: a `/dev/disk/by-id` link or a
+    /// serial number. Without an entry the layout's `device` decides.
+    pub disks: std::collections::BTreeMap<String, String>,
+    /// Do not reboot: stop after the seal.
+    pub no_reboot: bool,
+    /// Leave out the seal. For tests of the seal's necessity only; the plan says so loudly.
+    pub skip_seal: bool,
+}
+
+/// What the controller read from the closure before it connected; the planner needs it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClosureFacts {
+    /// The path to install.
+    pub toplevel: String,
+    /// Nix's name of the platform, as `x86_64-linux`.
+    pub system: String,
+    /// Number of store paths.
+    pub paths: u64,
+    /// Sum of all NAR sizes, in bytes.
+    pub nar_bytes: u64,
+    /// Kernel plus initrd, in bytes: what a generation takes on the ESP.
+    pub boot_bytes: u64,
+    /// The host id in `etc/hostid`, if there is one.
+    pub hostid: Option<u32>,
+    /// The host name in `etc/hostname`, if there is one.
+    pub hostname: Option<String>,
+    /// `etc/fstab`'s entries.
+    pub fstab: Vec<FstabEntry>,
+    /// The version of OpenZFS in the closure, as `2.3.4`, if it can be told.
+    pub zfs_version: Option<String>,
+    /// Whether the system will enrol Secure Boot keys, which changes PCR 7 (lanzaboote with
+    /// automatic enrolment, `loader/keys/auto`).
+    pub enrols_secure_boot_keys: bool,
+}
+
+/// A line of `fstab(5)`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FstabEntry {
+    /// First field.
+    pub source: String,
+    /// Second field.
+    pub target: String,
+    /// Third field.
+    pub fstype: String,
+    /// Fourth field, split at commas.
+    pub options: Vec<String>,
+}
