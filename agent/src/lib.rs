@@ -1,1 +1,38 @@
-//! Keystone agent.
+//! The part of Keystone's installer that runs on the machine being installed.
+//!
+//! | module | job | effect on |
+//! |---|---|---|
+//! | [`session`] | the conversation with whoever drives the agent | stdin, stdout |
+//! | [`inventory`] | what the machine is | reads only |
+//! | [`plan`] | inventory + layout + options → plan | none: pure |
+//! | [`execute`] | runs a plan's steps, emits events, keeps the journal | the journal |
+//! | [`block`] | finds devices by what they are, waits for them | reads, udev |
+//! | [`gpt`] | partition tables | disks |
+//! | [`luks`] | LUKS2 containers | disks, device-mapper |
+//! | [`tpm2`] | sealing and unsealing | the TPM |
+//! | [`zfs`] | pools, datasets, keys | `/dev/zfs` |
+//! | [`filesystem`] | vfat, ext4 | disks |
+//! | [`mount`] | mounting and unmounting | mount table |
+//! | [`store`] | NARs into the store, the database, profiles | the target's `/nix` |
+//! | [`activation`] | the system's own programs, in a chroot | the target |
+//! | [`bootloader`] | checks what is on the ESP | reads, EFI variables |
+//! | [`seal`] | everything closed, and proven closed | all of the above |
+//!
+//! Everything that changes something is an *ensure*: see [`ensure`].
+
+pub mod activation;
+pub mod block;
+pub mod bootloader;
+pub mod ensure;
+pub mod execute;
+pub mod filesystem;
+pub mod gpt;
+pub mod inventory;
+pub mod luks;
+pub mod mount;
+pub mod plan;
+pub mod seal;
+pub mod session;
+pub mod store;
+pub mod tpm2;
+pub mod zfs;
