@@ -239,7 +239,8 @@ mod tests {
         let mut header = [0xff; HEADER];
         header[4] = KIND_CONTROL;
         assert!(matches!(parse_header(header), Err(FrameError::TooLong { .. })));
-        let block = BlockHeader { path: 0, offset: 0, raw_len: 0, encoding: Encoding::Zstd, last: true };
+        let block =
+            BlockHeader { path: 0, offset: 0, raw_len: 0, encoding: Encoding::Zstd, last: true };
         assert!(matches!(encode_block_header(&block, MAX_BLOCK), Err(FrameError::TooLong { .. })));
         assert_eq!(parse_header(*b"Welco"), Err(FrameError::UnknownKind(b'o')));
     }

@@ -14,6 +14,7 @@
 //! | [`event`] | what is being done: the one event stream |
 //! | [`manifest`] | the closure: store paths with hashes, sizes, references |
 //! | [`report`] | what was done, kept on the machine and by the controller |
+//! | [`password`] | what a password must be |
 //! | [`secret`] | bytes that must not be printed or kept |
 //!
 //! Control messages are JSON (self-describing, so that either end can name what it did not
@@ -26,6 +27,7 @@ pub mod layout;
 pub mod manifest;
 pub mod message;
 pub mod options;
+pub mod password;
 pub mod plan;
 pub mod report;
 pub mod secret;

@@ -66,6 +66,9 @@ pub struct Tpm {
     pub lockout: (u32, u32),
     /// Whether the owner hierarchy has a password.
     pub owner_auth_set: bool,
+    /// Whether there is a storage root key at 0x81000001 already. If there is, the owner's
+    /// password is not needed to seal.
+    pub srk: bool,
     /// Whether ECC P-256 keys are supported.
     pub ecc_p256: bool,
 }
