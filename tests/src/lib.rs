@@ -1,1 +1,3 @@
 //! Keystone lab.
+
+pub mod native;
