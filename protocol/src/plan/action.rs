@@ -161,8 +161,8 @@ pub enum Release {
     },
     /// Ends swapping to it.
     Swapoff {
-        /// Kernel name.
-        kernel_name: String,
+        /// What is swapped to. A partition is one of the table that is there now.
+        device: DeviceRef,
     },
     /// Closes a device-mapper device.
     CloseMapper {
