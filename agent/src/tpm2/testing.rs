@@ -1,0 +1,101 @@
+//! A software TPM for tests: `swtpm`, started for one test and ended with it.
+
+use super::Tpm;
+use super::command::{Authorization, Command};
+use super::inventory::Bank;
+use super::transport::Socket;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command as Process, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// A running swtpm with its state.
+pub(crate) struct SoftwareTpm {
+    process: Child,
+    directory: tempfile::TempDir,
+}
+
+impl SoftwareTpm {
+    /// Starts a fresh one.
+    pub(crate) fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let process = spawn(directory.path());
+        SoftwareTpm { process, directory }
+    }
+
+    /// Powers it off and on: PCRs start anew, what is stored stays.
+    pub(crate) fn restart(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        self.process = spawn(self.directory.path());
+    }
+
+    /// Connects. One connection at a time.
+    pub(crate) fn connect(&self) -> Tpm {
+        Tpm::over(Socket::connect(&self.socket()).unwrap())
+    }
+
+    /// The data socket; the control socket has `.ctrl` at its end.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.directory.path().join("tpm")
+    }
+}
+
+fn spawn(directory: &Path) -> Child {
+    let (socket, control) = (directory.join("tpm"), directory.join("tpm.ctrl"));
+    for stale in [&socket, &control] {
+        let _ = std::fs::remove_file(stale);
+    }
+    let process = Process::new("swtpm")
+        .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
+        .arg("--tpmstate")
+        .arg(format!("dir={}", directory.display()))
+        .arg("--server")
+        .arg(format!("type=unixio,path={}", socket.display()))
+        .arg("--ctrl")
+        .arg(format!("type=unixio,path={}", control.display()))
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("this test needs swtpm: apt-get install swtpm");
+    let started = Instant::now();
+    while !socket.exists() {
+        assert!(started.elapsed() < Duration::from_secs(20), "swtpm makes no socket");
+        sleep(Duration::from_millis(20));
+    }
+    process
+}
+
+impl Drop for SoftwareTpm {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Tpm {
+    /// `TPM2_PCR_Extend` of the SHA-256 bank.
+    pub(crate) fn extend_pcr(&mut self, pcr: u8) {
+        let sha256 = Bank::by_name("sha256").unwrap();
+        let mut command = Command::new("TPM2_PCR_Extend", 0x0182).handle(pcr.into());
+        command.parameters.u32(1).u16(sha256.algorithm).raw(&[0x42; 32]);
+        command.run(self, Authorization::EmptyPassword).unwrap();
+    }
+
+    /// `TPM2_PCR_Allocate`: from the next start on, the SHA-256 bank only.
+    pub(crate) fn allocate_only_sha256(&mut self) {
+        let mut command = Command::new("TPM2_PCR_Allocate", 0x012b).handle(0x4000_000c);
+        command.parameters.u32(4);
+        for (algorithm, bits) in [(0x0004, 0), (0x000b, 0xff), (0x000c, 0), (0x000d, 0)] {
+            command.parameters.u16(algorithm).u8(3).raw(&[bits; 3]);
+        }
+        command.run(self, Authorization::EmptyPassword).unwrap();
+    }
+
+    /// `TPM2_HierarchyChangeAuth` of the owner hierarchy.
+    pub(crate) fn set_owner_auth(&mut self, password: &[u8]) {
+        let mut command =
+            Command::new("TPM2_HierarchyChangeAuth", 0x0129).handle(super::wire::handle::OWNER);
+        command.parameters.sized(password);
+        command.run(self, Authorization::EmptyPassword).unwrap();
+    }
+}
