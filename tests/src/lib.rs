@@ -1,3 +1,4 @@
 //! Keystone lab.
 
+pub mod machine;
 pub mod native;

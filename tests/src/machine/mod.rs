@@ -1,0 +1,319 @@
+//! Virtual machines: UEFI, TPM, disks with serials, a serial console to read and type into.
+//!
+//! A [`Machine`] is what persists: disks, UEFI variables, TPM state, in a directory of its own. It
+//! is started any number of times, each time as a [`Running`] with or without the installer's
+//! medium. Whatever a `Running` started ends with it.
+//!
+//! | module | job |
+//! |---|---|
+//! | [`accel`] | KVM if a guest really runs under it, else TCG |
+//! | [`disk`] | disk images |
+//! | [`qemu`] | the command line |
+//! | [`serial`] | the serial console |
+//! | [`qmp`] | reset, power, unplugging |
+//! | [`tpm`] | swtpm |
+//! | [`ssh`] | commands in the guest |
+
+pub mod accel;
+pub mod disk;
+pub mod qemu;
+pub mod qmp;
+pub mod serial;
+pub mod ssh;
+pub mod tpm;
+
+use anyhow::{Context, Result, bail};
+use disk::Disk;
+use serial::Serial;
+use ssh::Ssh;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// What a machine is made of.
+#[derive(Debug, Clone)]
+pub struct Hardware {
+    /// A short name, for messages and files.
+    pub name: String,
+    /// Memory, in MiB.
+    pub memory_mib: u32,
+    /// Processors.
+    pub cpus: u32,
+    /// Disks, in the order of their slots.
+    pub disks: Vec<Disk>,
+    /// Whether it has a TPM 2.0.
+    pub tpm: bool,
+    /// Whether it boots by UEFI; else by BIOS.
+    pub uefi: bool,
+}
+
+impl Hardware {
+    /// Two processors, 3 GiB, UEFI, no TPM, no disk.
+    pub fn new(name: &str) -> Hardware {
+        Hardware {
+            name: name.to_owned(),
+            memory_mib: 3072,
+            cpus: 2,
+            disks: Vec::new(),
+            tpm: false,
+            uefi: true,
+        }
+    }
+
+    /// With one more disk.
+    pub fn disk(mut self, disk: Disk) -> Hardware {
+        self.disks.push(disk);
+        self
+    }
+
+    /// With a TPM.
+    pub fn tpm(mut self) -> Hardware {
+        self.tpm = true;
+        self
+    }
+
+    /// With that much memory, in MiB.
+    pub fn memory(mut self, mib: u32) -> Hardware {
+        self.memory_mib = mib;
+        self
+    }
+
+    /// With BIOS instead of UEFI.
+    pub fn bios(mut self) -> Hardware {
+        self.uefi = false;
+        self
+    }
+}
+
+/// A machine, running or not. Its disks vanish with it.
+#[derive(Debug)]
+pub struct Machine {
+    hardware: Hardware,
+    dir: TempDir,
+    starts: u32,
+}
+
+impl Machine {
+    /// A new machine: blank disks, fresh UEFI variables, a fresh TPM.
+    pub fn new(hardware: Hardware) -> Result<Machine> {
+        let dir = tempfile::Builder::new()
+            .prefix(&format!("keystone-lab-{}-", hardware.name))
+            .tempdir()
+            .context("making the machine's directory")?;
+        for disk in &hardware.disks {
+            disk.create(dir.path())?;
+        }
+        if hardware.uefi {
+            qemu::fresh_uefi_variables(dir.path())?;
+        }
+        Ok(Machine { hardware, dir, starts: 0 })
+    }
+
+    /// The machine's directory: `<serial>.img` for each disk, `uefi-vars.fd`, `tpm/`.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// What it is made of.
+    pub fn hardware(&self) -> &Hardware {
+        &self.hardware
+    }
+
+    /// The image of the disk with that serial.
+    pub fn disk_image(&self, serial: &str) -> Result<PathBuf> {
+        let disk = self.hardware.disks.iter().find(|disk| disk.serial == serial);
+        Ok(disk.with_context(|| format!("no disk has the serial {serial}"))?.image(self.dir()))
+    }
+
+    /// Replaces the TPM by a new one, as a repair of the board would.
+    pub fn replace_tpm(&mut self) -> Result<()> {
+        tpm::forget(self.dir())
+    }
+
+    /// Forgets all UEFI variables, boot entries included.
+    pub fn reset_uefi_variables(&mut self) -> Result<()> {
+        qemu::fresh_uefi_variables(self.dir())
+    }
+
+    /// Starts it. With `medium`, that image is one more disk and booted from first.
+    pub fn start(&mut self, medium: Option<&Path>) -> Result<Running> {
+        self.starts += 1;
+        let log = self.dir().join(format!("serial-{}.log", self.starts));
+        let tpm = if self.hardware.tpm { Some(tpm::Tpm::start(self.dir())?) } else { None };
+        let ssh_port = free_port()?;
+        let monitor = self.dir().join("qmp.sock");
+        let console = self.dir().join("serial.sock");
+        for socket in [&monitor, &console] {
+            let _ = fs::remove_file(socket);
+        }
+        let files = qemu::Files {
+            dir: self.dir(),
+            log: &log,
+            monitor: &monitor,
+            console: &console,
+            medium,
+            tpm: tpm.as_ref().map(tpm::Tpm::socket),
+            ssh_port,
+        };
+        let errors = self.dir().join(format!("qemu-{}.log", self.starts));
+        let child = Command::new(qemu::PROGRAM)
+            .args(qemu::arguments(&self.hardware, accel::probe()?, &files))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(&errors)?)
+            .spawn()
+            .with_context(|| format!("starting {}: install qemu-system-x86", qemu::PROGRAM))?;
+        let mut running = Running {
+            name: self.hardware.name.clone(),
+            child,
+            tpm,
+            serial: Serial::new(log, console),
+            monitor,
+            errors,
+            ssh_port,
+            started: Instant::now(),
+        };
+        running.wait_for_monitor()?;
+        Ok(running)
+    }
+}
+
+/// A machine that runs. Dropping it pulls the plug.
+#[derive(Debug)]
+pub struct Running {
+    name: String,
+    child: Child,
+    tpm: Option<tpm::Tpm>,
+    /// Its serial console.
+    pub serial: Serial,
+    monitor: PathBuf,
+    errors: PathBuf,
+    ssh_port: u16,
+    started: Instant,
+}
+
+impl Running {
+    /// The port on 127.0.0.1 behind which the guest's port 22 is.
+    pub fn ssh_port(&self) -> u16 {
+        self.ssh_port
+    }
+
+    /// Since its start.
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Commands in the guest, with the lab's key. The guest's host key is learned at the first
+    /// connection of the `Ssh` and pinned from then on.
+    pub fn ssh(&self, key: &Path) -> Result<Ssh> {
+        Ssh::new(self.ssh_port, key)
+    }
+
+    /// Waits until the guest answers SSH.
+    pub fn wait_ssh(&mut self, ssh: &Ssh, bound: Duration) -> Result<()> {
+        let began = Instant::now();
+        loop {
+            if ssh.run("true").is_ok_and(|output| output.status.success()) {
+                return Ok(());
+            }
+            self.alive()?;
+            if began.elapsed() > bound {
+                bail!(
+                    "{}: waited {} s for SSH; the console's end:\n{}",
+                    self.name,
+                    bound.as_secs(),
+                    self.serial.tail(40)
+                );
+            }
+            std::thread::sleep(Duration::from_secs(1));
+        }
+    }
+
+    /// Waits until the guest turned itself off (or was reset, if started with `-no-reboot`).
+    pub fn wait_exit(&mut self, bound: Duration) -> Result<()> {
+        let began = Instant::now();
+        while self.child.try_wait()?.is_none() {
+            if began.elapsed() > bound {
+                bail!(
+                    "{}: waited {} s for it to turn itself off; the console's end:\n{}",
+                    self.name,
+                    bound.as_secs(),
+                    self.serial.tail(40)
+                );
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        Ok(())
+    }
+
+    /// Fails with QEMU's last words if it is gone.
+    pub fn alive(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            None => Ok(()),
+            Some(status) => bail!(
+                "{}: QEMU ended with {status}: {}",
+                self.name,
+                fs::read_to_string(&self.errors).unwrap_or_default().trim()
+            ),
+        }
+    }
+
+    /// A command to QEMU's monitor.
+    pub fn qmp(&self, command: &str, arguments: serde_json::Value) -> Result<serde_json::Value> {
+        qmp::execute(&self.monitor, command, arguments)
+    }
+
+    /// Resets the machine, as its button would.
+    pub fn reset(&self) -> Result<()> {
+        self.qmp("system_reset", serde_json::json!({})).map(drop)
+    }
+
+    /// Unplugs the installer's medium.
+    pub fn eject_medium(&self) -> Result<()> {
+        self.qmp("device_del", serde_json::json!({ "id": qemu::MEDIUM_DEVICE })).map(drop)
+    }
+
+    /// Pulls the plug.
+    pub fn kill(mut self) -> Result<()> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<()> {
+        if self.child.try_wait()?.is_none() {
+            self.child.kill()?;
+            self.child.wait()?;
+        }
+        if let Some(mut tpm) = self.tpm.take() {
+            tpm.end()?;
+        }
+        Ok(())
+    }
+
+    fn wait_for_monitor(&mut self) -> Result<()> {
+        let began = Instant::now();
+        while !self.monitor.exists() {
+            self.alive()?;
+            if began.elapsed() > Duration::from_secs(20) {
+                bail!("{}: waited 20 s for QEMU's monitor", self.name);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            eprintln!("{}: ending the machine: {error:#}", self.name);
+        }
+    }
+}
+
+/// A port on the loopback interface that is free now.
+fn free_port() -> Result<u16> {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).context("looking for a port")?;
+    Ok(listener.local_addr()?.port())
+}

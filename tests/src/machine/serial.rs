@@ -1,0 +1,103 @@
+//! The serial console: everything it ever said, and a way to type.
+
+use anyhow::{Context, Result, bail};
+use std::fs;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// A machine's serial console.
+#[derive(Debug)]
+pub struct Serial {
+    log: PathBuf,
+    socket: PathBuf,
+    connection: Option<UnixStream>,
+}
+
+impl Serial {
+    pub(super) fn new(log: PathBuf, socket: PathBuf) -> Serial {
+        Serial { log, socket, connection: None }
+    }
+
+    /// Everything it said so far, without escape sequences.
+    pub fn text(&self) -> String {
+        strip_escapes(&String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()))
+    }
+
+    /// Its last lines.
+    pub fn tail(&self, lines: usize) -> String {
+        let text = self.text();
+        let all: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+        all[all.len().saturating_sub(lines)..].join("\n")
+    }
+
+    /// Waits until it has said `wanted` and returns all it said. Fails with its last lines when
+    /// `bound` is over, or when it says one of `never`.
+    pub fn wait_for(&self, wanted: &str, never: &[&str], bound: Duration) -> Result<String> {
+        let began = Instant::now();
+        loop {
+            let text = self.text();
+            if text.contains(wanted) {
+                return Ok(text);
+            }
+            if let Some(found) = never.iter().find(|phrase| text.contains(**phrase)) {
+                bail!("the console said {found:?} instead of {wanted:?}:\n{}", self.tail(40));
+            }
+            if began.elapsed() > bound {
+                bail!(
+                    "waited {} s for the console to say {wanted:?}; its end:\n{}",
+                    bound.as_secs(),
+                    self.tail(40)
+                );
+            }
+            std::thread::sleep(Duration::from_millis(250));
+        }
+    }
+
+    /// Types `text`; a newline is the return key.
+    pub fn type_text(&mut self, text: &str) -> Result<()> {
+        if self.connection.is_none() {
+            let stream =
+                UnixStream::connect(&self.socket).context("connecting to the serial console")?;
+            self.connection = Some(stream);
+        }
+        let connection = self.connection.as_mut().expect("connected above");
+        // A person does not type faster, and a console without flow control drops what comes at
+        // once.
+        for byte in text.replace('\n', "\r").bytes() {
+            connection.write_all(&[byte]).context("typing into the serial console")?;
+            connection.flush()?;
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+}
+
+/// Text without ANSI escape sequences and carriage returns.
+fn strip_escapes(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '\x1b' => match chars.next() {
+                Some('[') => while chars.next().is_some_and(|c| !('@'..='~').contains(&c)) {},
+                Some(']') => while chars.next().is_some_and(|c| c != '\x07' && c != '\\') {},
+                _ => {}
+            },
+            '\r' => {}
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escapes_vanish() {
+        assert_eq!(strip_escapes("a\x1b[0;1;31mb\x1b[Kc\r\nd\x1b]3008;start=x\x1b\\e"), "abc\nde");
+    }
+}

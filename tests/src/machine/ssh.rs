@@ -1,0 +1,85 @@
+//! Commands in the guest, by the ordinary `ssh`.
+
+use anyhow::{Context, Result, bail};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use tempfile::TempDir;
+
+/// Logs in as root on a port of 127.0.0.1.
+#[derive(Debug)]
+pub struct Ssh {
+    port: u16,
+    key: PathBuf,
+    dir: TempDir,
+}
+
+impl Ssh {
+    /// With the key `key`. The host key of the first answer is pinned.
+    pub fn new(port: u16, key: &Path) -> Result<Ssh> {
+        let dir = tempfile::tempdir()?;
+        Ok(Ssh { port, key: key.to_owned(), dir })
+    }
+
+    /// The file with the pinned host key, in `known_hosts` form.
+    pub fn known_hosts(&self) -> PathBuf {
+        self.dir.path().join("known_hosts")
+    }
+
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The command that runs `command` in the guest.
+    pub fn command(&self, command: &str) -> Command {
+        let mut ssh = Command::new("ssh");
+        ssh.args(["-F", "none", "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"])
+            .args(["-o", "StrictHostKeyChecking=accept-new", "-o", "IdentitiesOnly=yes"])
+            .args(["-o", "ServerAliveInterval=15", "-o", "LogLevel=ERROR"])
+            .arg("-o")
+            .arg(format!("UserKnownHostsFile={}", self.known_hosts().display()))
+            .arg("-i")
+            .arg(&self.key)
+            .args(["-p", &self.port.to_string(), "root@127.0.0.1", "--", command])
+            .stdin(Stdio::null());
+        ssh
+    }
+
+    /// Runs `command` and returns what came of it.
+    pub fn run(&self, command: &str) -> Result<Output> {
+        self.command(command).output().context("running ssh: install openssh-client")
+    }
+
+    /// Runs `command`, which must succeed, and returns what it printed, trimmed.
+    pub fn ok(&self, command: &str) -> Result<String> {
+        let output = self.run(command)?;
+        if !output.status.success() {
+            bail!(
+                "in the guest, `{command}` ended with {}:\n{}{}",
+                output.status,
+                String::from_utf8_lossy(&output.stdout),
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    /// Copies a file into the guest, with mode 0755.
+    pub fn put(&self, file: &Path, to: &str) -> Result<()> {
+        let input =
+            std::fs::File::open(file).with_context(|| format!("opening {}", file.display()))?;
+        let output = self
+            .command(&format!("cat > '{to}' && chmod 755 '{to}'"))
+            .stdin(input)
+            .output()
+            .context("running ssh")?;
+        if !output.status.success() {
+            bail!(
+                "copying {} into the guest: {}",
+                file.display(),
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        Ok(())
+    }
+}
