@@ -34,5 +34,7 @@ pub mod plan;
 pub mod seal;
 pub mod session;
 pub mod store;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod tpm2;
 pub mod zfs;

@@ -1,1 +1,7 @@
-//! See the crate's documentation.
+//! Mounting and unmounting.
+//!
+//! | module | job |
+//! |---|---|
+//! | [`table`] | the mount table |
+
+pub mod table;
