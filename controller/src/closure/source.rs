@@ -1,0 +1,45 @@
+//! Where the contents of store paths come from.
+//!
+//! The seam for later sources (a binary cache, a store of compressed blocks): whatever can write
+//! the NAR of a path of the manifest.
+
+use super::Store;
+use super::error::ClosureError;
+use crate::nar;
+use keystone_protocol::manifest::PathInfo;
+use std::io::Write;
+use std::path::Path;
+
+/// Gives the contents of store paths. Used from several threads.
+pub trait ClosureSource: Send + Sync {
+    /// Writes the whole NAR of `path`. An error of `out` is passed on as it is.
+    fn dump(&self, path: &PathInfo, out: &mut dyn Write) -> Result<(), nar::DumpError>;
+}
+
+/// The local store.
+#[derive(Debug, Clone, Default)]
+pub struct LocalSource {
+    store: Store,
+}
+
+impl LocalSource {
+    /// Reads from `store`.
+    pub fn new(store: Store) -> Self {
+        LocalSource { store }
+    }
+}
+
+impl ClosureSource for LocalSource {
+    fn dump(&self, path: &PathInfo, out: &mut dyn Write) -> Result<(), nar::DumpError> {
+        let mut counted = nar::Counted::new(out);
+        nar::dump(&self.store.physical(Path::new(&path.path)), &mut counted)?;
+        if counted.count() != path.nar_size {
+            return Err(nar::DumpError::Source(ClosureError::SizeDiffers {
+                path: path.path.clone(),
+                expected: path.nar_size,
+                found: counted.count(),
+            }));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,166 @@
+//! Writes the NAR of a file tree.
+//!
+//! Format: Nix manual, "Nix Archive (NAR) format": strings are a little-endian 64-bit length, the
+//! bytes, and zeros up to a multiple of 8; entries of a directory are sorted by their bytes; of a
+//! file only its contents and whether its owner may execute it are kept. Depth is bounded as in
+//! Nix since 2.34.8 (src/libutil/archive.cc): 64 directories.
+
+use crate::closure::ClosureError;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use thiserror::Error;
+
+/// The deepest nesting of directories.
+const MAX_DEPTH: usize = 64;
+/// Bytes read from a file at once.
+const READ: usize = 256 << 10;
+
+/// Packing failed.
+#[derive(Debug, Error)]
+pub enum DumpError {
+    /// At the source.
+    #[error(transparent)]
+    Source(#[from] ClosureError),
+    /// Where it was to be written: the receiver is gone.
+    #[error("can't write")]
+    Sink(#[source] io::Error),
+}
+
+/// Writes the NAR of what lies at `path`, which is not followed if it is a link.
+pub fn dump(path: &Path, out: &mut dyn Write) -> Result<(), DumpError> {
+    let mut nar = Nar { out, buffer: Vec::new() };
+    nar.string(b"nix-archive-1")?;
+    nar.object(path, 0)
+}
+
+/// Counts what is written through it.
+pub struct Counted<'a> {
+    out: &'a mut dyn Write,
+    count: u64,
+}
+
+impl<'a> Counted<'a> {
+    /// In front of `out`.
+    pub fn new(out: &'a mut dyn Write) -> Self {
+        Counted { out, count: 0 }
+    }
+
+    /// Bytes so far.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+}
+
+impl Write for Counted<'_> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(data)?;
+        self.count += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+struct Nar<'a> {
+    out: &'a mut dyn Write,
+    buffer: Vec<u8>,
+}
+
+impl Nar<'_> {
+    fn object(&mut self, path: &Path, depth: usize) -> Result<(), DumpError> {
+        let read = |source| ClosureError::Read { path: path.to_owned(), source };
+        let meta = path.symlink_metadata().map_err(read)?;
+        self.string(b"(")?;
+        self.string(b"type")?;
+        if meta.is_file() {
+            self.string(b"regular")?;
+            if meta.mode() & 0o100 != 0 {
+                self.string(b"executable")?;
+                self.string(b"")?;
+            }
+            self.string(b"contents")?;
+            self.contents(path, meta.len())?;
+        } else if meta.is_symlink() {
+            let target = path.read_link().map_err(read)?;
+            self.string(b"symlink")?;
+            self.string(b"target")?;
+            self.string(target.as_os_str().as_bytes())?;
+        } else if meta.is_dir() {
+            if depth >= MAX_DEPTH {
+                let what = "it is nested deeper than 64 directories";
+                return Err(ClosureError::NotPackable { path: path.to_owned(), what }.into());
+            }
+            self.string(b"directory")?;
+            let mut names: Vec<Vec<u8>> = Vec::new();
+            for entry in std::fs::read_dir(path).map_err(read)? {
+                names.push(entry.map_err(read)?.file_name().into_vec());
+            }
+            names.sort_unstable();
+            for name in names {
+                self.string(b"entry")?;
+                self.string(b"(")?;
+                self.string(b"name")?;
+                self.string(&name)?;
+                self.string(b"node")?;
+                self.object(&path.join(OsString::from_vec(name)), depth + 1)?;
+                self.string(b")")?;
+            }
+        } else {
+            let what = "it is neither a file nor a directory nor a link";
+            return Err(ClosureError::NotPackable { path: path.to_owned(), what }.into());
+        }
+        self.string(b")")
+    }
+
+    /// A file's contents, exactly as many bytes as were announced.
+    fn contents(&mut self, path: &Path, length: u64) -> Result<(), DumpError> {
+        let read = |source| ClosureError::Read { path: path.to_owned(), source };
+        // O_NOFOLLOW: the file was looked at before, it must not have become a link since.
+        let mut file = File::options()
+            .read(true)
+            .custom_flags(nix::libc::O_NOFOLLOW)
+            .open(path)
+            .map_err(read)?;
+        self.put(&length.to_le_bytes())?;
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.resize(READ, 0);
+        let mut left = length;
+        while left > 0 {
+            let want = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let got = match file.read(&mut buffer[..want]) {
+                Ok(got) => got,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(read(e).into()),
+            };
+            if got == 0 {
+                let what = "it became shorter while it was read";
+                return Err(ClosureError::NotPackable { path: path.to_owned(), what }.into());
+            }
+            self.put(&buffer[..got])?;
+            left -= got as u64;
+        }
+        self.buffer = buffer;
+        self.pad(length)
+    }
+
+    fn string(&mut self, bytes: &[u8]) -> Result<(), DumpError> {
+        self.put(&(bytes.len() as u64).to_le_bytes())?;
+        self.put(bytes)?;
+        self.pad(bytes.len() as u64)
+    }
+
+    fn pad(&mut self, length: u64) -> Result<(), DumpError> {
+        let zeros = (8 - length % 8) % 8;
+        self.put(&[0; 7][..zeros as usize])
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<(), DumpError> {
+        self.out.write_all(bytes).map_err(DumpError::Sink)
+    }
+}

@@ -1,0 +1,199 @@
+//! Runs a program on the machine and talks to it.
+//!
+//! Programs are started through the login shell (that is how SSH works), whatever it is. So
+//! nothing but `/bin/sh -s` and plain words is ever given to it: scripts are POSIX sh and go
+//! in by standard input, which also keeps them out of the process list.
+
+use super::Session;
+use super::error::SshError;
+use bytes::Bytes;
+use russh::ChannelMsg;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+/// How a program ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Exit {
+    /// By itself, with a status.
+    Status(u32),
+    /// By a signal, named without `SIG`.
+    Signal(String),
+    /// Not known: the connection broke first.
+    Lost,
+}
+
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Exit::Status(status) => write!(f, "exit status {status}"),
+            Exit::Signal(name) => write!(f, "signal {name}"),
+            Exit::Lost => f.write_str("a broken connection"),
+        }
+    }
+}
+
+/// A running program.
+///
+/// Both outputs have to be read, or the program stops when the buffers are full.
+pub struct Running {
+    /// Its standard input.
+    pub stdin: Stdin,
+    /// Its standard output.
+    pub stdout: DuplexStream,
+    /// Its standard error.
+    pub stderr: DuplexStream,
+    /// How it ended, once it has.
+    pub exit: oneshot::Receiver<Exit>,
+}
+
+/// Standard input of a program.
+pub struct Stdin {
+    half: russh::ChannelWriteHalf<russh::client::Msg>,
+}
+
+impl Stdin {
+    /// Writes all bytes; waits while the machine takes no more.
+    pub async fn send(&self, bytes: impl Into<Bytes>) -> Result<(), russh::Error> {
+        self.half.data_bytes(bytes).await
+    }
+
+    /// Says that nothing more comes.
+    pub async fn eof(&self) -> Result<(), russh::Error> {
+        self.half.eof().await
+    }
+}
+
+/// What a program printed, and how it ended.
+#[derive(Debug)]
+pub struct Output {
+    /// How it ended.
+    pub exit: Exit,
+    /// Its standard output.
+    pub stdout: Vec<u8>,
+    /// Its standard error.
+    pub stderr: String,
+}
+
+/// Bytes buffered between the connection and who reads a program's output.
+const STDOUT_BUFFER: usize = 1 << 20;
+const STDERR_BUFFER: usize = 64 << 10;
+/// Bound of starting a program.
+const START: Duration = Duration::from_secs(30);
+
+impl Session {
+    /// Starts `command` through the login shell.
+    pub async fn start(&self, command: &str) -> Result<Running, SshError> {
+        let opening = async {
+            let mut channel = self.handle.channel_open_session().await?;
+            channel.exec(true, command).await?;
+            loop {
+                match channel.wait().await {
+                    Some(ChannelMsg::Success) => return Ok(Some(channel)),
+                    Some(ChannelMsg::Failure) | None => return Ok(None),
+                    Some(_) => {}
+                }
+            }
+        };
+        let channel = timeout(START, opening)
+            .await
+            .map_err(|_| SshError::TimedOut { what: format!("starting {command}"), bound: START })?
+            .map_err(|e| self.broken(format!("starting {command}"), e))?
+            .ok_or_else(|| SshError::ExecRefused {
+                host: self.destination().host.clone(),
+                what: command.to_owned(),
+            })?;
+        let (mut read, write) = channel.split();
+        let (stdout, mut stdout_in) = tokio::io::duplex(STDOUT_BUFFER);
+        let (stderr, mut stderr_in) = tokio::io::duplex(STDERR_BUFFER);
+        let (exit_in, exit) = oneshot::channel();
+        tokio::spawn(async move {
+            let mut ended = Exit::Lost;
+            while let Some(message) = read.wait().await {
+                // A reader that is gone does not stop the program.
+                match message {
+                    ChannelMsg::Data { data } => drop(stdout_in.write_all(&data).await),
+                    ChannelMsg::ExtendedData { data, ext: 1 } => {
+                        drop(stderr_in.write_all(&data).await);
+                    }
+                    ChannelMsg::ExitStatus { exit_status } => ended = Exit::Status(exit_status),
+                    ChannelMsg::ExitSignal { signal_name, .. } => {
+                        ended = Exit::Signal(format!("{signal_name:?}"));
+                    }
+                    ChannelMsg::Close => break,
+                    _ => {}
+                }
+            }
+            drop((stdout_in, stderr_in));
+            let _ = exit_in.send(ended);
+        });
+        Ok(Running { stdin: Stdin { half: write }, stdout, stderr, exit })
+    }
+
+    /// Runs `command`, gives it `input` and collects what it prints, at most `limit` bytes.
+    pub async fn output(
+        &self,
+        what: &str,
+        command: &str,
+        input: impl Into<Bytes>,
+        limit: usize,
+        bound: Duration,
+    ) -> Result<Output, SshError> {
+        let run = async {
+            let Running { stdin, stdout, stderr, exit } = self.start(command).await?;
+            let feed = async {
+                // A program that reads nothing ends before its input does: not an error.
+                let _ = stdin.send(input).await;
+                let _ = stdin.eof().await;
+            };
+            let exit = async { exit.await.unwrap_or(Exit::Lost) };
+            let collect =
+                async { tokio::join!(collect(stdout, limit), collect(stderr, 16 << 10), exit) };
+            tokio::pin!(feed, collect);
+            // Not waiting for all input to be taken: a program may end before that.
+            let (stdout, stderr, exit) = tokio::select! {
+                collected = &mut collect => collected,
+                () = &mut feed => collect.await,
+            };
+            let stderr = String::from_utf8_lossy(&stderr).trim().to_owned();
+            Ok(Output { exit, stdout, stderr })
+        };
+        timeout(bound, run)
+            .await
+            .map_err(|_| SshError::TimedOut { what: what.to_owned(), bound })?
+    }
+
+    /// Runs a POSIX sh script and returns what it prints; another status than 0 is an error.
+    pub async fn script(
+        &self,
+        what: &str,
+        script: &str,
+        bound: Duration,
+    ) -> Result<Vec<u8>, SshError> {
+        // In braces, so that the whole script is read before any of it runs, and no command
+        // in it reads the script.
+        let text = format!("{{\n{script}\n}} </dev/null\n");
+        let output = self.output(what, "/bin/sh -s", text.into_bytes(), 1 << 20, bound).await?;
+        match output.exit {
+            Exit::Status(0) => Ok(output.stdout),
+            exit => Err(SshError::Remote {
+                host: self.destination().host.clone(),
+                what: what.to_owned(),
+                status: exit.to_string(),
+                stderr: output.stderr,
+            }),
+        }
+    }
+}
+
+/// Reads to the end and keeps the first `limit` bytes.
+async fn collect(mut from: impl AsyncRead + Unpin, limit: usize) -> Vec<u8> {
+    let mut kept = Vec::new();
+    let mut buffer = vec![0; 64 << 10];
+    while let Ok(n @ 1..) = from.read(&mut buffer).await {
+        let keep = n.min(limit - kept.len());
+        kept.extend_from_slice(&buffer[..keep]);
+    }
+    kept
+}

@@ -1,0 +1,29 @@
+//! What the integration tests share: a real sshd on loopback, a real store made by Nix.
+
+#![allow(dead_code, missing_docs, unreachable_pub)]
+
+pub mod nix;
+pub mod sshd;
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+/// The program's path, or a failure that says what to install.
+pub fn tool(name: &str, package: &str) -> PathBuf {
+    let places = std::env::var("PATH").unwrap_or_default();
+    places
+        .split(':')
+        .map(PathBuf::from)
+        .chain(["/usr/sbin".into(), "/usr/bin".into(), "/sbin".into()])
+        .map(|dir| dir.join(name))
+        .find(|path| path.is_file())
+        .unwrap_or_else(|| panic!("this test needs {name}: apt-get install {package}"))
+}
+
+/// Runs to success and returns standard output.
+pub fn run(command: &mut Command) -> String {
+    let Output { status, stdout, stderr } =
+        command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    assert!(status.success(), "{command:?}: {status}\n{}", String::from_utf8_lossy(&stderr));
+    String::from_utf8(stdout).unwrap()
+}

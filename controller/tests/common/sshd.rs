@@ -1,0 +1,140 @@
+//! A real sshd on loopback, with its own keys and configuration, ended by its own process id.
+
+use super::{run, tool};
+use keystone_controller::ssh::{
+    ConnectOptions, Destination, HostKeyPolicy, Identities, PublicKey, identity::NoPrompt,
+};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+pub struct Sshd {
+    child: Child,
+    pub dir: TempDir,
+    pub port: u16,
+}
+
+impl Sshd {
+    /// With SFTP, ed25519 and ECDSA host keys.
+    pub fn start() -> Self {
+        Self::with(Some("internal-sftp"), &["ed25519", "ecdsa"])
+    }
+
+    pub fn with(sftp: Option<&str>, host_keys: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        for kind in host_keys {
+            keygen(&dir.path().join(format!("host_{kind}")), kind, "");
+        }
+        keygen(&dir.path().join("id"), "ed25519", "");
+        std::fs::copy(dir.path().join("id.pub"), dir.path().join("authorized_keys")).unwrap();
+        // A free port: taken and given back; sshd itself can't be asked for one.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        Self::on(dir, port, sftp, host_keys)
+    }
+
+    fn on(dir: TempDir, port: u16, sftp: Option<&str>, host_keys: &[&str]) -> Self {
+        let at = |name: &str| dir.path().join(name).display().to_string();
+        let mut config = format!(
+            "ListenAddress 127.0.0.1\nPort {port}\nPidFile none\nUsePAM no\nStrictModes no\n\
+             PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\n\
+             AuthorizedKeysFile {}\nLogLevel ERROR\n",
+            at("authorized_keys")
+        );
+        for kind in host_keys {
+            config.push_str(&format!("HostKey {}\n", at(&format!("host_{kind}"))));
+        }
+        if let Some(sftp) = sftp {
+            config.push_str(&format!("Subsystem sftp {sftp}\n"));
+        }
+        std::fs::write(dir.path().join("sshd_config"), config).unwrap();
+        // Where sshd wants to chroot its unprivileged child.
+        std::fs::create_dir_all("/run/sshd").unwrap();
+        let log = std::fs::File::create(dir.path().join("log")).unwrap();
+        let child = Command::new(tool("sshd", "openssh-server"))
+            .args(["-D", "-e", "-f", &at("sshd_config")])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut sshd = Sshd { child, dir, port };
+        sshd.wait();
+        sshd
+    }
+
+    fn wait(&mut self) {
+        let started = Instant::now();
+        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            let log = || std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("sshd ended with {status}: {}", log());
+            }
+            assert!(started.elapsed() < Duration::from_secs(20), "sshd does not listen: {}", log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub fn destination(&self) -> Destination {
+        let user = run(Command::new("id").arg("-un")).trim().to_owned();
+        Destination { user, host: "127.0.0.1".into(), port: self.port }
+    }
+
+    pub fn host_key(&self, kind: &str) -> PublicKey {
+        public_key(&self.dir.path().join(format!("host_{kind}.pub")))
+    }
+
+    pub fn key(&self) -> PathBuf {
+        self.dir.path().join("id")
+    }
+
+    /// With the sshd's login key and its ed25519 host key pinned.
+    pub fn options(&self) -> ConnectOptions {
+        ConnectOptions {
+            host_key: HostKeyPolicy::exactly(&self.host_key("ed25519")),
+            identities: identities(&[self.key()]),
+            timeout: Duration::from_secs(20),
+        }
+    }
+
+    /// Ends this one and starts another with new host keys on the same port.
+    pub fn with_new_host_keys(mut self) -> Self {
+        self.end();
+        let dir = std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap());
+        let port = self.port;
+        drop(self);
+        let host = dir.path().join("host_ed25519");
+        std::fs::remove_file(&host).unwrap();
+        std::fs::remove_file(host.with_extension("pub")).unwrap();
+        keygen(&host, "ed25519", "");
+        Self::on(dir, port, Some("internal-sftp"), &["ed25519"])
+    }
+
+    fn end(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Sshd {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+pub fn keygen(file: &Path, kind: &str, passphrase: &str) {
+    run(Command::new(tool("ssh-keygen", "openssh-client"))
+        .args(["-q", "-t", kind, "-N", passphrase, "-C", "test", "-f"])
+        .arg(file));
+}
+
+pub fn public_key(file: &Path) -> PublicKey {
+    PublicKey::from_openssh(&std::fs::read_to_string(file).unwrap()).unwrap()
+}
+
+/// These key files and no agent.
+pub fn identities(files: &[PathBuf]) -> Identities {
+    Identities::new(files, Arc::new(NoPrompt)).with_agent(None)
+}
