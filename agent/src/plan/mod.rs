@@ -1,1 +1,4 @@
-//! See the crate's documentation.
+//! Inventory + layout + options → plan. Pure.
+
+pub mod geometry;
+mod words;
