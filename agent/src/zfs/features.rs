@@ -115,7 +115,8 @@ mod tests {
 
     /// All features of a version's module, and one that no table knows.
     fn module(version: (u32, u32)) -> Vec<String> {
-        let added = ADDED.iter().filter(|(since, _)| *since <= version).flat_map(|(_, added)| *added);
+        let added =
+            ADDED.iter().filter(|(since, _)| *since <= version).flat_map(|(_, added)| *added);
         added.map(|feature| (*feature).to_owned()).chain(["from_the_future".to_owned()]).collect()
     }
 

@@ -36,9 +36,14 @@ pub fn build_agent(env: &NativeEnv) -> Result<PathBuf> {
 ///
 /// # Errors
 /// If there is no command, or cargo does not succeed.
-pub fn agent_cargo<S: AsRef<OsStr>>(env: &NativeEnv, args: impl IntoIterator<Item = S>) -> Result<()> {
+pub fn agent_cargo<S: AsRef<OsStr>>(
+    env: &NativeEnv,
+    args: impl IntoIterator<Item = S>,
+) -> Result<()> {
     let mut args = args.into_iter();
-    let Some(command) = args.next() else { bail!("say what cargo shall do with the agent, such as `test`") };
+    let Some(command) = args.next() else {
+        bail!("say what cargo shall do with the agent, such as `test`")
+    };
     let command = command.as_ref();
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut cargo = Command::new(cargo);
@@ -47,7 +52,11 @@ pub fn agent_cargo<S: AsRef<OsStr>>(env: &NativeEnv, args: impl IntoIterator<Ite
         cargo.arg(arg);
     }
     let status = env.apply(&mut cargo).status().context("running cargo")?;
-    ensure!(status.success(), "cargo {} of keystone-agent ended with {status}", command.to_string_lossy());
+    ensure!(
+        status.success(),
+        "cargo {} of keystone-agent ended with {status}",
+        command.to_string_lossy()
+    );
     Ok(())
 }
 

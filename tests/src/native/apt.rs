@@ -137,7 +137,8 @@ fn is_archive(suites: &[&str], components: &[&str]) -> bool {
 }
 
 fn mirror_deb822(text: &str) -> Option<String> {
-    let text: String = text.lines().filter(|l| !l.starts_with('#')).map(|l| format!("{l}\n")).collect();
+    let text: String =
+        text.lines().filter(|l| !l.starts_with('#')).map(|l| format!("{l}\n")).collect();
     text.split("\n\n").find_map(|stanza| {
         let field = |name: &str| -> Vec<&str> {
             let mut words = Vec::new();
@@ -157,9 +158,11 @@ fn mirror_deb822(text: &str) -> Option<String> {
             words
         };
         let enabled = !field("Enabled").first().is_some_and(|v| v.eq_ignore_ascii_case("no"));
-        (enabled && field("Types").contains(&"deb") && is_archive(&field("Suites"), &field("Components")))
-            .then(|| field("URIs").first().map(ToString::to_string))
-            .flatten()
+        (enabled
+            && field("Types").contains(&"deb")
+            && is_archive(&field("Suites"), &field("Components")))
+        .then(|| field("URIs").first().map(ToString::to_string))
+        .flatten()
     })
 }
 
@@ -187,8 +190,14 @@ mod tests {
                     Types: deb\n# a comment inside\nURIs: http://mirror.test/debian\nSuites: bookworm\n bookworm-updates\n\
                     Components: main contrib\n";
         assert_eq!(mirror_deb822(text).as_deref(), Some("http://mirror.test/debian"));
-        assert_eq!(mirror_deb822(&format!("Enabled: no\n{}", text.split_once("\n\n").unwrap().1)), None);
-        assert_eq!(mirror_deb822("Types: deb\nURIs: http://x.test\nSuites: nodistro\nComponents: main\n"), None);
+        assert_eq!(
+            mirror_deb822(&format!("Enabled: no\n{}", text.split_once("\n\n").unwrap().1)),
+            None
+        );
+        assert_eq!(
+            mirror_deb822("Types: deb\nURIs: http://x.test\nSuites: nodistro\nComponents: main\n"),
+            None
+        );
     }
 
     #[test]

@@ -183,7 +183,9 @@ fn host_packages() -> Result<()> {
         bail!("packages are missing; as root run: apt-get install {}", missing.join(" "));
     }
     println!("installing {}", missing.join(" "));
-    for args in [vec!["update"], [vec!["install", "-y", "--no-install-recommends"], missing].concat()] {
+    for args in
+        [vec!["update"], [vec!["install", "-y", "--no-install-recommends"], missing].concat()]
+    {
         let status = Command::new("apt-get")
             .args(["-q", "-o", "DPkg::Lock::Timeout=300"])
             .args(&args)

@@ -97,20 +97,38 @@ pub(super) fn build_all(prefix: &Path) -> Result<BTreeMap<String, String>> {
     Ok(versions)
 }
 
-fn devmapper(apt: &Apt, work: &Path, prefix: &Path, versions: &mut BTreeMap<String, String>) -> Result<()> {
+fn devmapper(
+    apt: &Apt,
+    work: &Path,
+    prefix: &Path,
+    versions: &mut BTreeMap<String, String>,
+) -> Result<()> {
     println!("building libdevmapper");
     let tree = unpack_source(apt, "lvm2", work, versions)?;
     logged(work, "libdm-configure", Command::new("./configure").current_dir(&tree).args(LIBDM))?;
-    logged(work, "libdm-make", Command::new("make").current_dir(&tree).arg(jobs()).arg("libdm.device-mapper"))?;
+    logged(
+        work,
+        "libdm-make",
+        Command::new("make").current_dir(&tree).arg(jobs()).arg("libdm.device-mapper"),
+    )?;
     install(&tree.join("libdm/ioctl/libdevmapper.a"), &prefix.join("lib"))?;
     install(&tree.join("libdm/libdevmapper.h"), &prefix.join("include"))?;
     pkg_config(prefix, "devmapper", &versions["lvm2"], "", "-ldevmapper -lm -lpthread")
 }
 
-fn cryptsetup(apt: &Apt, work: &Path, prefix: &Path, versions: &mut BTreeMap<String, String>) -> Result<()> {
+fn cryptsetup(
+    apt: &Apt,
+    work: &Path,
+    prefix: &Path,
+    versions: &mut BTreeMap<String, String>,
+) -> Result<()> {
     println!("building libcryptsetup");
     let tree = unpack_source(apt, "cryptsetup", work, versions)?;
-    logged(work, "cryptsetup-autoreconf", Command::new("autoreconf").current_dir(&tree).arg("-fi"))?;
+    logged(
+        work,
+        "cryptsetup-autoreconf",
+        Command::new("autoreconf").current_dir(&tree).arg("-fi"),
+    )?;
     logged(
         work,
         "cryptsetup-configure",
@@ -121,7 +139,11 @@ fn cryptsetup(apt: &Apt, work: &Path, prefix: &Path, versions: &mut BTreeMap<Str
             .arg(format!("LDFLAGS=-L{}/lib", prefix.display()))
             .env("PKG_CONFIG_PATH", prefix.join("lib/pkgconfig")),
     )?;
-    logged(work, "cryptsetup-make", Command::new("make").current_dir(&tree).arg(jobs()).arg("libcryptsetup.la"))?;
+    logged(
+        work,
+        "cryptsetup-make",
+        Command::new("make").current_dir(&tree).arg(jobs()).arg("libcryptsetup.la"),
+    )?;
     install(&tree.join(".libs/libcryptsetup.a"), &prefix.join("lib"))?;
     install(&tree.join("lib/libcryptsetup.h"), &prefix.join("include"))?;
     let version = pc_version(&tree.join("lib/libcryptsetup.pc"))?;
@@ -130,13 +152,21 @@ fn cryptsetup(apt: &Apt, work: &Path, prefix: &Path, versions: &mut BTreeMap<Str
     pkg_config(prefix, "libcryptsetup", &version, "", private)
 }
 
-fn zfs(apt: &Apt, work: &Path, prefix: &Path, versions: &mut BTreeMap<String, String>) -> Result<()> {
+fn zfs(
+    apt: &Apt,
+    work: &Path,
+    prefix: &Path,
+    versions: &mut BTreeMap<String, String>,
+) -> Result<()> {
     println!("unpacking libzfs");
     let deb = apt.binary("libzfslinux-dev", &work.join("zfs"))?;
     let tree = work.join("zfs/tree");
     logged(work, "zfs-unpack", Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&tree))?;
     let version = Command::new("dpkg-deb").arg("-f").arg(&deb).arg("Version").output()?;
-    versions.insert("libzfslinux-dev".into(), String::from_utf8_lossy(&version.stdout).trim().to_owned());
+    versions.insert(
+        "libzfslinux-dev".into(),
+        String::from_utf8_lossy(&version.stdout).trim().to_owned(),
+    );
     for lib in ["libnvpair.a", "libuutil.a", "libzfs.a", "libzfs_core.a"] {
         install(&tree.join("usr/lib/x86_64-linux-gnu").join(lib), &prefix.join("lib"))?;
     }
@@ -156,19 +186,35 @@ fn udev_stub(work: &Path, prefix: &Path) -> Result<()> {
     fs::write(&source, UDEV_STUB)?;
     let archive = prefix.join("lib/libudev.a");
     let _ = fs::remove_file(&archive);
-    logged(work, "udev-cc", Command::new("cc").args(["-O2", "-Wall", "-Werror", "-c", "-o"]).arg(&object).arg(&source))?;
+    logged(
+        work,
+        "udev-cc",
+        Command::new("cc").args(["-O2", "-Wall", "-Werror", "-c", "-o"]).arg(&object).arg(&source),
+    )?;
     logged(work, "udev-ar", Command::new("ar").arg("rcs").arg(&archive).arg(&object))
 }
 
-fn unpack_source(apt: &Apt, name: &str, work: &Path, versions: &mut BTreeMap<String, String>) -> Result<PathBuf> {
+fn unpack_source(
+    apt: &Apt,
+    name: &str,
+    work: &Path,
+    versions: &mut BTreeMap<String, String>,
+) -> Result<PathBuf> {
     let dsc = apt.source(name, &work.join(name))?;
     let text = fs::read_to_string(&dsc)?;
-    let version = text.lines().find_map(|l| l.strip_prefix("Version: ")).context("the .dsc has no version")?;
+    let version = text
+        .lines()
+        .find_map(|l| l.strip_prefix("Version: "))
+        .context("the .dsc has no version")?;
     versions.insert(name.into(), version.to_owned());
     let tree = work.join(name).join("tree");
     // apt has checked every file against the signed Sources list, so the
     // maintainer's own signature on the .dsc adds nothing here.
-    logged(work, &format!("{name}-unpack"), Command::new("dpkg-source").args(["--no-check", "-x"]).arg(&dsc).arg(&tree))?;
+    logged(
+        work,
+        &format!("{name}-unpack"),
+        Command::new("dpkg-source").args(["--no-check", "-x"]).arg(&dsc).arg(&tree),
+    )?;
     Ok(tree)
 }
 
@@ -209,9 +255,15 @@ fn logged(work: &Path, name: &str, command: &mut Command) -> Result<()> {
         .stderr(out)
         .status()
         .with_context(|| format!("running {}", command.get_program().to_string_lossy()))?;
-    let text = if status.success() { String::new() } else { fs::read_to_string(&log).unwrap_or_default() };
+    let text =
+        if status.success() { String::new() } else { fs::read_to_string(&log).unwrap_or_default() };
     let end: Vec<&str> = text.lines().rev().take(30).collect();
     let end: Vec<&str> = end.into_iter().rev().collect();
-    ensure!(status.success(), "{name} ended with {status}; {} ends with:\n{}", log.display(), end.join("\n"));
+    ensure!(
+        status.success(),
+        "{name} ended with {status}; {} ends with:\n{}",
+        log.display(),
+        end.join("\n")
+    );
     Ok(())
 }

@@ -1,0 +1,305 @@
+//! File systems and volumes.
+
+use std::collections::BTreeMap;
+
+use super::{
+    Zfs,
+    error::{Error, Result},
+    ffi::{self, Dataset, Kind, NvList, Pool},
+};
+use crate::ensure::Ensured;
+
+/// `ZVOL_DEFAULT_BLOCKSIZE` of OpenZFS include/sys/zvol.h.
+const DEFAULT_VOLUME_BLOCK: u64 = 16 * 1024;
+
+impl Zfs {
+    /// Makes a file system with these properties and missing parents without any, as
+    /// `zfs create -u -p` does; nothing is mounted. `key` makes it an encryption root:
+    /// the properties then name `encryption`, `keyformat` (`raw` or `hex`) and `keylocation`.
+    /// The key stays loaded.
+    ///
+    /// [`Ensured::AlreadySo`] if it exists with these properties and the key opens it.
+    ///
+    /// # Errors
+    /// [`Error::Differs`], [`Error::WrongKey`], [`Error::Refused`] with libzfs's words.
+    pub fn ensure_filesystem(
+        &self,
+        name: &str,
+        properties: &BTreeMap<String, String>,
+        key: Option<&[u8; 32]>,
+    ) -> Result<Ensured> {
+        let kind = Kind::Filesystem;
+        let wanted = NvList::of_strings(properties)?;
+        let pool = Pool::open(&self.library, pool_of(name))?;
+        let action = format!("cannot create '{name}'");
+        if self.library.exists(name)? {
+            let parsed = self.library.valid_properties(kind, &wanted, &pool, &action)?;
+            self.compare(name, kind, &parsed)?;
+            if let Some(key) = key {
+                let _ = self.ensure_key_loaded(name, key)?;
+            }
+            return Ok(Ensured::AlreadySo);
+        }
+        self.ensure_parents(name)?;
+        match key {
+            None => self.library.create_dataset(name, kind, &wanted)?,
+            Some(key) => {
+                let complete = with_key_properties(properties)?;
+                let parsed = self.library.valid_properties(
+                    kind,
+                    &NvList::of_strings(&complete)?,
+                    &pool,
+                    &action,
+                )?;
+                ffi::create(&self.library, name, kind, &parsed, key)?;
+            }
+        }
+        Ok(Ensured::Created)
+    }
+
+    /// Makes a volume of at least `size` bytes as `zfs create -p -V` does: block size chosen
+    /// by the pool's geometry unless `volblocksize` is among the properties, size rounded
+    /// up to it, and everything reserved (`refreservation`).
+    ///
+    /// [`Ensured::AlreadySo`] if it exists with that size and these properties.
+    ///
+    /// # Errors
+    /// [`Error::Differs`], [`Error::Refused`] with libzfs's words.
+    pub fn ensure_volume(
+        &self,
+        name: &str,
+        size: u64,
+        properties: &BTreeMap<String, String>,
+    ) -> Result<Ensured> {
+        let kind = Kind::Volume;
+        let pool = Pool::open(&self.library, pool_of(name))?;
+        let action = format!("cannot create '{name}'");
+        let mut wanted = NvList::of_strings(properties)?;
+        wanted.add_u64("volsize", size)?;
+        let mut parsed = self.library.valid_properties(kind, &wanted, &pool, &action)?;
+        // What the tool does next (OpenZFS 2.3 cmd/zfs/zfs_main.c, zfs_do_create).
+        let block = match parsed.u64("volblocksize") {
+            Some(block) => block,
+            None => {
+                let block = default_volume_block(&pool.config()?);
+                parsed.add_u64("volblocksize", block)?;
+                if block != DEFAULT_VOLUME_BLOCK {
+                    wanted.add_string("volblocksize", &block.to_string())?;
+                }
+                block
+            }
+        };
+        let size = size.next_multiple_of(block);
+        wanted.add_u64("volsize", size)?;
+        parsed.add_u64("volsize", size)?;
+        if self.library.exists(name)? {
+            self.compare(name, kind, &parsed)?;
+            return Ok(Ensured::AlreadySo);
+        }
+        if !properties.contains_key("refreservation") {
+            wanted.add_u64("refreservation", pool.volume_reservation(size, &parsed))?;
+        }
+        self.ensure_parents(name)?;
+        self.library.create_dataset(name, kind, &wanted)?;
+        Ok(Ensured::Created)
+    }
+
+    /// Sets those of the properties that have another value, and mounts nothing (`zfs set -u`).
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Refused`].
+    pub fn ensure_properties(
+        &self,
+        name: &str,
+        properties: &BTreeMap<String, String>,
+    ) -> Result<Ensured> {
+        let mut dataset = Dataset::open(&self.library, name)?;
+        let kind = if dataset.is(Kind::Volume) { Kind::Volume } else { Kind::Filesystem };
+        let pool = Pool::open(&self.library, pool_of(name))?;
+        let action = format!("cannot set properties of '{name}'");
+        let parsed = self.library.valid_properties(
+            kind,
+            &NvList::of_strings(properties)?,
+            &pool,
+            &action,
+        )?;
+        let stored = dataset.stored()?;
+        let different: BTreeMap<_, _> = properties
+            .iter()
+            .filter(|(key, _)| !same(&parsed, &stored, key))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
+        if different.is_empty() {
+            return Ok(Ensured::AlreadySo);
+        }
+        dataset.set(&NvList::of_strings(&different)?)?;
+        Ok(Ensured::Created)
+    }
+
+    /// A property's value as `zfs get -Hp -o value` prints it; None where that prints `-`.
+    /// Mount points are below the pool's altroot.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is no such dataset.
+    pub fn property(&self, name: &str, property: &str) -> Result<Option<String>> {
+        Dataset::open(&self.library, name)?.property(property)
+    }
+
+    /// Whether a file system or volume of that name exists in an imported pool.
+    ///
+    /// # Errors
+    /// If the name is impossible.
+    pub fn exists(&self, name: &str) -> Result<bool> {
+        self.library.exists(name)
+    }
+
+    fn ensure_parents(&self, name: &str) -> Result<()> {
+        for (slash, _) in name.match_indices('/') {
+            let parent = &name[..slash];
+            if !self.library.exists(parent)? {
+                self.library.create_dataset(parent, Kind::Filesystem, &NvList::new()?)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn compare(&self, name: &str, kind: Kind, parsed: &NvList) -> Result<()> {
+        let dataset = Dataset::open(&self.library, name)?;
+        let differs = |difference| Error::Differs { name: name.to_owned(), difference };
+        if !dataset.is(kind) {
+            let found = dataset.property("type")?.unwrap_or_default();
+            return Err(differs(format!("it is a {found}")));
+        }
+        let stored = dataset.stored()?;
+        match parsed.names().iter().find(|key| !same(parsed, &stored, key)) {
+            None => Ok(()),
+            Some(key) => {
+                let found = dataset.property(key)?.unwrap_or_else(|| "unset".into());
+                Err(differs(format!("{key} is {found}")))
+            }
+        }
+    }
+}
+
+/// Whether a property has the wanted value, both as the kernel keeps it.
+fn same(wanted: &NvList, stored: &NvList, key: &str) -> bool {
+    let Some(found) = stored.list(key) else { return false };
+    match wanted.u64(key) {
+        // `encryption=on` is kept as the algorithm it stands for.
+        Some(ENCRYPTION_ON) if key == "encryption" => found.u64("value") != Some(ENCRYPTION_OFF),
+        Some(number) => found.u64("value") == Some(number),
+        None => wanted.string(key) == found.string("value"),
+    }
+}
+
+/// `ZIO_CRYPT_ON` and `ZIO_CRYPT_OFF` of OpenZFS include/sys/zio.h.
+const ENCRYPTION_ON: u64 = 1;
+const ENCRYPTION_OFF: u64 = 2;
+
+fn pool_of(name: &str) -> &str {
+    name.split_once('/').map_or(name, |(pool, _)| pool)
+}
+
+/// What `zfs create` demands and adds of a new encryption root (OpenZFS 2.3
+/// lib/libzfs/libzfs_crypto.c, zfs_crypto_create), for keys that need no derivation.
+fn with_key_properties(properties: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>> {
+    let invalid = |reason: &str| Err(Error::Invalid(format!("an encryption root {reason}")));
+    match properties.get("keyformat").map(String::as_str) {
+        Some("raw" | "hex") => {}
+        Some("passphrase") => {
+            return invalid("with keyformat=passphrase cannot be made from a raw key");
+        }
+        Some(other) => return invalid(&format!("cannot have keyformat={other}")),
+        None => return invalid("needs a keyformat"),
+    }
+    if properties.contains_key("pbkdf2iters") {
+        return invalid("with a raw key has no pbkdf2iters");
+    }
+    let mut complete = properties.clone();
+    complete.entry("keylocation".into()).or_insert_with(|| "prompt".into());
+    complete.entry("encryption".into()).or_insert_with(|| "on".into());
+    Ok(complete)
+}
+
+/// The block size that `zfs create -V` takes without `-b`: no smaller than what
+/// the pool allocates at least (OpenZFS 2.3 cmd/zfs/zfs_main.c, default_volblocksize).
+fn default_volume_block(config: &NvList) -> u64 {
+    let tops = config.list("vdev_tree").map(|tree| tree.lists("children")).unwrap_or_default();
+    let smallest_allocation = |top: &NvList| {
+        let sector = 1u64.checked_shl(u32::try_from(top.u64("ashift")?).ok()?)?;
+        let sectors = match (top.u64("draid_ndata"), top.u64("nparity")) {
+            (Some(data), _) => data,
+            (None, Some(1)) => 2,
+            (None, Some(_)) => 4,
+            (None, None) => 1,
+        };
+        Some(sectors * sector)
+    };
+    let allocation = tops.iter().filter_map(smallest_allocation).max().unwrap_or(0);
+    let mut block = DEFAULT_VOLUME_BLOCK;
+    while block * 2 <= allocation {
+        block *= 2;
+    }
+    block
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(vdevs: &[&[(&str, u64)]]) -> NvList {
+        let tops: Vec<NvList> = vdevs
+            .iter()
+            .map(|pairs| {
+                let mut top = NvList::new().unwrap();
+                for (key, value) in *pairs {
+                    top.add_u64(key, *value).unwrap();
+                }
+                top
+            })
+            .collect();
+        let mut tree = NvList::new().unwrap();
+        tree.add_lists("children", &tops).unwrap();
+        let mut config = NvList::new().unwrap();
+        config.add_list("vdev_tree", &tree).unwrap();
+        config
+    }
+
+    #[test]
+    fn volume_blocks_follow_the_geometry() {
+        assert_eq!(default_volume_block(&config(&[&[("ashift", 12)]])), 16 << 10);
+        assert_eq!(default_volume_block(&config(&[&[("ashift", 12), ("nparity", 2)]])), 16 << 10);
+        assert_eq!(default_volume_block(&config(&[&[("ashift", 13), ("nparity", 2)]])), 32 << 10);
+        assert_eq!(
+            default_volume_block(&config(&[&[("ashift", 9)], &[("ashift", 14), ("nparity", 1)]])),
+            32 << 10
+        );
+        assert_eq!(
+            default_volume_block(&config(&[&[("ashift", 12), ("draid_ndata", 8), ("nparity", 1)]])),
+            32 << 10
+        );
+        assert_eq!(default_volume_block(&NvList::new().unwrap()), 16 << 10);
+    }
+
+    #[test]
+    fn encryption_roots_are_complete() {
+        let of = |pairs: &[(&str, &str)]| {
+            pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect()
+        };
+        let complete = with_key_properties(&of(&[("keyformat", "raw")])).unwrap();
+        assert_eq!(complete["keylocation"], "prompt");
+        assert_eq!(complete["encryption"], "on");
+        for bad in [
+            &[][..],
+            &[("keyformat", "passphrase")],
+            &[("keyformat", "raw"), ("pbkdf2iters", "350000")],
+        ] {
+            assert!(with_key_properties(&of(bad)).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_pool_of_a_dataset() {
+        assert_eq!((pool_of("rpool"), pool_of("rpool/crypt/system")), ("rpool", "rpool"));
+    }
+}
