@@ -1,5 +1,35 @@
 //! The operator's side of Keystone's installer.
+//!
+//! | module | job |
+//! |---|---|
+//! | [`closure`] | the system to install, read from the local store |
+//! | [`nar`] | store paths as streams of blocks |
+//! | [`ssh`] | connections to machines |
+//! | [`upload`] | brings the agent to the machine |
+//! | [`conversation`] | the conversation with the agent |
+//! | [`operator`] | who is asked and told: the seam for front ends |
+//! | [`stop`] | asking to stop |
 
 pub mod closure;
+pub mod conversation;
 pub mod nar;
+pub mod operator;
 pub mod ssh;
+pub mod stop;
+pub mod upload;
+
+/// An error and its causes in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        // Transparent errors say the same as what they wrap.
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}

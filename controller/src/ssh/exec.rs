@@ -131,6 +131,32 @@ impl Session {
         Ok(Running { stdin: Stdin { half: write }, stdout, stderr, exit })
     }
 
+    /// Opens a subsystem of the server (`sftp`).
+    pub async fn subsystem(
+        &self,
+        name: &str,
+    ) -> Result<russh::ChannelStream<russh::client::Msg>, SshError> {
+        let opening = async {
+            let mut channel = self.handle.channel_open_session().await?;
+            channel.request_subsystem(true, name).await?;
+            loop {
+                match channel.wait().await {
+                    Some(ChannelMsg::Success) => return Ok(Some(channel)),
+                    Some(ChannelMsg::Failure) | None => return Ok(None),
+                    Some(_) => {}
+                }
+            }
+        };
+        let channel = opening
+            .await
+            .map_err(|e| self.broken(format!("opening the subsystem {name}"), e))?
+            .ok_or_else(|| SshError::ExecRefused {
+                host: self.destination().host.clone(),
+                what: format!("subsystem {name}"),
+            })?;
+        Ok(channel.into_stream())
+    }
+
     /// Runs `command`, gives it `input` and collects what it prints, at most `limit` bytes.
     pub async fn output(
         &self,

@@ -14,7 +14,7 @@ pub fn tool(name: &str, package: &str) -> PathBuf {
     places
         .split(':')
         .map(PathBuf::from)
-        .chain(["/usr/sbin".into(), "/usr/bin".into(), "/sbin".into()])
+        .chain(["/usr/sbin".into(), "/usr/bin".into(), "/sbin".into(), "/usr/lib/openssh".into()])
         .map(|dir| dir.join(name))
         .find(|path| path.is_file())
         .unwrap_or_else(|| panic!("this test needs {name}: apt-get install {package}"))

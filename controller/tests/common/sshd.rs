@@ -24,7 +24,13 @@ impl Sshd {
     }
 
     pub fn with(sftp: Option<&str>, host_keys: &[&str]) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let (dir, port) = Self::prepare(host_keys);
+        Self::on(dir, port, sftp, host_keys, None)
+    }
+
+    fn prepare(host_keys: &[&str]) -> (TempDir, u16) {
+        // Where no test mounts anything.
+        let dir = tempfile::tempdir_in("/var/cache").unwrap();
         for kind in host_keys {
             keygen(&dir.path().join(format!("host_{kind}")), kind, "");
         }
@@ -32,10 +38,23 @@ impl Sshd {
         std::fs::copy(dir.path().join("id.pub"), dir.path().join("authorized_keys")).unwrap();
         // A free port: taken and given back; sshd itself can't be asked for one.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        Self::on(dir, port, sftp, host_keys)
+        (dir, port)
     }
 
-    fn on(dir: TempDir, port: u16, sftp: Option<&str>, host_keys: &[&str]) -> Self {
+    /// In a mount namespace of its own, after the POSIX sh lines of `setup`.
+    pub fn in_namespace(setup: &str) -> Self {
+        tool("unshare", "util-linux");
+        let (dir, port) = Self::prepare(&["ed25519"]);
+        Self::on(dir, port, Some("internal-sftp"), &["ed25519"], Some(setup))
+    }
+
+    fn on(
+        dir: TempDir,
+        port: u16,
+        sftp: Option<&str>,
+        host_keys: &[&str],
+        setup: Option<&str>,
+    ) -> Self {
         let at = |name: &str| dir.path().join(name).display().to_string();
         let mut config = format!(
             "ListenAddress 127.0.0.1\nPort {port}\nPidFile none\nUsePAM no\nStrictModes no\n\
@@ -53,7 +72,25 @@ impl Sshd {
         // Where sshd wants to chroot its unprivileged child.
         std::fs::create_dir_all("/run/sshd").unwrap();
         let log = std::fs::File::create(dir.path().join("log")).unwrap();
-        let child = Command::new(tool("sshd", "openssh-server"))
+        let sshd = tool("sshd", "openssh-server").display().to_string();
+        let mut command = match setup {
+            None => Command::new(sshd),
+            Some(setup) => {
+                let script = format!("{setup} && mkdir -p /run/sshd && exec {sshd} \"$@\"");
+                let mut command = Command::new("unshare");
+                command.args([
+                    "--mount",
+                    "--propagation",
+                    "private",
+                    "/bin/sh",
+                    "-c",
+                    &script,
+                    "sh",
+                ]);
+                command
+            }
+        };
+        let child = command
             .args(["-D", "-e", "-f", &at("sshd_config")])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -109,7 +146,7 @@ impl Sshd {
         std::fs::remove_file(&host).unwrap();
         std::fs::remove_file(host.with_extension("pub")).unwrap();
         keygen(&host, "ed25519", "");
-        Self::on(dir, port, Some("internal-sftp"), &["ed25519"])
+        Self::on(dir, port, Some("internal-sftp"), &["ed25519"], None)
     }
 
     fn end(&mut self) {

@@ -1,0 +1,387 @@
+//! The client against a peer that speaks the protocol, over pipes in memory.
+
+use super::execute::{ExecuteError, Execution};
+use super::{Conversation, ConversationError, PipeOut};
+use crate::closure::ClosureSource;
+use crate::nar::DumpError;
+use crate::operator::{Notice, Operator, OperatorError, Proposal};
+use crate::ssh::PublicKey;
+use crate::stop::{self, Stop};
+use keystone_protocol::event::{Event, EventKind, Failure, Outcome};
+use keystone_protocol::frame::{Encoding, Frame, HEADER, parse_header, parse_payload};
+use keystone_protocol::manifest::{Manifest, PathInfo};
+use keystone_protocol::message::{
+    ExecuteRequest, PlanRequest, Refusal, RefusalKind, ToAgent, ToController, decode, encode,
+};
+use keystone_protocol::options::{ClosureFacts, InstallOptions};
+use keystone_protocol::plan::Plan;
+use keystone_protocol::report::{EndsAt, Report};
+use keystone_protocol::secret::Secret;
+use keystone_protocol::version::PROTOCOL_VERSION;
+use std::io::Write;
+use std::sync::Arc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+/// The agent's end.
+struct Peer {
+    input: DuplexStream,
+    output: DuplexStream,
+    log: DuplexStream,
+}
+
+type Client = (DuplexStream, DuplexStream, DuplexStream);
+
+fn pipes() -> (Client, Peer) {
+    let (to_agent, input) = tokio::io::duplex(1 << 20);
+    let (output, from_agent) = tokio::io::duplex(1 << 16);
+    let (log, agents_log) = tokio::io::duplex(1 << 16);
+    ((to_agent, from_agent, agents_log), Peer { input, output, log })
+}
+
+impl Peer {
+    async fn frame(&mut self) -> Option<Frame> {
+        let mut header = [0; HEADER];
+        self.input.read_exact(&mut header).await.ok()?;
+        let (kind, length) = parse_header(header).unwrap();
+        let mut payload = vec![0; length];
+        self.input.read_exact(&mut payload).await.unwrap();
+        Some(parse_payload(kind, payload).unwrap())
+    }
+
+    async fn hear(&mut self) -> ToAgent {
+        decode(&self.frame().await.expect("a message")).unwrap()
+    }
+
+    async fn say(&mut self, message: ToController) {
+        self.output.write_all(&encode(&message).unwrap().0).await.unwrap();
+    }
+
+    async fn hello(&mut self, protocol: u32, exe: &str) {
+        self.say(ToController::Hello { protocol, version: "1.2.3".into(), exe: exe.into() }).await;
+        assert!(matches!(self.hear().await, ToAgent::Hello { protocol: PROTOCOL_VERSION, .. }));
+    }
+
+    async fn event(&mut self, kind: EventKind) {
+        self.say(ToController::Event(Event { at_ms: 0, kind })).await;
+    }
+}
+
+/// Notes what it is told and keeps keys unless told not to.
+#[derive(Default)]
+struct Notes {
+    lines: Vec<String>,
+    keys: Vec<(String, Vec<u8>)>,
+    keeps_nothing: bool,
+}
+
+impl Operator for Notes {
+    fn notice(&mut self, notice: Notice<'_>) {
+        self.lines.push(match notice {
+            Notice::Event(event) => match &event.kind {
+                EventKind::StepStarted { step } => format!("start {step}"),
+                EventKind::StepFinished { step, .. } => format!("end {step}"),
+                other => format!("{other:?}"),
+            },
+            Notice::AgentLog { line } => format!("log {line}"),
+            Notice::Stopping => "stopping".into(),
+            other => format!("{other:?}"),
+        });
+    }
+
+    async fn accept_host_key(&mut self, _: &str, _: &PublicKey) -> Result<bool, OperatorError> {
+        Ok(false)
+    }
+
+    async fn prepare(&mut self, _: &Plan) -> Result<(), OperatorError> {
+        Ok(())
+    }
+
+    async fn confirm(&mut self, _: &Proposal<'_>) -> Result<(), OperatorError> {
+        Ok(())
+    }
+
+    async fn password(&mut self, _: &[&str]) -> Result<Secret, OperatorError> {
+        Err(OperatorError::Missing("none".into()))
+    }
+
+    async fn pin(&mut self, _: &[&str]) -> Result<Secret, OperatorError> {
+        Err(OperatorError::Missing("none".into()))
+    }
+
+    async fn keep_recovery_key(&mut self, name: &str, key: &Secret) -> Result<(), OperatorError> {
+        if self.keeps_nothing {
+            return Err(OperatorError::Missing("the disk is full".into()));
+        }
+        self.keys.push((name.into(), key.expose().to_vec()));
+        Ok(())
+    }
+}
+
+async fn begin(client: Client, operator: &mut Notes) -> Result<Conversation, ConversationError> {
+    let (out, stdout, stderr) = client;
+    let expected = blake3::hash(b"the agent");
+    Conversation::over(PipeOut(out), stdout, stderr, Some(&expected), operator).await
+}
+
+fn right() -> String {
+    blake3::hash(b"the agent").to_hex().to_string()
+}
+
+#[tokio::test]
+async fn hellos() {
+    let (client, mut peer) = pipes();
+    let right_exe = right();
+    let agent = tokio::spawn(async move { peer.hello(PROTOCOL_VERSION, &right_exe).await });
+    let conversation = begin(client, &mut Notes::default()).await.unwrap();
+    assert_eq!(conversation.hello().version, "1.2.3");
+    agent.await.unwrap();
+
+    let (client, mut peer) = pipes();
+    let right_exe = right();
+    tokio::spawn(async move { peer.hello(PROTOCOL_VERSION + 1, &right_exe).await });
+    let error = begin(client, &mut Notes::default()).await.unwrap_err();
+    assert!(error.to_string().ends_with("update keystone"), "{error}");
+
+    let (client, mut peer) = pipes();
+    tokio::spawn(async move { peer.hello(PROTOCOL_VERSION, &"0".repeat(64)).await });
+    let error = begin(client, &mut Notes::default()).await.unwrap_err();
+    assert!(error.to_string().contains("not trusted"), "{error}");
+}
+
+#[tokio::test]
+async fn what_is_no_agent() {
+    let (client, mut peer) = pipes();
+    peer.output.write_all(b"Welcome to NixOS\n").await.unwrap();
+    let error = begin(client, &mut Notes::default()).await.unwrap_err();
+    assert!(crate::chain(&error).contains("login shell"), "{}", crate::chain(&error));
+
+    let (client, mut peer) = pipes();
+    peer.log.write_all(b"must run as root\n").await.unwrap();
+    drop(peer);
+    let error = begin(client, &mut Notes::default()).await.unwrap_err();
+    assert!(error.to_string().contains("its last words: must run as root"), "{error}");
+}
+
+/// Paths whose NARs are given.
+struct Given(Vec<Vec<u8>>);
+
+impl ClosureSource for Given {
+    fn dump(&self, path: &PathInfo, out: &mut dyn Write) -> Result<(), DumpError> {
+        let index: usize = path.path.parse().unwrap();
+        out.write_all(&self.0[index]).map_err(DumpError::Sink)
+    }
+}
+
+fn execution(nars: Vec<Vec<u8>>) -> Execution {
+    let path = |(i, nar): (usize, &Vec<u8>)| PathInfo {
+        path: i.to_string(),
+        nar_sha256: String::new(),
+        nar_size: nar.len() as u64,
+        references: vec![],
+        deriver: None,
+        signatures: vec![],
+        ca: None,
+    };
+    let manifest =
+        Manifest { toplevel: "0".into(), paths: nars.iter().enumerate().map(path).collect() };
+    let closure = ClosureFacts {
+        toplevel: "0".into(),
+        system: "x86_64-linux".into(),
+        paths: 1,
+        nar_bytes: 1,
+        boot_bytes: 1,
+        hostid: None,
+        hostname: None,
+        fstab: vec![],
+        zfs_version: None,
+        enrols_secure_boot_keys: false,
+    };
+    let request = PlanRequest { layout: "{}".into(), options: InstallOptions::default(), closure };
+    let request =
+        ExecuteRequest { request, plan: "hash".into(), manifest, password: None, pin: None };
+    Execution { request, source: Arc::new(Given(nars)) }
+}
+
+fn report() -> Report {
+    serde_json::from_value(serde_json::json!({
+        "version": 1, "agent_version": "1.2.3", "plan": "hash", "toplevel": "0", "disks": {},
+        "pools": {}, "containers": {}, "ssh_host_key": null, "steps": [], "warnings": [],
+        "ends_at": "sealed", "started_at": 1
+    }))
+    .unwrap()
+}
+
+#[tokio::test]
+async fn a_whole_execution() {
+    let (client, mut peer) = pipes();
+    // The second is larger than all buffers on the way.
+    let nars = vec![vec![1; 10], (0..5_000_000u32).map(|n| (n % 7) as u8).collect(), vec![3; 30]];
+    let expected = nars.clone();
+    let agent = tokio::spawn(async move {
+        peer.hello(PROTOCOL_VERSION, &right()).await;
+        let ToAgent::Execute(request) = peer.hear().await else { panic!() };
+        assert_eq!(request.plan, "hash");
+        peer.event(EventKind::StepStarted { step: "enroll".into() }).await;
+        let key = Secret::new(b"key of the container".to_vec());
+        peer.say(ToController::RecoveryKey { container: "credstore".into(), key }).await;
+        let stored = peer.hear().await;
+        assert!(
+            matches!(stored, ToAgent::RecoveryKeyStored { container } if container == "credstore")
+        );
+        peer.say(ToController::WantPaths { paths: vec![2, 1] }).await;
+        let mut got = vec![Vec::new(); 3];
+        let mut lasts = 0;
+        while lasts < 2 {
+            let Some(Frame::Block(header, data)) = peer.frame().await else { panic!() };
+            // Events while blocks come: neither waits for the other.
+            peer.event(EventKind::StepStarted { step: "closure".into() }).await;
+            got[header.path as usize].extend(match header.encoding {
+                Encoding::Raw => data,
+                Encoding::Zstd => zstd::decode_all(&data[..]).unwrap(),
+            });
+            lasts += u32::from(header.last);
+        }
+        assert!(got[1] == expected[1] && got[2] == expected[2] && got[0].is_empty());
+        peer.event(EventKind::StepFinished {
+            step: "closure".into(),
+            outcome: Outcome::Created,
+            elapsed_ms: 1,
+        })
+        .await;
+        peer.log.write_all(b"\x1b[31mred\n").await.unwrap();
+        peer.say(ToController::Done(Box::new(report()))).await;
+        assert!(matches!(peer.hear().await, ToAgent::Reboot));
+        peer.say(ToController::Rebooting { boot_id: "boot".into() }).await;
+        // The conversation is closed from the other end.
+        assert!(peer.frame().await.is_none());
+    });
+    let mut notes = Notes::default();
+    let mut conversation = begin(client, &mut notes).await.unwrap();
+    let done = conversation.execute(execution(nars), &mut notes, &Stop::never()).await.unwrap();
+    assert_eq!(done.ends_at, EndsAt::Sealed);
+    assert_eq!(notes.keys, [("credstore".to_owned(), b"key of the container".to_vec())]);
+    assert_eq!(notes.lines.first().unwrap(), "start enroll");
+    assert_eq!(conversation.reboot(&mut notes).await.unwrap(), "boot");
+    assert!(notes.lines.iter().any(|l| l == "log \u{fffd}[31mred"), "{:?}", notes.lines);
+    drop(conversation);
+    agent.await.unwrap();
+}
+
+fn failure(message: &str) -> Failure {
+    Failure {
+        message: message.into(),
+        causes: vec![],
+        left: vec!["the disk holds a table".into()],
+        next: "run again".into(),
+    }
+}
+
+/// Runs an execution whose peer, once it has started, behaves as `agent`.
+async fn fails<F: Future<Output = ()> + Send + 'static>(
+    agent: impl FnOnce(Peer) -> F,
+    nars: Vec<Vec<u8>>,
+    mut notes: Notes,
+    stop: &Stop,
+) -> ExecuteError {
+    let (client, mut peer) = pipes();
+    let begun = tokio::spawn(async move {
+        peer.hello(PROTOCOL_VERSION, &right()).await;
+        peer
+    });
+    let mut conversation = begin(client, &mut notes).await.unwrap();
+    let agent = tokio::spawn(agent(begun.await.unwrap()));
+    let error = conversation.execute(execution(nars), &mut notes, stop).await.unwrap_err();
+    drop(conversation);
+    agent.await.unwrap();
+    error
+}
+
+#[tokio::test]
+async fn a_changed_plan_is_refused() {
+    let agent = |mut peer: Peer| async move {
+        peer.hear().await;
+        let refusal =
+            Refusal { kind: RefusalKind::PlanChanged, message: "another disk".into(), hint: None };
+        peer.say(ToController::Refused(refusal)).await;
+    };
+    let error = fails(agent, vec![], Notes::default(), &Stop::never()).await;
+    assert!(matches!(error, ExecuteError::Refused(_)), "{error}");
+}
+
+#[tokio::test]
+async fn stopping_once_waits_and_twice_leaves() {
+    let (stopper, stop) = stop::channel();
+    let agent = |mut peer: Peer| async move {
+        peer.hear().await;
+        peer.event(EventKind::StepStarted { step: "pool".into() }).await;
+        stopper.ask();
+        assert!(matches!(peer.hear().await, ToAgent::Abort));
+        peer.say(ToController::Failed(failure("stopped"))).await;
+    };
+    let error = fails(agent, vec![], Notes::default(), &stop).await;
+    let ExecuteError::Failed { step, failure, stopped, .. } = error else { panic!("{error}") };
+    assert_eq!(
+        (step.as_deref(), failure.next.as_str(), stopped),
+        (Some("pool"), "run again", true)
+    );
+
+    let (stopper, stop) = stop::channel();
+    let agent = |mut peer: Peer| async move {
+        peer.hear().await;
+        stopper.ask();
+        assert!(matches!(peer.hear().await, ToAgent::Abort));
+        stopper.ask();
+        assert!(peer.frame().await.is_none());
+    };
+    let error = fails(agent, vec![], Notes::default(), &stop).await;
+    assert!(matches!(error, ExecuteError::Left), "{error}");
+}
+
+#[tokio::test]
+async fn without_the_recovery_key_kept_nothing_goes_on() {
+    let agent = |mut peer: Peer| async move {
+        peer.hear().await;
+        let key = Secret::new(b"key".to_vec());
+        peer.say(ToController::RecoveryKey { container: "credstore".into(), key }).await;
+        assert!(matches!(peer.hear().await, ToAgent::Abort));
+        peer.say(ToController::Failed(failure("stopped"))).await;
+    };
+    let notes = Notes { keeps_nothing: true, ..Notes::default() };
+    let error = fails(agent, vec![], notes, &Stop::never()).await;
+    let ExecuteError::Failed { cause: Some(cause), stopped, .. } = error else { panic!("{error}") };
+    assert!(cause.to_string().contains("the disk is full") && !stopped);
+}
+
+#[tokio::test]
+async fn a_source_that_fails_is_told() {
+    let agent = |mut peer: Peer| async move {
+        peer.hear().await;
+        peer.say(ToController::WantPaths { paths: vec![0] }).await;
+        let ToAgent::SourceFailed { message } = peer.hear().await else { panic!() };
+        assert!(message.contains("the path was changed"), "{message}");
+        peer.say(ToController::Failed(failure(&message))).await;
+    };
+    let mut given = execution(vec![vec![1; 10]]);
+    given.request.manifest.paths[0].nar_size = 20;
+    let (client, mut peer) = pipes();
+    let begun = tokio::spawn(async move {
+        peer.hello(PROTOCOL_VERSION, &right()).await;
+        agent(peer).await;
+    });
+    let mut notes = Notes::default();
+    let mut conversation = begin(client, &mut notes).await.unwrap();
+    let error = conversation.execute(given, &mut notes, &Stop::never()).await.unwrap_err();
+    assert!(matches!(error, ExecuteError::Failed { .. }), "{error}");
+    begun.await.unwrap();
+}
+
+#[tokio::test]
+async fn paths_that_do_not_exist_are_not_sent() {
+    let agent = |mut peer: Peer| async move {
+        peer.hear().await;
+        peer.say(ToController::WantPaths { paths: vec![7] }).await;
+        assert!(peer.frame().await.is_none());
+    };
+    let error = fails(agent, vec![vec![1]], Notes::default(), &Stop::never()).await;
+    assert!(error.to_string().contains("it wants path 7, the closure has 1"), "{error}");
+}

@@ -1,0 +1,203 @@
+//! Frames over the agent's standard input and output.
+
+use super::ConversationError;
+use super::log::clean;
+use crate::nar::Block;
+use crate::ssh::exec::{Exit, Running, Stdin};
+use bytes::Bytes;
+use keystone_protocol::frame::{ControlBytes, HEADER, parse_header, parse_payload};
+use keystone_protocol::message::{MessageError, ToController, decode};
+use std::future::Future;
+use std::io;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// Where bytes for the agent go.
+pub trait Outgoing: Send + 'static {
+    /// Sends all of them; waits while the agent takes no more.
+    fn send(&mut self, bytes: Bytes) -> impl Future<Output = io::Result<()>> + Send;
+    /// Says that nothing more comes.
+    fn close(&mut self) -> impl Future<Output = io::Result<()>> + Send;
+}
+
+impl Outgoing for Stdin {
+    async fn send(&mut self, bytes: Bytes) -> io::Result<()> {
+        Stdin::send(self, bytes).await.map_err(io::Error::other)
+    }
+
+    async fn close(&mut self) -> io::Result<()> {
+        self.eof().await.map_err(io::Error::other)
+    }
+}
+
+/// A pipe or socket to the agent.
+#[derive(Debug)]
+pub struct PipeOut<W>(pub W);
+
+impl<W: AsyncWrite + Unpin + Send + 'static> Outgoing for PipeOut<W> {
+    async fn send(&mut self, bytes: Bytes) -> io::Result<()> {
+        self.0.write_all(&bytes).await?;
+        self.0.flush().await
+    }
+
+    async fn close(&mut self) -> io::Result<()> {
+        self.0.shutdown().await
+    }
+}
+
+/// What comes from the agent.
+#[derive(Debug)]
+pub(super) enum Incoming {
+    Message(Box<ToController>),
+    /// Not understood; nothing more comes.
+    Broken(MessageError),
+    /// A line of its log.
+    Log(String),
+    /// Both outputs ended, and how the program did.
+    Ended(Option<Exit>),
+}
+
+/// The two directions, each in its own task.
+#[derive(Debug)]
+pub(super) struct Wire {
+    pub(super) incoming: mpsc::Receiver<Incoming>,
+    pub(super) control: mpsc::UnboundedSender<Bytes>,
+    pub(super) blocks: mpsc::Sender<Block>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+/// Messages read ahead of whoever handles them.
+const READ_AHEAD: usize = 1024;
+/// Blocks handed over ahead of the connection.
+const WRITE_AHEAD: usize = 2;
+
+impl Wire {
+    /// Over a program's standard input and outputs.
+    pub(super) fn over_program(running: Running) -> Self {
+        let Running { stdin, stdout, stderr, exit } = running;
+        Self::over(stdin, stdout, stderr, async { exit.await.ok() })
+    }
+
+    pub(super) fn over(
+        out: impl Outgoing,
+        stdout: impl AsyncRead + Unpin + Send + 'static,
+        stderr: impl AsyncRead + Unpin + Send + 'static,
+        exit: impl Future<Output = Option<Exit>> + Send + 'static,
+    ) -> Self {
+        let (incoming_in, incoming) = mpsc::channel(READ_AHEAD);
+        let (control, control_out) = mpsc::unbounded_channel();
+        let (blocks, blocks_out) = mpsc::channel(WRITE_AHEAD);
+        let log_in = incoming_in.clone();
+        let log = tokio::spawn(read_log(stderr, log_in));
+        let reader = tokio::spawn(async move {
+            read_messages(stdout, &incoming_in).await;
+            // Its last words come before its end.
+            let _ = log.await;
+            let _ = incoming_in.send(Incoming::Ended(exit.await)).await;
+        });
+        let writer = tokio::spawn(write(out, control_out, blocks_out));
+        Wire { incoming, control, blocks, tasks: vec![reader, writer] }
+    }
+
+    /// Queues a control message, in front of blocks that wait.
+    pub(super) fn say(&self, message: ControlBytes) -> Result<(), ConversationError> {
+        // The bytes are zeroed when the connection has taken them: they may hold secrets.
+        struct Owned(ControlBytes);
+        impl AsRef<[u8]> for Owned {
+            fn as_ref(&self) -> &[u8] {
+                &self.0.0
+            }
+        }
+        let gone = |_| ConversationError::Lost { doing: "speaking to it", ended: String::new() };
+        self.control.send(Bytes::from_owner(Owned(message))).map_err(gone)
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        // The writer ends by itself once its queues are closed, and says goodbye.
+        for task in self.tasks.drain(..1) {
+            task.abort();
+        }
+    }
+}
+
+async fn read_messages(mut stdout: impl AsyncRead + Unpin, into: &mpsc::Sender<Incoming>) {
+    loop {
+        let incoming = match read_frame(&mut stdout).await {
+            Ok(Some(message)) => Incoming::Message(Box::new(message)),
+            Ok(None) => return,
+            Err(error) => Incoming::Broken(error),
+        };
+        let broken = matches!(incoming, Incoming::Broken(_));
+        if into.send(incoming).await.is_err() || broken {
+            return;
+        }
+    }
+}
+
+/// `None` at the end of the stream, also in the middle of a frame: it is gone either way.
+async fn read_frame(
+    stdout: &mut (impl AsyncRead + Unpin),
+) -> Result<Option<ToController>, MessageError> {
+    let mut header = [0; HEADER];
+    if stdout.read_exact(&mut header).await.is_err() {
+        return Ok(None);
+    }
+    let (kind, length) = parse_header(header)?;
+    // Grows as bytes come: a length that is only claimed takes no memory.
+    let mut payload = Vec::new();
+    match stdout.take(length as u64).read_to_end(&mut payload).await {
+        Ok(read) if read == length => {}
+        _ => return Ok(None),
+    }
+    decode(&parse_payload(kind, payload)?).map(Some)
+}
+
+async fn read_log(stderr: impl AsyncRead + Unpin, into: mpsc::Sender<Incoming>) {
+    let mut reader = BufReader::new(stderr);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        // A line without an end is cut, not collected.
+        let mut piece = (&mut reader).take(64 << 10);
+        match piece.read_until(b'\n', &mut line).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {
+                if into.send(Incoming::Log(clean(&line))).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+async fn write(
+    mut out: impl Outgoing,
+    mut control: mpsc::UnboundedReceiver<Bytes>,
+    mut blocks: mpsc::Receiver<Block>,
+) {
+    loop {
+        let sent = tokio::select! {
+            biased;
+            message = control.recv() => match message {
+                Some(bytes) => out.send(bytes).await,
+                None => break,
+            },
+            Some(block) = blocks.recv() => {
+                let header = Bytes::copy_from_slice(&block.header);
+                match out.send(header).await {
+                    Ok(()) => out.send(block.data).await,
+                    failed => failed,
+                }
+            }
+        };
+        if let Err(e) = sent {
+            // The reader sees the end too, and says so where somebody listens.
+            tracing::debug!("can't write to the agent: {e}");
+            return;
+        }
+    }
+    let _ = out.close().await;
+}

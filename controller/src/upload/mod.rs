@@ -1,0 +1,162 @@
+//! Brings the agent to the machine, proves that it is the right one, and removes it.
+//!
+//! | module | job |
+//! |---|---|
+//! | [`local`] | finds the agent that this controller ships |
+//! | [`place`] | a fresh directory on the machine from which programs may run |
+//! | [`transfer`] | SFTP, or `cat` where the server has none; reads back and compares |
+//!
+//! Nothing but POSIX sh and its utilities is used on the machine. The shell that starts the
+//! agent removes the directory when the agent ends, however it ends, also when the connection
+//! is gone.
+
+pub mod local;
+pub mod place;
+pub mod transfer;
+
+pub use local::LocalAgent;
+
+use crate::ssh::exec::Running;
+use crate::ssh::{Session, SshError};
+use place::Place;
+use std::path::PathBuf;
+use std::time::Duration;
+use thiserror::Error;
+
+/// Bringing the agent to the machine failed.
+#[derive(Debug, Error)]
+pub enum UploadError {
+    /// This controller's agent is nowhere.
+    #[error(
+        "the agent that belongs to this keystone is not found (looked at {}): give it with \
+         --agent PATH", places.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
+    )]
+    NoAgent {
+        /// Where it was looked for.
+        places: Vec<PathBuf>,
+    },
+    /// The agent can't be read.
+    #[error("can't read the agent {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is not a program for Linux.
+    #[error("{} is not an agent: it is not an ELF executable for Linux", path.display())]
+    NotAnAgent {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Who logged in is not root.
+    #[error(
+        "{user} is not root on the machine (user id {uid}): the agent writes disks, log in as root@…"
+    )]
+    NotRoot {
+        /// Login name.
+        user: String,
+        /// Its id.
+        uid: String,
+    },
+    /// The machine does not run Linux.
+    #[error("the machine runs {found}, not Linux: boot an installer ISO on it")]
+    NotLinux {
+        /// What `uname -s` says.
+        found: String,
+    },
+    /// The agent is for another processor.
+    #[error(
+        "the machine's processor is {machine}, this keystone's agent is for {agent}: give one for {machine} with --agent"
+    )]
+    OtherMachine {
+        /// What `uname -m` says.
+        machine: String,
+        /// What the agent is for.
+        agent: String,
+    },
+    /// No directory will do.
+    #[error("no directory of the machine can hold a program and run it; tried {tried}")]
+    NoPlace {
+        /// The directories, each with what is wrong with it.
+        tried: String,
+    },
+    /// What was read back differs from what was sent.
+    #[error("the agent on the machine is not the one that was sent ({path}): it was not started")]
+    Altered {
+        /// The file on the machine.
+        path: String,
+    },
+    /// The connection or a command failed.
+    #[error(transparent)]
+    Ssh(#[from] SshError),
+}
+
+/// The agent on the machine.
+#[derive(Debug)]
+pub struct RemoteAgent {
+    session: Session,
+    place: Place,
+    /// Whether its bytes had to be sent, or were found on the machine.
+    pub sent: bool,
+}
+
+/// Bound of removing the directory.
+const REMOVE: Duration = Duration::from_secs(15);
+
+impl RemoteAgent {
+    /// Puts `agent` into a fresh directory of the machine and verifies it there.
+    pub async fn place(session: &Session, agent: &LocalAgent) -> Result<Self, UploadError> {
+        place::check_machine(session, agent).await?;
+        let mut tried = Vec::new();
+        for dir in place::CANDIDATES {
+            let place = match Place::make(session, dir, agent).await {
+                Ok(place) => place,
+                Err(place::NotHere(why)) => {
+                    tried.push(format!("{dir} ({why})"));
+                    continue;
+                }
+            };
+            match transfer::ensure(session, &place, agent).await {
+                Ok(sent) => return Ok(RemoteAgent { session: session.clone(), place, sent }),
+                Err(transfer::TransferError::NotWritten(why)) => {
+                    place.remove(session, REMOVE).await;
+                    tried.push(format!("{dir} ({why})"));
+                }
+                Err(transfer::TransferError::Other(error)) => {
+                    place.remove(session, REMOVE).await;
+                    return Err(error);
+                }
+            }
+        }
+        Err(UploadError::NoPlace { tried: tried.join(", ") })
+    }
+
+    /// The file on the machine.
+    pub fn path(&self) -> &str {
+        self.place.program()
+    }
+
+    /// Starts it. The directory is removed by the machine when the agent ends.
+    ///
+    /// `log` is the agent's log level (`info`, `debug`, …).
+    pub async fn start(&self, log: &str) -> Result<Running, UploadError> {
+        let word =
+            |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b"=,_:".contains(&b));
+        let log = if word(log) { log } else { "info" };
+        // The traps keep the shell alive until it has cleaned up; a trapped signal is not
+        // inherited as ignored.
+        let script = format!(
+            "trap : HUP INT TERM PIPE; KEYSTONE_LOG={log} {}; s=$?; rm -rf {}; exit $s",
+            self.place.program(),
+            self.place.dir()
+        );
+        Ok(self.session.start(&format!("/bin/sh -c '{script}'")).await?)
+    }
+
+    /// Removes the directory, if it is still there.
+    pub async fn remove(&self) {
+        self.place.remove(&self.session, REMOVE).await;
+    }
+}

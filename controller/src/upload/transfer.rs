@@ -1,0 +1,98 @@
+//! Writes the agent's file, reads it back and compares.
+
+use super::UploadError;
+use super::local::LocalAgent;
+use super::place::Place;
+use crate::ssh::exec::Exit;
+use crate::ssh::{Session, SshError};
+use russh_sftp::client::SftpSession;
+use russh_sftp::protocol::{FileAttributes, OpenFlags};
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
+
+/// Bound of sending or reading the file: 12 MiB at 40 kB/s.
+const FILE: Duration = Duration::from_secs(300);
+/// Bound of finding out whether the server speaks SFTP.
+const GREETING: Duration = Duration::from_secs(20);
+
+/// The file is not there as it should be.
+#[derive(Debug)]
+pub enum TransferError {
+    /// It can't be written here; elsewhere it may.
+    NotWritten(String),
+    /// It is no use to go on.
+    Other(UploadError),
+}
+
+impl From<SshError> for TransferError {
+    fn from(error: SshError) -> Self {
+        TransferError::Other(error.into())
+    }
+}
+
+/// Makes the file at `place` the agent: `false` if a copy of it was already right.
+pub async fn ensure(
+    session: &Session,
+    place: &Place,
+    agent: &LocalAgent,
+) -> Result<bool, TransferError> {
+    if place.copied && read_back(session, place, agent).await? {
+        return Ok(false);
+    }
+    let script = format!("rm -f {}", place.program());
+    session.script("making room for the agent", &script, GREETING).await?;
+    if let Err(why) = by_sftp(session, place, agent).await {
+        tracing::debug!("no SFTP, sending through cat: {why}");
+        by_cat(session, place, agent).await?;
+    }
+    if read_back(session, place, agent).await? {
+        return Ok(true);
+    }
+    Err(TransferError::Other(UploadError::Altered { path: place.program().to_owned() }))
+}
+
+/// By the server's SFTP subsystem; an error is a reason to take the other way.
+async fn by_sftp(session: &Session, place: &Place, agent: &LocalAgent) -> Result<(), String> {
+    let stream = timeout(GREETING, session.subsystem("sftp"))
+        .await
+        .map_err(|_| "the SFTP subsystem does not answer".to_owned())?
+        .map_err(|e| e.to_string())?;
+    let send = async {
+        let sftp = SftpSession::new(stream).await.map_err(|e| e.to_string())?;
+        let mut attributes = FileAttributes::empty();
+        attributes.permissions = Some(0o700);
+        let flags = OpenFlags::CREATE | OpenFlags::EXCLUDE | OpenFlags::WRITE;
+        let mut file = sftp
+            .open_with_flags_and_attributes(place.program(), flags, attributes)
+            .await
+            .map_err(|e| e.to_string())?;
+        file.write_all(&agent.bytes).await.map_err(|e| e.to_string())?;
+        file.close().await.map_err(|e| e.to_string())?;
+        sftp.close().await.map_err(|e| e.to_string())
+    };
+    timeout(FILE, send).await.map_err(|_| format!("it took longer than {} s", FILE.as_secs()))?
+}
+
+async fn by_cat(session: &Session, place: &Place, agent: &LocalAgent) -> Result<(), TransferError> {
+    let program = place.program();
+    let command = format!("/bin/sh -c 'umask 077; cat > {program} && chmod 700 {program}'");
+    let output =
+        session.output("sending the agent", &command, agent.bytes.clone(), 4096, FILE).await?;
+    match output.exit {
+        Exit::Status(0) => Ok(()),
+        exit => Err(TransferError::NotWritten(format!("{exit}: {}", output.stderr))),
+    }
+}
+
+/// Whether the file on the machine has the agent's hash.
+async fn read_back(
+    session: &Session,
+    place: &Place,
+    agent: &LocalAgent,
+) -> Result<bool, TransferError> {
+    let command = format!("cat {}", place.program());
+    let limit = agent.bytes.len() + 1;
+    let output = session.output("reading the agent back", &command, "", limit, FILE).await?;
+    Ok(output.exit == Exit::Status(0) && blake3::hash(&output.stdout) == agent.hash)
+}

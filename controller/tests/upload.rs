@@ -1,0 +1,128 @@
+//! Bringing a program to a machine through a real sshd. `cat` stands for the agent: it is a
+//! program, and what it is told comes back.
+
+mod common;
+
+use common::sshd::Sshd;
+use keystone_controller::ssh::Session;
+use keystone_controller::ssh::exec::Exit;
+use keystone_controller::upload::{LocalAgent, RemoteAgent, UploadError};
+use std::path::Path;
+use tokio::io::AsyncReadExt;
+
+fn agent() -> LocalAgent {
+    LocalAgent::read(Path::new("/bin/cat")).unwrap()
+}
+
+async fn connect(sshd: &Sshd) -> Session {
+    Session::connect(&sshd.destination(), &sshd.options()).await.unwrap()
+}
+
+/// Starts what was placed, talks to it, and sees that nothing is left behind.
+async fn use_and_leave(session: &Session, remote: &RemoteAgent) {
+    let mode = format!("stat -c '%a %u' {0}; stat -c '%a %u' $(dirname {0})", remote.path());
+    let modes = session.script("stat", &mode, BOUND).await.unwrap();
+    assert_eq!(String::from_utf8(modes).unwrap(), "700 0\n700 0\n");
+    let mut running = remote.start("info").await.unwrap();
+    running.stdin.send("over and out").await.unwrap();
+    running.stdin.eof().await.unwrap();
+    let mut said = String::new();
+    running.stdout.read_to_string(&mut said).await.unwrap();
+    assert_eq!((said.as_str(), running.exit.await.unwrap()), ("over and out", Exit::Status(0)));
+    let there = format!("ls -d $(dirname {}) 2>/dev/null || echo gone", remote.path());
+    assert_eq!(session.script("ls", &there, BOUND).await.unwrap(), b"gone\n");
+}
+
+const BOUND: std::time::Duration = std::time::Duration::from_secs(30);
+
+#[tokio::test]
+async fn by_sftp_and_by_cat() {
+    let server = common::tool("sftp-server", "openssh-sftp-server");
+    for sftp in [Some("internal-sftp"), server.to_str(), Some("/bin/false"), None] {
+        let sshd = Sshd::with(sftp, &["ed25519"]);
+        let session = connect(&sshd).await;
+        let remote = RemoteAgent::place(&session, &agent()).await.unwrap();
+        assert!(remote.sent && remote.path().starts_with("/run/"), "{sftp:?}: {remote:?}");
+        use_and_leave(&session, &remote).await;
+    }
+}
+
+#[tokio::test]
+async fn elsewhere_where_programs_can_run() {
+    let setup = "mount -t tmpfs -o noexec none /run && mount -t tmpfs -o size=16k none /tmp";
+    let sshd = Sshd::in_namespace(setup);
+    let session = connect(&sshd).await;
+    let remote = RemoteAgent::place(&session, &agent()).await.unwrap();
+    // /run runs nothing, /tmp is full.
+    assert!(remote.path().starts_with("/var/tmp/"), "{}", remote.path());
+    let left = session.script("ls", "ls /run /tmp", BOUND).await.unwrap();
+    assert!(!String::from_utf8(left).unwrap().contains("keystone-agent"));
+    use_and_leave(&session, &remote).await;
+
+    let everywhere =
+        "for d in /run /tmp /var/tmp /dev/shm /root; do mount -t tmpfs -o noexec none $d; done";
+    let sshd = Sshd::in_namespace(everywhere);
+    let error = RemoteAgent::place(&connect(&sshd).await, &agent()).await.unwrap_err();
+    assert!(matches!(error, UploadError::NoPlace { .. }), "{error}");
+    assert!(error.to_string().contains("/dev/shm (mounted noexec)"), "{error}");
+}
+
+#[tokio::test]
+async fn what_is_there_already_is_used_if_it_is_equal() {
+    let old = "/run/keystone-agent.0000";
+    let setup =
+        format!("mount -t tmpfs none /run && mkdir {old} && cp /bin/cat {old}/keystone-agent");
+    let sshd = Sshd::in_namespace(&setup);
+    let session = connect(&sshd).await;
+    let remote = RemoteAgent::place(&session, &agent()).await.unwrap();
+    assert!(!remote.sent);
+    use_and_leave(&session, &remote).await;
+
+    // Of the same size, but another program.
+    let alter =
+        format!("printf x | dd of={old}/keystone-agent bs=1 seek=9999 conv=notrunc 2>/dev/null");
+    session.script("altering", &alter, BOUND).await.unwrap();
+    let remote = RemoteAgent::place(&session, &agent()).await.unwrap();
+    assert!(remote.sent);
+    use_and_leave(&session, &remote).await;
+}
+
+#[tokio::test]
+async fn killed_or_cut_off_it_leaves_nothing() {
+    let sshd = Sshd::start();
+    let session = connect(&sshd).await;
+    let watch = connect(&sshd).await;
+    let gone = |path: String| {
+        let watch = watch.clone();
+        async move {
+            let script = format!(
+                "for i in 1 2 3 4 5 6 7 8 9; do [ -e $(dirname {path}) ] || exit 0; sleep 0.3; done; exit 1"
+            );
+            watch.script("waiting until it is gone", &script, BOUND).await.unwrap();
+        }
+    };
+    let remote = RemoteAgent::place(&session, &agent()).await.unwrap();
+    let running = remote.start("info").await.unwrap();
+    let kill = format!(
+        "for p in /proc/[0-9]*; do [ $(readlink $p/exe) = {} ] && kill -9 ${{p#/proc/}}; done 2>/dev/null; true",
+        remote.path()
+    );
+    watch.script("killing", &kill, BOUND).await.unwrap();
+    assert_eq!(running.exit.await.unwrap(), Exit::Status(128 + 9));
+    gone(remote.path().to_owned()).await;
+
+    let remote = RemoteAgent::place(&session, &agent()).await.unwrap();
+    let running = remote.start("info").await.unwrap();
+    session.disconnect().await;
+    drop(running);
+    gone(remote.path().to_owned()).await;
+}
+
+#[tokio::test]
+async fn an_agent_for_another_processor_is_not_sent() {
+    let sshd = Sshd::start();
+    let mut agent = agent();
+    agent.machine = if agent.machine == "x86_64" { "aarch64" } else { "x86_64" };
+    let error = RemoteAgent::place(&connect(&sshd).await, &agent).await.unwrap_err();
+    assert!(matches!(error, UploadError::OtherMachine { .. }), "{error}");
+}
