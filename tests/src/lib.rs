@@ -1,4 +1,7 @@
 //! Keystone lab.
 
+pub mod debian;
+pub mod lab;
 pub mod machine;
 pub mod native;
+pub mod run;

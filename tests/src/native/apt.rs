@@ -108,7 +108,7 @@ fn single(dir: &Path, suffix: &str) -> Result<PathBuf> {
 }
 
 /// The Debian mirror that this machine's own apt uses.
-fn machine_mirror() -> Result<String> {
+pub(crate) fn machine_mirror() -> Result<String> {
     let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
     if let Ok(dir) = fs::read_dir("/etc/apt/sources.list.d") {
         files.extend(dir.filter_map(|e| e.ok().map(|e| e.path())));

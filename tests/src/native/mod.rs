@@ -46,6 +46,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 
 pub use agent::{MAX_AGENT_BYTES, agent_cargo, build_agent};
+pub(crate) use apt::machine_mirror;
 pub use elf::is_static;
 
 /// The only target the agent is built for so far.
