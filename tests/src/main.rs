@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use keystone_lab::native;
+use keystone_lab::{debian, lab::Lab, native};
 
 /// Keystone's lab
 #[derive(Debug, Parser)]
@@ -16,6 +16,13 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Build the machines' kernel with OpenZFS
+    Kernel,
+    /// Build a Debian root with these packages, to look at
+    Root {
+        /// Names of Debian packages
+        packages: Vec<String>,
+    },
     /// Build the static C libraries that the agent links
     Native,
     /// Build the release agent and check that it is static and small enough
@@ -30,8 +37,22 @@ enum Command {
 
 fn main() -> Result<()> {
     let Cli { command } = Cli::parse();
+    match command {
+        Command::Kernel => {
+            let kernel = debian::kernel(&Lab::open()?)?;
+            println!("Linux {}, OpenZFS {}: {}", kernel.version, kernel.zfs_version, kernel.image.display());
+            return Ok(());
+        }
+        Command::Root { packages } => {
+            let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
+            println!("{}", debian::Root::new("trial", &packages).build(&Lab::open()?)?.display());
+            return Ok(());
+        }
+        _ => {}
+    }
     let env = native::ensure(&native::default_cache())?;
     match command {
+        Command::Kernel | Command::Root { .. } => unreachable!("handled above"),
         Command::Native => println!(". {}/env.sh", env.prefix.display()),
         Command::Agent => println!("{}", native::build_agent(&env)?.display()),
         Command::AgentCargo { args } => native::agent_cargo(&env, args)?,
