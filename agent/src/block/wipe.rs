@@ -86,6 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[allow(clippy::single_range_in_vec_init)]
     fn ends_do_not_overlap() {
         assert_eq!(ends(0..100), [0..100]);
         assert_eq!(ends(10..10 + 2 * END), [10..10 + 2 * END]);

@@ -1,1 +1,108 @@
-//! See the crate's documentation.
+//! File systems on devices, and the key that one of them keeps.
+//!
+//! | module | job |
+//! |---|---|
+//! | [`vfat`] | FAT32, by the `fatfs` crate |
+//! | [`ext4`] | ext4, by the running system's `mkfs.ext4` |
+//! | [`tool`] | finding and running such a program |
+//! | [`key`] | the raw key of an encrypted dataset, made once |
+//!
+//! A file system that is there already stays: the steps before removed whatever was on the disk.
+//! Something else that is there is an error, never overwritten.
+
+pub mod ext4;
+pub mod key;
+pub mod tool;
+pub mod vfat;
+
+use crate::block::{BlockError, Device, probe};
+use keystone_protocol::inventory::Signature;
+use thiserror::Error;
+
+/// A file system can't be made.
+#[derive(Debug, Error)]
+pub enum FilesystemError {
+    /// The device.
+    #[error(transparent)]
+    Block(#[from] BlockError),
+    /// Something else is on it.
+    #[error("{device} is not empty: it has {found}")]
+    Occupied {
+        /// Kernel name.
+        device: String,
+        /// What is there.
+        found: String,
+    },
+    /// Too small for the type.
+    #[error("{device} has {size} bytes; {fstype} with its sectors needs {least}")]
+    TooSmall {
+        /// Kernel name.
+        device: String,
+        /// The type.
+        fstype: &'static str,
+        /// Its size.
+        size: u64,
+        /// The least size.
+        least: u64,
+    },
+    /// It was written but is not what was asked for.
+    #[error("{device} does not read back as {fstype}: {found}")]
+    NotKept {
+        /// Kernel name.
+        device: String,
+        /// The type.
+        fstype: &'static str,
+        /// What is there instead.
+        found: String,
+    },
+    /// Writing it failed.
+    #[error("making a {fstype} file system on {device}")]
+    Make {
+        /// Kernel name.
+        device: String,
+        /// The type.
+        fstype: &'static str,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The program that makes it failed or is missing.
+    #[error(transparent)]
+    Tool(#[from] tool::ToolError),
+}
+
+/// What is on a device: nothing, a file system of that type, or something in the way.
+fn is_there(device: &Device, fstype: &str) -> Result<bool, FilesystemError> {
+    let found = probe::signatures(probe::Source::from(device))
+        .map_err(BlockError::io("reading", device.path()))?;
+    match found.as_slice() {
+        [] => Ok(false),
+        [Signature::Filesystem { fstype: there, .. }] if there == fstype => Ok(true),
+        other => Err(FilesystemError::Occupied {
+            device: device.name().to_owned(),
+            found: other.iter().map(describe).collect::<Vec<_>>().join(" and "),
+        }),
+    }
+}
+
+/// A signature in words.
+pub fn describe(signature: &Signature) -> String {
+    match signature {
+        Signature::Filesystem { fstype, label: None, .. } => format!("a {fstype} file system"),
+        Signature::Filesystem { fstype, label: Some(label), .. } => {
+            format!("a {fstype} file system labelled {label:?}")
+        }
+        Signature::Luks { version, .. } => format!("a LUKS{version} header"),
+        Signature::ZfsMember { pool, .. } => format!("a member of the ZFS pool {pool}"),
+        Signature::Lvm => "an LVM physical volume".to_owned(),
+        Signature::MdRaid => "a member of a software RAID".to_owned(),
+        Signature::Swap => "swap".to_owned(),
+        Signature::Other { name } if name == probe::ZFS_MEMBER => {
+            "a member of a ZFS pool".to_owned()
+        }
+        Signature::Other { name } => name.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

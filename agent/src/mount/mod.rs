@@ -1,7 +1,98 @@
-//! Mounting and unmounting.
+//! Mounting and unmounting, by `mount(2)` and `umount2(2)`.
+//!
+//! The kernel loads the file system's module itself. No mount helper runs: what `mount.zfs` adds
+//! is added here.
 //!
 //! | module | job |
 //! |---|---|
 //! | [`table`] | the mount table |
+//! | [`options`] | from words in a layout to flags and data |
+//! | [`ensure`](mod@ensure) | a file system at a place |
+//! | [`unmount`] | nothing at or below a place, or who hinders it |
+//! | [`temporary`] | a file system where only root looks, for a moment |
 
+pub mod ensure;
+pub mod options;
 pub mod table;
+pub mod temporary;
+pub mod unmount;
+
+pub use ensure::{MountRequest, ensure, ensure_efivarfs};
+pub use table::MountPoint;
+pub use temporary::TempMount;
+pub use unmount::{unmount, unmount_all_below};
+
+use crate::block::Timeout;
+use nix::errno::Errno;
+use std::path::PathBuf;
+use thiserror::Error;
+
+/// Something could not be mounted or unmounted.
+#[derive(Debug, Error)]
+pub enum MountError {
+    /// The mount table can't be read.
+    #[error("reading the mount table")]
+    Table(#[source] std::io::Error),
+    /// The place to mount at can't be made.
+    #[error("making the directory {}", path.display())]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// `mount(2)` refused.
+    #[error("mounting {what} ({fstype}) at {}{}", target.display(), hint(*source, fstype))]
+    Mount {
+        /// The source.
+        what: String,
+        /// The type.
+        fstype: String,
+        /// Where.
+        target: PathBuf,
+        /// Why not.
+        #[source]
+        source: Errno,
+    },
+    /// Something else is there.
+    #[error("{} is taken: {there} is mounted there", target.display())]
+    Taken {
+        /// Where.
+        target: PathBuf,
+        /// What is there.
+        there: String,
+    },
+    /// `umount2(2)` refused.
+    #[error("unmounting {}", target.display())]
+    Unmount {
+        /// Where.
+        target: PathBuf,
+        /// Why not.
+        #[source]
+        source: Errno,
+    },
+    /// It stayed busy.
+    #[error("{} stays in use by {}", target.display(), holders.join(", "))]
+    Busy {
+        /// Where.
+        target: PathBuf,
+        /// Who uses it, a phrase each.
+        holders: Vec<String>,
+    },
+    /// A wait reached its bound.
+    #[error(transparent)]
+    Timeout(#[from] Timeout),
+}
+
+/// What an error of `mount(2)` means beyond its words.
+fn hint(errno: Errno, fstype: &str) -> String {
+    match errno {
+        Errno::ENODEV => format!(": the running kernel has no file system {fstype}"),
+        Errno::ENOKEY | Errno::EACCES if fstype == "zfs" => ": its key is not loaded".to_owned(),
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -66,6 +66,10 @@ impl StorageRootKey {
         [&alg::SHA256.to_be_bytes()[..], &Sha256::digest(&self.public)].concat()
     }
 
+    pub(super) fn algorithm_name(&self) -> &'static str {
+        if self.algorithm == alg::RSA { "rsa" } else { "ecc" }
+    }
+
     /// As the ESYS library of tpm2-tss serialises a handle, which is what systemd keeps in
     /// `tpm2_srk`: handle, name, kind of resource (1: a key), public part (tpm2-tss 4.1
     /// src/tss2-esys/esys_mu.c `iesys_MU_IESYS_RESOURCE_Marshal`).

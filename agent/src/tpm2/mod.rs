@@ -30,6 +30,7 @@ mod tests;
 
 pub use seal::{PcrPolicy, Sealed, Unsealing};
 pub use session::NotAuthentic;
+pub(crate) use session::random;
 pub use wire::Truncated;
 
 use rc::ResponseCode;

@@ -85,6 +85,8 @@ pub struct Sealed {
     pub policy_hash: [u8; DIGEST],
     /// The storage root key it is under, as tpm2-tss serialises it.
     pub srk: Vec<u8>,
+    /// That key's algorithm, as systemd spells it: `ecc` or `rsa`.
+    pub srk_algorithm: &'static str,
 }
 
 /// What is needed to unseal, besides the TPM and a PIN.
@@ -152,7 +154,7 @@ impl Tpm {
             })?;
             Ok(response.parameters()[..length].to_vec())
         })?;
-        Ok(Sealed { blob, policy_hash, srk: srk.serialized() })
+        Ok(Sealed { blob, policy_hash, srk: srk.serialized(), srk_algorithm: srk.algorithm_name() })
     }
 
     /// Unseals.

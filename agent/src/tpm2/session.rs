@@ -54,7 +54,7 @@ pub struct NotAuthentic;
 ///
 /// # Panics
 /// If the kernel has no random numbers to give, which it always has once booted.
-pub(super) fn random<const N: usize>() -> [u8; N] {
+pub(crate) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     OsRng.try_fill_bytes(&mut bytes).expect("the kernel's random number generator");
     bytes

@@ -1,0 +1,77 @@
+//! FAT32.
+//!
+//! The same as `mkfs.vfat -F 32` (dosfstools 4.2) where it matters to firmware and boot loader:
+//! sector size of the device, cluster size by volume size, two FATs, FSInfo in sector 1, backup
+//! boot sector in sector 6, random volume id, no label. An ESP is FAT32 whatever its size (UEFI
+//! 2.10, section 13.3).
+
+use super::{FilesystemError, is_there};
+use crate::block::{BlockError, Device, DiskLock, Roots};
+use crate::ensure::Ensured;
+use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
+use std::io::{self, Seek, SeekFrom};
+
+/// The fewest clusters that make a FAT volume FAT32 (Microsoft, "FAT: General Overview", 1.03).
+const LEAST_CLUSTERS: u64 = 65525;
+
+/// The least size in bytes of a device with those sectors: clusters can't be smaller than a
+/// sector. Room for the two FATs and the reserved sectors is in it.
+pub fn least_size(sector_size: u32) -> u64 {
+    let cluster = u64::from(sector_size);
+    let fat = (LEAST_CLUSTERS + 2).div_ceil(cluster / 4) * cluster;
+    LEAST_CLUSTERS * cluster + 2 * fat + 9 * cluster
+}
+
+/// Makes a FAT32 file system on the device `name`, unless it has one.
+pub fn ensure(roots: &Roots, name: &str) -> Result<Ensured, FilesystemError> {
+    let _lock = DiskLock::take(roots, name)?;
+    let device = Device::open_exclusive(roots, name)?;
+    if is_there(&device, "vfat")? {
+        return Ok(Ensured::AlreadySo);
+    }
+    let least = least_size(device.sector_size());
+    if device.size() < least {
+        return Err(FilesystemError::TooSmall {
+            device: name.to_owned(),
+            fstype: "FAT32",
+            size: device.size(),
+            least,
+        });
+    }
+    let fat_type = format(&device).map_err(|source| FilesystemError::Make {
+        device: name.to_owned(),
+        fstype: "FAT32",
+        source,
+    })?;
+    if fat_type != FatType::Fat32 || !is_there(&device, "vfat")? {
+        return Err(FilesystemError::NotKept {
+            device: name.to_owned(),
+            fstype: "FAT32",
+            found: format!("{fat_type:?}"),
+        });
+    }
+    Ok(Ensured::Created)
+}
+
+fn format(device: &Device) -> io::Result<FatType> {
+    let sectors = device.size() / u64::from(device.sector_size());
+    let options = FormatVolumeOptions::new()
+        .fat_type(FatType::Fat32)
+        .bytes_per_sector(device.sector_size() as u16)
+        .total_sectors(u32::try_from(sectors).unwrap_or(u32::MAX))
+        .volume_id(rand::random());
+    let mut file = device.file();
+    file.seek(SeekFrom::Start(0))?;
+    fatfs::format_volume(file, options)?;
+    // Opened once: counting the free clusters fills in FSInfo, which formatting leaves unknown.
+    file.seek(SeekFrom::Start(0))?;
+    let filesystem = FileSystem::new(file, FsOptions::new())?;
+    let fat_type = filesystem.fat_type();
+    filesystem.stats()?;
+    filesystem.unmount()?;
+    device.sync().map_err(|error| match error {
+        BlockError::Io { source, .. } => source,
+        other => io::Error::other(other),
+    })?;
+    Ok(fat_type)
+}

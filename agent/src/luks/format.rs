@@ -1,0 +1,108 @@
+//! Making a container.
+
+use super::container::Container;
+use super::slot::{Kdf, test_key};
+use super::{LuksError, Slot};
+use crate::ensure::Ensured;
+use keystone_protocol::secret::Secret;
+use libcryptsetup_rs::consts::flags::CryptVolumeKey;
+use libcryptsetup_rs::consts::vals::EncryptionFormat;
+use libcryptsetup_rs::{CryptParamsLuks2, CryptParamsLuks2Ref, Either};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::Path;
+
+/// Where the ephemeral key of a bootstrap slot is: LUKS2's last keyslot, so that the lasting ones
+/// are numbered from 0 as if it had never been there.
+pub const BOOTSTRAP_SLOT: Slot = 31;
+
+/// Volume key of AES-XTS with 256-bit AES: two keys.
+const VOLUME_KEY_BYTES: usize = 64;
+
+/// Both copies of the header's metadata as libcryptsetup lays them out by default: 16 KiB each.
+const HEADERS_BYTES: usize = 2 * 16 * 1024;
+
+/// What the first keyslot is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FirstSlot {
+    /// For an ephemeral random key: [`BOOTSTRAP_SLOT`], quickly derived, since it is as strong as
+    /// the volume key and is removed before the container holds anything.
+    Bootstrap,
+    /// For a key that stays, keyslot 0, as `luksFormat` makes it: argon2id.
+    Lasting,
+}
+
+/// Makes a LUKS2 container that `key` opens, unless there is one that it opens.
+///
+/// The defaults are those of `cryptsetup luksFormat` 2.7 (lib/libcryptsetup.h,
+/// src/cryptsetup.c): aes-xts-plain64 with 512-bit key, SHA-256, argon2id benchmarked for two
+/// seconds and limited to half of the memory, the encryption sector size that suits the device,
+/// data at 16 MiB. They are libcryptsetup's own where it has them.
+///
+/// # Errors
+/// [`LuksError::OtherContainer`] if there is a container that the key does not open. If it fails
+/// half-way, the unfinished header is erased.
+pub fn format(device: &Path, first: FirstSlot, key: &Secret) -> Result<Ensured, LuksError> {
+    if let Some(mut found) = Container::find(device)? {
+        return match test_key(device, None, key) {
+            Ok(_) => Ok(Ensured::AlreadySo),
+            Err(LuksError::WrongKey { .. }) => {
+                Err(LuksError::OtherContainer { device: device.to_owned(), uuid: found.uuid()? })
+            }
+            Err(error) => Err(error),
+        };
+    }
+    let mut container = Container::blank(device)?;
+    let outcome = write(&mut container, first, key);
+    drop(container);
+    if let Err(error) = outcome.and_then(|slot| test_key(device, Some(slot), key)) {
+        if let Err(erase) = erase_headers(device) {
+            tracing::error!(error = %erase, "an unfinished LUKS2 header stays");
+        }
+        return Err(error);
+    }
+    Ok(Ensured::Created)
+}
+
+fn write(container: &mut Container, first: FirstSlot, key: &Secret) -> Result<Slot, LuksError> {
+    let params = CryptParamsLuks2 {
+        // All defaults: libcryptsetup's choice for the device and the machine.
+        pbkdf: None,
+        integrity: None,
+        integrity_params: None,
+        data_alignment: 0,
+        data_device: None,
+        sector_size: 0,
+        label: None,
+        subsystem: None,
+    };
+    container.attempt("format", |device| {
+        let mut params: CryptParamsLuks2Ref<'_> = (&params).try_into()?;
+        device.context_handle().format(
+            EncryptionFormat::Luks2,
+            ("aes", "xts-plain64"),
+            None,
+            Either::Right(VOLUME_KEY_BYTES),
+            Some(&mut params),
+        )
+    })?;
+    let (slot, kdf) = match first {
+        FirstSlot::Bootstrap => (BOOTSTRAP_SLOT, Kdf::Minimal),
+        FirstSlot::Lasting => (0, Kdf::Argon2id),
+    };
+    kdf.set(container)?;
+    container.attempt("add the first keyslot to", |device| {
+        let volume_key = None;
+        let flags = CryptVolumeKey::empty();
+        device.keyslot_handle().add_by_key(Some(slot), volume_key, key.expose(), flags)
+    })
+}
+
+fn erase_headers(device: &Path) -> Result<(), LuksError> {
+    let erase = || {
+        let mut file = std::fs::OpenOptions::new().write(true).open(device)?;
+        file.seek(SeekFrom::Start(0))?;
+        file.write_all(&[0; HEADERS_BYTES])?;
+        file.sync_all()
+    };
+    erase().map_err(|source| LuksError::Erase { device: device.to_owned(), source })
+}
