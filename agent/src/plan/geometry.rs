@@ -65,7 +65,7 @@ impl Extent {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum GeometryError {
     /// Not even the table has room.
-    #[error("the disk is too small for a partition table")]
+    #[error("too small for a partition table")]
     NoTable,
     /// Nothing is left for this partition.
     #[error("nothing is left on the disk for partition {number}")]
@@ -163,7 +163,7 @@ impl Table {
     fn alignment(&self) -> u64 {
         let mut align = ALIGNMENT / u64::from(self.sector_size);
         for extent in &self.used {
-            while extent.first % align != 0 {
+            while !extent.first.is_multiple_of(align) {
                 align /= 2;
             }
         }
@@ -176,7 +176,7 @@ impl Table {
     /// `sector` moved to a multiple of `align`: back if that is free up to it, else on. `None` if
     /// it is one already or can't be moved.
     fn aligned(&self, sector: u64, align: u64) -> Option<u64> {
-        if sector % align == 0 {
+        if sector.is_multiple_of(align) {
             return None;
         }
         let earlier = sector / align * align;

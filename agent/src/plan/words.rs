@@ -1,4 +1,6 @@
-//! Words for people: sizes, lists.
+//! Words for people: sizes, lists, disks.
+
+use keystone_protocol::inventory::DiskIdentity;
 
 /// A size in binary units with one decimal, `7.5 GiB`.
 pub(crate) fn human(bytes: u64) -> String {
@@ -16,7 +18,6 @@ pub(crate) fn human(bytes: u64) -> String {
 }
 
 /// `a`, `a and b`, `a, b and c`.
-#[allow(dead_code)]
 pub(crate) fn list<T: AsRef<str>>(items: &[T]) -> String {
     match items {
         [] => String::new(),
@@ -26,6 +27,15 @@ pub(crate) fn list<T: AsRef<str>>(items: &[T]) -> String {
             format!("{} and {}", most.join(", "), last.as_ref())
         }
     }
+}
+
+/// A disk by its stable name and what else tells it: `virtio-a (QEMU, serial a, 20.0 GiB)`.
+pub(crate) fn disk(identity: &DiskIdentity) -> String {
+    let mut known = Vec::new();
+    known.extend(identity.model.clone());
+    known.extend(identity.serial.as_ref().map(|serial| format!("serial {serial}")));
+    known.push(human(identity.size));
+    format!("{} ({})", identity.name, known.join(", "))
 }
 
 #[cfg(test)]

@@ -240,14 +240,17 @@ fn any_wanted() -> impl Strategy<Value = Vec<Wanted>> {
 }
 
 fn any_sectors() -> impl Strategy<Value = u64> {
-    prop_oneof![60u64..5000, (20u64 << 11)..(40 << 21), (40u64 << 21)..(800 << 21),
-        585_937_000u64..585_938_000]
+    prop_oneof![
+        60u64..5000,
+        (20u64 << 11)..(40 << 21),
+        (40u64 << 21)..(800 << 21),
+        585_937_000u64..585_938_000
+    ]
 }
 
 fn same_as_sgdisk(sectors: u64, sector_size: u32, wanted: &[Wanted]) -> Result<(), TestCaseError> {
     let bytes = sectors * u64::from(sector_size);
-    let (ours, theirs) =
-        (by_us(bytes, sector_size, wanted), by_sgdisk(bytes, sector_size, wanted));
+    let (ours, theirs) = (by_us(bytes, sector_size, wanted), by_sgdisk(bytes, sector_size, wanted));
     prop_assert_eq!(ours, theirs, "{} bytes, sectors of {}", bytes, sector_size);
     Ok(())
 }

@@ -1,0 +1,148 @@
+//! Whether the machine can run the installation and the system.
+
+use super::refuse::refuse;
+use super::words::human;
+use super::{Context, Remarks};
+use keystone_protocol::layout::{Content, Format, Mounted};
+use keystone_protocol::message::{Refusal, RefusalKind};
+
+/// Least memory, in bytes: ZFS, the argon2id of LUKS2 (which takes up to half of it) and the
+/// installer's own system beside them. A machine sold with 1 GiB shows a little less.
+const LEAST_MEMORY: u64 = 900 << 20;
+
+/// Clocks before this are not set: 2025-01-01, in Unix seconds.
+const EARLIEST_CLOCK: u64 = 1_735_689_600;
+/// Clocks after this are not set either: 2100-01-01.
+const LATEST_CLOCK: u64 = 4_102_444_800;
+
+/// Refuses a machine, or a closure, that can't be installed so.
+pub(super) fn check(context: &Context<'_>, remarks: &mut Remarks) -> Result<(), Refusal> {
+    firmware(context, remarks)?;
+    platform(context)?;
+    memory(context)?;
+    zfs(context, remarks)?;
+    tools(context)?;
+    root(context)?;
+    clock(context, remarks);
+    Ok(())
+}
+
+fn firmware(context: &Context<'_>, remarks: &mut Remarks) -> Result<(), Refusal> {
+    let firmware = &context.inventory.firmware;
+    if !firmware.uefi {
+        return Err(refuse(
+            RefusalKind::TargetUnfit,
+            "the machine was not booted by UEFI, and only that is supported",
+            "boot the installer in UEFI mode: switch the legacy BIOS or CSM off in the \
+             firmware's setup, or choose the medium's UEFI entry",
+        ));
+    }
+    if !firmware.efi_variables {
+        remarks.warnings.push(
+            "EFI variables can't be read here: no boot entry can be made or checked, and the \
+             machine boots by the fallback path \\EFI\\BOOT"
+                .to_owned(),
+        );
+    }
+    Ok(())
+}
+
+fn platform(context: &Context<'_>) -> Result<(), Refusal> {
+    let (wanted, found) = (&context.closure.system, &context.inventory.system.platform);
+    if wanted == found {
+        return Ok(());
+    }
+    Err(refuse(
+        RefusalKind::Closure,
+        format!("the system is built for {wanted}, and this machine is {found}"),
+        format!("build the system with nixpkgs.hostPlatform = \"{found}\""),
+    ))
+}
+
+fn memory(context: &Context<'_>) -> Result<(), Refusal> {
+    let total = context.inventory.memory.total;
+    if total >= LEAST_MEMORY {
+        return Ok(());
+    }
+    Err(refuse(
+        RefusalKind::TargetUnfit,
+        format!("the machine has {} of memory, too little to install with", human(total)),
+        "give it at least 1 GiB",
+    ))
+}
+
+fn zfs(context: &Context<'_>, remarks: &mut Remarks) -> Result<(), Refusal> {
+    if context.layout.zpools.is_empty() {
+        return Ok(());
+    }
+    let zfs = &context.inventory.zfs;
+    if zfs.module.is_none() {
+        let problem = zfs.problem.as_deref().unwrap_or("the module could not be loaded");
+        return Err(refuse(
+            RefusalKind::TargetUnfit,
+            format!("the layout has a ZFS pool, and ZFS does not run here: {problem}"),
+            format!(
+                "boot an installer with the ZFS module for its kernel ({})",
+                context.inventory.system.kernel
+            ),
+        ));
+    }
+    let root_on_zfs = context
+        .layout
+        .mounts()
+        .iter()
+        .any(|mount| mount.target == "/" && matches!(mount.what, Mounted::Dataset { .. }));
+    match context.closure.hostid {
+        None | Some(0) if root_on_zfs => Err(refuse(
+            RefusalKind::Closure,
+            "the system has no host id (etc/hostid), and its root is on ZFS: it could not import \
+             its own pool",
+            "set networking.hostId in its configuration",
+        )),
+        Some(hostid) if hostid == context.inventory.system.hostid => {
+            remarks.warnings.push(format!(
+                "the system has the same host id as this installer ({hostid:08x}): ZFS can't \
+                 tell the two apart"
+            ));
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn tools(context: &Context<'_>) -> Result<(), Refusal> {
+    let needs_ext4 = context.layout.contents().iter().any(
+        |(_, content)| matches!(content, Content::Filesystem(fs) if fs.format == Format::Ext4),
+    );
+    if needs_ext4 && !context.inventory.tools.contains_key("mkfs.ext4") {
+        return Err(refuse(
+            RefusalKind::TargetUnfit,
+            "the layout has an ext4 file system, and the running system has no mkfs.ext4",
+            "boot an installer with e2fsprogs; it is looked for in PATH, \
+             /run/current-system/sw/bin, /usr/sbin and /sbin",
+        ));
+    }
+    Ok(())
+}
+
+/// Without a root there is nothing to install into.
+fn root(context: &Context<'_>) -> Result<(), Refusal> {
+    if context.layout.mounts().iter().any(|mount| mount.target == "/") {
+        return Ok(());
+    }
+    Err(refuse(
+        RefusalKind::Layout,
+        "the layout mounts nothing at /",
+        "give one of its file systems or datasets the mountpoint \"/\"",
+    ))
+}
+
+fn clock(context: &Context<'_>, remarks: &mut Remarks) {
+    let clock = context.inventory.system.clock;
+    if !(EARLIEST_CLOCK..LATEST_CLOCK).contains(&clock) {
+        remarks.warnings.push(format!(
+            "this machine's clock is wrong ({clock} seconds since 1970): times in the report and \
+             on files will be too, and the system's certificates may not be valid until it is set"
+        ));
+    }
+}

@@ -1,0 +1,111 @@
+//! What is on the disks, who uses it, and how that ends.
+
+mod contents;
+mod uses;
+
+use super::refuse::refuse;
+use super::{Context, Remarks, words};
+use keystone_protocol::inventory::{Disk, Signature};
+use keystone_protocol::message::{Refusal, RefusalKind};
+use keystone_protocol::plan::{Action, Destroyed, DeviceRef, Release, Step};
+
+/// What is there now and will be gone.
+pub(super) struct Occupancy {
+    /// One entry for each disk of the layout, blank or not.
+    pub(super) destroys: Vec<Destroyed>,
+    /// Steps that end all uses of the disks, leaf first.
+    pub(super) steps: Vec<Step>,
+}
+
+/// Describes the disks and finds out how to free them; refuses if somebody else uses them.
+pub(super) fn find(context: &Context<'_>, remarks: &mut Remarks) -> Result<Occupancy, Refusal> {
+    let releases = uses::releases(context)?;
+    let destroys = context
+        .disks
+        .iter()
+        .map(|(name, disk)| Destroyed {
+            disk: (*name).to_owned(),
+            identity: disk.identity.clone(),
+            contents: contents::phrases(disk),
+        })
+        .collect();
+    for disk in context.disks.values() {
+        shared_pools(context, disk, remarks);
+    }
+    Ok(Occupancy { destroys, steps: releases.into_iter().map(step).collect() })
+}
+
+impl Occupancy {
+    /// Refuses disks that are not blank, unless the operator agreed to lose what is on them.
+    pub(super) fn require_consent(&self, context: &Context<'_>) -> Result<(), Refusal> {
+        let occupied: Vec<String> = self
+            .destroys
+            .iter()
+            .filter(|destroyed| !destroyed.contents.is_empty())
+            .map(|destroyed| {
+                format!(
+                    "disk {:?}, {}, holds {}",
+                    destroyed.disk,
+                    words::disk(&destroyed.identity),
+                    destroyed.contents.join("; ")
+                )
+            })
+            .collect();
+        if context.options.erase || occupied.is_empty() {
+            return Ok(());
+        }
+        Err(refuse(
+            RefusalKind::NotConfirmed,
+            format!("installing would destroy what is there now: {}", occupied.join(". ")),
+            "if all of that may be lost, run again with --erase",
+        ))
+    }
+}
+
+/// A pool that is not imported and has members elsewhere loses those on our disks.
+fn shared_pools(context: &Context<'_>, disk: &Disk, remarks: &mut Remarks) {
+    for signature in disk.contents.all_signatures() {
+        let Signature::ZfsMember { pool, guid, .. } = signature else { continue };
+        for other in &context.inventory.disks {
+            let ours = context.disks.values().any(|target| target.devno == other.devno);
+            let member = other.contents.all_signatures().any(
+                |theirs| matches!(theirs, Signature::ZfsMember { guid: theirs, .. } if theirs == guid),
+            );
+            if !ours && member {
+                remarks.warnings.push(format!(
+                    "the pool {pool:?} on {} also has a member on {}: what is there may be of no \
+                     use without it",
+                    words::disk(&disk.identity),
+                    words::disk(&other.identity)
+                ));
+            }
+        }
+    }
+}
+
+fn step(release: Release) -> Step {
+    let (id, title) = match &release {
+        Release::Unmount { target } => {
+            (format!("release:unmount:{target}"), format!("unmount {target}"))
+        }
+        Release::Swapoff { device } => {
+            let (id, what) = match device {
+                DeviceRef::Partition { disk, number } => {
+                    (format!("{disk}/{number}"), format!("partition {number} of disk {disk}"))
+                }
+                DeviceRef::Disk { disk } => (disk.clone(), format!("disk {disk}")),
+                DeviceRef::Volume { dataset: name } | DeviceRef::Mapper { name } => {
+                    (name.clone(), name.clone())
+                }
+            };
+            (format!("release:swap:{id}"), format!("stop swapping to {what}"))
+        }
+        Release::CloseMapper { name, .. } => {
+            (format!("release:mapper:{name}"), format!("close /dev/mapper/{name}"))
+        }
+        Release::DestroyPool { name, .. } => {
+            (format!("release:pool:{name}"), format!("destroy the imported pool {name}"))
+        }
+    };
+    Step { id, title, action: Action::Release(release) }
+}

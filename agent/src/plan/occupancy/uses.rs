@@ -1,0 +1,337 @@
+//! Who uses the disks now, and the steps that end it.
+//!
+//! The dependencies are followed across what the kernel does not connect: a volume depends on the
+//! disks of its pool, though neither sysfs nor lsblk shows it. So a container on a volume is
+//! closed before its pool is destroyed, and the pool before its disk is wiped.
+
+use crate::plan::refuse::refuse;
+use crate::plan::words::{self, list};
+use crate::plan::{Context, TARGET};
+use keystone_protocol::inventory::{Disk, Holder, ImportedPool, Mapper};
+use keystone_protocol::message::{Refusal, RefusalKind};
+use keystone_protocol::plan::{DeviceRef, Release};
+use std::collections::BTreeSet;
+
+/// Where an interrupted installation may have left mounts, beside the target's root.
+const OWN_DIRECTORY: &str = "/run/keystone";
+
+/// Everything that ends all uses of the disks, leaf first: mounts, swap, containers and pools.
+pub(super) fn releases(context: &Context<'_>) -> Result<Vec<Release>, Refusal> {
+    let uses = Uses::find(context);
+    uses.refuse_shared()?;
+    uses.refuse_unknown_holders()?;
+    let mut releases = uses.unmounts()?;
+    releases.extend(uses.swapoffs());
+    uses.close_all(&mut releases);
+    Ok(releases)
+}
+
+/// What depends on the disks, directly or not.
+struct Uses<'a> {
+    context: &'a Context<'a>,
+    /// Kernel names of everything that is made of the disks, the disks among them.
+    devices: BTreeSet<&'a str>,
+    mappers: Vec<&'a Mapper>,
+    pools: Vec<&'a ImportedPool>,
+}
+
+impl<'a> Uses<'a> {
+    fn find(context: &'a Context<'a>) -> Self {
+        let mut devices: BTreeSet<&str> = BTreeSet::new();
+        for disk in context.disks.values() {
+            devices.insert(&disk.kernel_name);
+            devices.extend(disk.contents.partitions.iter().map(|p| p.kernel_name.as_str()));
+        }
+        let inventory = context.inventory;
+        let mut uses = Uses { context, devices, mappers: Vec::new(), pools: Vec::new() };
+        // Each turn follows the dependencies by one level; the last finds nothing.
+        loop {
+            let before = uses.devices.len() + uses.pools.len();
+            uses.mappers =
+                inventory.mappers.iter().filter(|mapper| uses.any(&mapper.slaves)).collect();
+            uses.pools = inventory.pools.iter().filter(|pool| uses.any(&pool.devices)).collect();
+            uses.devices.extend(uses.mappers.iter().map(|mapper| mapper.kernel_name.as_str()));
+            let volumes = uses.pools.iter().flat_map(|pool| pool.volumes.keys());
+            uses.devices.extend(volumes.map(String::as_str));
+            if uses.devices.len() + uses.pools.len() == before {
+                return uses;
+            }
+        }
+    }
+
+    /// Whether a device is made of the disks. Partitions of volumes and of mappers count as
+    /// what they are on.
+    fn has(&self, name: &str) -> bool {
+        self.devices.contains(name) || self.devices.contains(whole(name))
+    }
+
+    fn any(&self, names: &[String]) -> bool {
+        names.iter().any(|name| self.has(name))
+    }
+
+    fn disks(&self) -> impl Iterator<Item = (&'a str, &'a Disk)> {
+        self.context.disks.iter().map(|(name, disk)| (*name, *disk))
+    }
+
+    /// What lives on other disks too is not ours to close.
+    fn refuse_shared(&self) -> Result<(), Refusal> {
+        for pool in &self.pools {
+            let elsewhere: Vec<&String> =
+                pool.devices.iter().filter(|name| !self.has(name)).collect();
+            if !elsewhere.is_empty() {
+                return Err(refuse(
+                    RefusalKind::TargetUnfit,
+                    format!(
+                        "the pool {:?} is imported and lives on {} too, besides a disk of the \
+                         layout",
+                        pool.name,
+                        list(&self.where_is(&elsewhere))
+                    ),
+                    format!(
+                        "export it (zpool export {}) and detach its other disks, or destroy it",
+                        pool.name
+                    ),
+                ));
+            }
+        }
+        for mapper in &self.mappers {
+            let elsewhere: Vec<&String> =
+                mapper.slaves.iter().filter(|name| !self.has(name)).collect();
+            if !elsewhere.is_empty() {
+                return Err(refuse(
+                    RefusalKind::TargetUnfit,
+                    format!(
+                        "/dev/mapper/{} is made of a disk of the layout and of {} too",
+                        mapper.name,
+                        list(&self.where_is(&elsewhere))
+                    ),
+                    format!("close it (dmsetup remove {}) if nothing needs it", mapper.name),
+                ));
+            }
+        }
+        self.refuse_taken_names()
+    }
+
+    /// Names that the layout needs and something else has.
+    fn refuse_taken_names(&self) -> Result<(), Refusal> {
+        let inventory = self.context.inventory;
+        let ours = |guid: &str| self.pools.iter().any(|pool| pool.guid == guid);
+        for wanted in &self.context.layout.zpools {
+            let taken = inventory.pools.iter().find(|p| p.name == wanted.name && !ours(&p.guid));
+            if let Some(pool) = taken {
+                return Err(refuse(
+                    RefusalKind::TargetUnfit,
+                    format!(
+                        "a pool {:?} (guid {}) is imported from {}, which is not to be installed \
+                         on",
+                        pool.name,
+                        pool.guid,
+                        list(&self.where_is(&pool.devices.iter().collect::<Vec<_>>()))
+                    ),
+                    format!("export it (zpool export {}) and detach its disks", pool.name),
+                ));
+            }
+        }
+        for (_, content) in self.context.layout.contents() {
+            let keystone_protocol::layout::Content::Luks(luks) = content else { continue };
+            let taken = inventory
+                .mappers
+                .iter()
+                .find(|mapper| mapper.name == luks.name && !self.has(&mapper.kernel_name));
+            if let Some(mapper) = taken {
+                return Err(refuse(
+                    RefusalKind::TargetUnfit,
+                    format!(
+                        "/dev/mapper/{}, a name that the layout needs, is open on {}, which is \
+                         not to be installed on",
+                        mapper.name,
+                        list(&self.where_is(&mapper.slaves.iter().collect::<Vec<_>>()))
+                    ),
+                    format!("close it: cryptsetup close {}", mapper.name),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Kernel names as the disks they are on.
+    fn where_is(&self, names: &[&String]) -> Vec<String> {
+        let on = |name: &str| {
+            self.context.inventory.disks.iter().find(|disk| {
+                disk.kernel_name == name
+                    || disk.contents.partitions.iter().any(|p| p.kernel_name == name)
+            })
+        };
+        let mut found: Vec<String> = names
+            .iter()
+            .map(|name| {
+                on(name).map_or_else(|| format!("/dev/{name}"), |d| words::disk(&d.identity))
+            })
+            .collect();
+        found.dedup();
+        found
+    }
+
+    /// Every holder must be something that can be ended here.
+    fn refuse_unknown_holders(&self) -> Result<(), Refusal> {
+        for (name, disk) in self.disks() {
+            for holder in holders(disk) {
+                let problem = match holder {
+                    Holder::Device { kernel_name, name: mapper } if !self.has(kernel_name) => {
+                        let shown = mapper.as_ref().unwrap_or(kernel_name);
+                        Some((
+                            format!("{shown} (/dev/{kernel_name}) is made of it"),
+                            "stop it: mdadm --stop, vgchange -an, dmsetup remove, as it may be",
+                        ))
+                    }
+                    Holder::Pool { name: pool, guid }
+                        if !self.pools.iter().any(|known| known.guid == *guid) =>
+                    {
+                        Some((
+                            format!("the imported pool {pool:?} has it, but can't be read"),
+                            "export it, or reboot the installer",
+                        ))
+                    }
+                    _ => None,
+                };
+                if let Some((problem, hint)) = problem {
+                    return Err(refuse(
+                        RefusalKind::TargetUnfit,
+                        format!(
+                            "disk {name:?}, {}, is in use: {problem}",
+                            words::disk(&disk.identity)
+                        ),
+                        hint,
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Unmounts what is mounted of the disks, deepest first; only below the target's root.
+    fn unmounts(&self) -> Result<Vec<Release>, Refusal> {
+        let mut mounts: BTreeSet<&str> = BTreeSet::new();
+        for (_, disk) in self.disks() {
+            mounts.extend(holders(disk).filter_map(|holder| match holder {
+                Holder::Mount { target } => Some(target.as_str()),
+                _ => None,
+            }));
+        }
+        mounts.extend(self.mappers.iter().flat_map(|mapper| &mapper.mounts).map(String::as_str));
+        mounts.extend(self.pools.iter().flat_map(|pool| &pool.mounts).map(String::as_str));
+
+        let own = |target: &str| is_below(target, TARGET) || is_below(target, OWN_DIRECTORY);
+        if let Some(foreign) = mounts.iter().find(|target| !own(target)) {
+            return Err(refuse(
+                RefusalKind::TargetUnfit,
+                format!("a file system on the disks of the layout is mounted at {foreign}"),
+                format!("unmount it: umount {foreign}"),
+            ));
+        }
+        for target in self.context.inventory.target_mounts.iter().map(String::as_str) {
+            // What was mounted into a target of ours goes with it.
+            let known = mounts.iter().any(|ours| is_below(target, ours));
+            if !known {
+                return Err(refuse(
+                    RefusalKind::TargetUnfit,
+                    format!(
+                        "something is mounted at {target} that is not on the disks of the \
+                         layout, and the installation needs {TARGET}"
+                    ),
+                    format!("unmount it: umount --recursive {target}"),
+                ));
+            }
+            mounts.insert(target);
+        }
+        let mut mounts: Vec<&str> = mounts.into_iter().collect();
+        mounts.sort_by_key(|target| std::cmp::Reverse((depth(target), *target)));
+        Ok(mounts
+            .into_iter()
+            .map(|target| Release::Unmount { target: target.to_owned() })
+            .collect())
+    }
+
+    fn swapoffs(&self) -> Vec<Release> {
+        let mut releases = Vec::new();
+        for (name, disk) in self.disks() {
+            let swapped = |holders: &[Holder]| holders.contains(&Holder::Swap);
+            if swapped(&disk.contents.holders) {
+                releases
+                    .push(Release::Swapoff { device: DeviceRef::Disk { disk: name.to_owned() } });
+            }
+            for partition in disk.contents.partitions.iter().filter(|p| swapped(&p.holders)) {
+                releases.push(Release::Swapoff {
+                    device: DeviceRef::Partition {
+                        disk: name.to_owned(),
+                        number: partition.number,
+                    },
+                });
+            }
+        }
+        releases
+    }
+
+    /// Closes mappers and pools, each after everything that is made of it.
+    fn close_all(&self, releases: &mut Vec<Release>) {
+        let mut done = BTreeSet::new();
+        for (_, disk) in self.disks() {
+            self.close_above(&disk.kernel_name, releases, &mut done);
+            for partition in &disk.contents.partitions {
+                self.close_above(&partition.kernel_name, releases, &mut done);
+            }
+        }
+    }
+
+    /// Closes what is made of the device `name`.
+    fn close_above(&self, name: &str, releases: &mut Vec<Release>, done: &mut BTreeSet<&'a str>) {
+        let made_of =
+            |parts: &[String]| parts.iter().any(|part| part == name || whole(part) == name);
+        for mapper in self.mappers.iter().filter(|mapper| made_of(&mapper.slaves)) {
+            if done.insert(&mapper.kernel_name) {
+                self.close_above(&mapper.kernel_name, releases, done);
+                releases.push(Release::CloseMapper {
+                    name: mapper.name.clone(),
+                    uuid: mapper.uuid.clone(),
+                });
+            }
+        }
+        for pool in self.pools.iter().filter(|pool| made_of(&pool.devices)) {
+            if done.insert(&pool.guid) {
+                for volume in pool.volumes.keys() {
+                    self.close_above(volume, releases, done);
+                }
+                releases.push(Release::DestroyPool {
+                    name: pool.name.clone(),
+                    guid: pool.guid.clone(),
+                });
+            }
+        }
+    }
+}
+
+/// Holders of a disk and its partitions.
+fn holders(disk: &Disk) -> impl Iterator<Item = &Holder> {
+    let partitions = disk.contents.partitions.iter().flat_map(|partition| &partition.holders);
+    disk.contents.holders.iter().chain(partitions)
+}
+
+/// The volume that `zd16p1` is a partition of.
+fn whole(name: &str) -> &str {
+    match name.rsplit_once('p') {
+        Some((whole, number))
+            if whole.starts_with("zd") && number.bytes().all(|b| b.is_ascii_digit()) =>
+        {
+            whole
+        }
+        _ => name,
+    }
+}
+
+fn is_below(path: &str, root: &str) -> bool {
+    path == root || path.strip_prefix(root).is_some_and(|rest| rest.starts_with('/'))
+}
+
+fn depth(path: &str) -> usize {
+    path.split('/').filter(|part| !part.is_empty()).count()
+}

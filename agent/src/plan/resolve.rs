@@ -1,0 +1,151 @@
+//! Which disk of the machine each disk of the layout is.
+
+use super::Remarks;
+use super::refuse::refuse;
+use super::words;
+use keystone_protocol::inventory::{Disk, Inventory};
+use keystone_protocol::layout::Layout;
+use keystone_protocol::message::{Refusal, RefusalKind};
+use keystone_protocol::options::InstallOptions;
+use std::collections::BTreeMap;
+
+/// Sector sizes that GPT and everything after it are made for.
+const SECTOR_SIZES: [u32; 2] = [512, 4096];
+
+/// Finds every disk of the layout, by the operator's word or the layout's, and refuses those
+/// that must not or can't be written.
+pub(super) fn disks<'a>(
+    inventory: &'a Inventory,
+    layout: &'a Layout,
+    options: &InstallOptions,
+    remarks: &mut Remarks,
+) -> Result<BTreeMap<&'a str, &'a Disk>, Refusal> {
+    let names: Vec<&str> = layout.disks.iter().map(|disk| disk.name.as_str()).collect();
+    if let Some(unknown) = options.disks.keys().find(|name| !names.contains(&name.as_str())) {
+        return Err(refuse(
+            RefusalKind::TargetUnfit,
+            format!("a disk was given for {unknown:?}, which the layout does not have"),
+            format!("the layout's disks are {}", words::list(&names)),
+        ));
+    }
+    let mut found: BTreeMap<&str, &Disk> = BTreeMap::new();
+    for wanted in &layout.disks {
+        let given = options.disks.get(&wanted.name);
+        let word = given.unwrap_or(&wanted.device);
+        let disk = find(inventory, &wanted.name, word)?;
+        writable(&wanted.name, disk)?;
+        if let Some((other, _)) = found.iter().find(|(_, other)| other.devno == disk.devno) {
+            return Err(refuse(
+                RefusalKind::TargetUnfit,
+                format!(
+                    "the layout's disks {other:?} and {:?} are the same disk, {}",
+                    wanted.name,
+                    words::disk(&disk.identity)
+                ),
+                format!("name another one with --disk {}=DISK", wanted.name),
+            ));
+        }
+        if is_kernel_name(word) {
+            remarks.warnings.push(format!(
+                "disk {:?} is given as {word}, a name that may be another disk's at the next \
+                 boot; now it is {}",
+                wanted.name,
+                words::disk(&disk.identity)
+            ));
+        }
+        found.insert(&wanted.name, disk);
+    }
+    Ok(found)
+}
+
+/// The one disk that `word` stands for: a link below `/dev/disk` in full or its last part, a
+/// kernel name, a serial number, a WWN, or the name that the inventory shows.
+fn find<'a>(inventory: &'a Inventory, name: &str, word: &str) -> Result<&'a Disk, Refusal> {
+    let matching: Vec<&Disk> =
+        inventory.disks.iter().filter(|disk| stands_for(disk, word)).collect();
+    match matching.as_slice() {
+        [disk] => Ok(disk),
+        [] => Err(refuse(
+            RefusalKind::TargetUnfit,
+            format!("there is no disk {word} (disk {name:?} of the layout) on this machine"),
+            there_are(inventory, name),
+        )),
+        several => {
+            let several: Vec<String> = several.iter().map(|d| words::disk(&d.identity)).collect();
+            Err(refuse(
+                RefusalKind::TargetUnfit,
+                format!(
+                    "{word} (disk {name:?} of the layout) stands for {} disks: {}",
+                    several.len(),
+                    words::list(&several)
+                ),
+                format!("choose one by its link with --disk {name}=/dev/disk/by-id/…"),
+            ))
+        }
+    }
+}
+
+fn stands_for(disk: &Disk, word: &str) -> bool {
+    let identity = &disk.identity;
+    if let Some(node) = word.strip_prefix("/dev/") {
+        return if node.contains('/') {
+            disk.links.iter().any(|link| link.strip_prefix("/dev/").unwrap_or(link) == node)
+        } else {
+            disk.kernel_name == node
+        };
+    }
+    let serial = word.strip_prefix("serial:").unwrap_or(word);
+    identity.name == word
+        || identity.serial.as_deref() == Some(serial)
+        || identity.wwn.as_deref() == Some(word)
+        || disk.links.iter().any(|link| link.rsplit('/').next() == Some(word))
+}
+
+/// Whether it is a name that the kernel gives in the order of finding.
+fn is_kernel_name(word: &str) -> bool {
+    word.strip_prefix("/dev/").is_some_and(|node| !node.contains('/'))
+}
+
+fn there_are(inventory: &Inventory, name: &str) -> String {
+    let disks: Vec<String> = inventory
+        .disks
+        .iter()
+        .filter(|disk| !disk.boot_medium)
+        .map(|disk| words::disk(&disk.identity))
+        .collect();
+    match disks.as_slice() {
+        [] => "it has no disk besides the one it was booted from".to_owned(),
+        disks => format!("it has {}; choose one with --disk {name}=DISK", words::list(disks)),
+    }
+}
+
+fn writable(name: &str, disk: &Disk) -> Result<(), Refusal> {
+    let shown = words::disk(&disk.identity);
+    if disk.boot_medium {
+        return Err(refuse(
+            RefusalKind::TargetUnfit,
+            format!("disk {name:?} is {shown}, which the running system was booted from"),
+            format!("choose another one with --disk {name}=DISK"),
+        ));
+    }
+    if disk.read_only {
+        return Err(refuse(
+            RefusalKind::TargetUnfit,
+            format!("disk {name:?}, {shown}, is write-protected"),
+            "remove the write protection (a switch, the hypervisor's read-only flag, blockdev \
+             --setrw) or choose another disk",
+        ));
+    }
+    if !SECTOR_SIZES.contains(&disk.identity.sector_size) {
+        return Err(refuse(
+            RefusalKind::TargetUnfit,
+            format!(
+                "disk {name:?}, {shown}, has logical sectors of {} bytes; 512 and 4096 are \
+                 supported",
+                disk.identity.sector_size
+            ),
+            "reformat it to 512 or 4096 bytes, if it can be, or choose another disk",
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,102 @@
+//! Steps from the closure to the seal.
+
+use super::capacity::Esp;
+use super::storage::Needed;
+use super::{Context, Remarks, words};
+use keystone_protocol::layout::{Content, Luks};
+use keystone_protocol::plan::{Action, Step};
+
+/// The steps.
+pub(super) fn steps(context: &Context<'_>, esp: &Esp, remarks: &mut Remarks) -> Vec<Step> {
+    let closure = context.closure;
+    let toplevel = || closure.toplevel.clone();
+    let mut steps = Steps(Vec::new());
+    steps.push(
+        "closure",
+        format!(
+            "receive the closure: {} paths, {}",
+            closure.paths,
+            words::human(closure.nar_bytes)
+        ),
+        Action::ReceiveClosure { paths: closure.paths, bytes: closure.nar_bytes },
+    );
+    steps.push(
+        "profile",
+        "make it the system profile",
+        Action::SetProfile { toplevel: toplevel() },
+    );
+    steps.push("host-key", "make the machine's SSH host key", Action::HostKey);
+    steps.push(
+        "bootloader",
+        "activate the system and install its boot loader",
+        Action::InstallBootloader { toplevel: toplevel() },
+    );
+    steps.push(
+        "verify-bootloader",
+        "check the boot loader",
+        Action::VerifyBootloader {
+            toplevel: toplevel(),
+            esp: esp.device.clone(),
+            mountpoint: esp.mountpoint.clone(),
+        },
+    );
+    steps.push("report", "write the report", Action::WriteReport);
+    steps.push("unmount", "unmount everything", Action::Unmount);
+    steps.close(containers(context, |needed| needed == Needed::Mounted));
+    if context.options.skip_seal {
+        remarks.warnings.push(
+            "THE SEAL IS LEFT OUT, as asked for: pools are not exported, and the installed \
+             system will refuse to import them and not boot"
+                .to_owned(),
+        );
+        return steps.0;
+    }
+    for pool in &context.layout.zpools {
+        steps.push(
+            format!("export:{}", pool.name),
+            format!("export pool {}", pool.name),
+            Action::ExportPool { pool: pool.name.clone() },
+        );
+    }
+    steps.close(containers(context, |needed| needed == Needed::Pool));
+    steps.push("seal", "prove that everything is closed", Action::ProveSeal);
+    steps.0
+}
+
+struct Steps(Vec<Step>);
+
+impl Steps {
+    fn push(&mut self, id: impl Into<String>, title: impl Into<String>, action: Action) {
+        self.0.push(Step { id: id.into(), title: title.into(), action });
+    }
+
+    fn close(&mut self, names: Vec<String>) {
+        for name in names {
+            let title = format!("close container {name}");
+            self.push(format!("close:{name}"), title, Action::CloseLuks { name });
+        }
+    }
+}
+
+/// Containers that are needed as long as `wanted` says, inner ones first.
+pub(super) fn containers(context: &Context<'_>, wanted: impl Fn(Needed) -> bool) -> Vec<String> {
+    let contents = context.layout.contents();
+    contents
+        .into_iter()
+        .rev()
+        .filter_map(|(_, content)| match content {
+            Content::Luks(luks) if wanted(needed(luks)) => Some(luks.name.clone()),
+            _ => None,
+        })
+        .collect()
+}
+
+/// Until when a container must stay open.
+fn needed(luks: &Luks) -> Needed {
+    match &luks.content {
+        Some(Content::Filesystem(filesystem)) if filesystem.mountpoint.is_some() => Needed::Mounted,
+        Some(Content::Zfs(_)) => Needed::Pool,
+        Some(Content::Luks(inner)) => needed(inner),
+        _ => Needed::No,
+    }
+}

@@ -1,0 +1,119 @@
+//! Machines, closures and layouts that do not fit.
+
+use super::*;
+use keystone_protocol::message::RefusalKind;
+use keystone_protocol::options::Unlock;
+
+const GIB: u64 = 1 << 30;
+
+/// Each case's name, refusal and hint.
+fn refusals(cases: &[(&str, RefusalKind, Change)]) -> String {
+    let mut lines = Vec::new();
+    for (name, kind, change) in cases {
+        let refusal = Case::new(SINGLE).with(*change).refusal();
+        assert_eq!(refusal.kind, *kind, "{name}: {refusal}");
+        let hint = refusal.hint.clone().unwrap_or_else(|| "-".into());
+        lines.push(format!("{name}:\n  {refusal}\n  {hint}"));
+    }
+    lines.join("\n")
+}
+
+fn named(case: &mut Case, disk: &str) {
+    case.options.disks.insert("root".into(), disk.into());
+}
+
+#[test]
+fn disks() {
+    use RefusalKind::TargetUnfit;
+    let refusals = refusals(&[
+        ("no such disk", TargetUnfit, |case| named(case, "/dev/disk/by-id/nvme-none")),
+        ("no disk at all", TargetUnfit, |case| {
+            case.inventory.disks.retain(|disk| disk.boot_medium);
+        }),
+        ("the boot medium", TargetUnfit, |case| named(case, "/dev/sr0")),
+        ("write-protected", TargetUnfit, |case| case.disk("vda").read_only = true),
+        ("odd sectors", TargetUnfit, |case| case.disk("vda").identity.sector_size = 520),
+        ("two disks", TargetUnfit, |case| {
+            case.disk("vdb").identity.serial = Some("same".into());
+            case.disk("vdc").identity.serial = Some("same".into());
+            named(case, "same");
+        }),
+        ("a name that the layout has not", TargetUnfit, |case| {
+            case.options.disks.insert("main".into(), "virtio-a".into());
+        }),
+        ("too small for a table", TargetUnfit, |case| case.disk("vda").identity.size = 16 << 10),
+        ("too small for the pool", TargetUnfit, |case| case.disk("vda").identity.size = 8 * GIB),
+        ("too small for the closure", TargetUnfit, |case| {
+            case.disk("vda").identity.size = 11 * GIB;
+        }),
+    ]);
+    insta::assert_snapshot!(refusals);
+}
+
+#[test]
+fn the_same_disk_twice() {
+    let refusal = Case::new(OS_MIRROR)
+        .with(|case| {
+            case.options.disks.insert("disk1".into(), "virtio-a".into());
+        })
+        .refusal();
+    insta::assert_snapshot!(refusal);
+}
+
+#[test]
+fn machines() {
+    use RefusalKind::{Closure, TargetUnfit};
+    let refusals = refusals(&[
+        ("no UEFI", TargetUnfit, |case| case.inventory.firmware.uefi = false),
+        ("another architecture", Closure, |case| case.closure.system = "aarch64-linux".into()),
+        ("little memory", TargetUnfit, |case| case.inventory.memory.total = 512 << 20),
+        ("no ZFS", TargetUnfit, |case| {
+            case.inventory.zfs.module = None;
+            case.inventory.zfs.problem = Some("opening /dev/zfs: no such device".into());
+        }),
+        ("no mkfs.ext4", TargetUnfit, |case| case.inventory.tools.clear()),
+        ("no TPM", TargetUnfit, |case| {
+            case.options.unlock = Unlock::Tpm2;
+            case.inventory.tpm = None;
+        }),
+        ("Secure Boot", TargetUnfit, |case| {
+            case.options.unlock = Unlock::Tpm2;
+            case.inventory.firmware.secure_boot = SecureBoot::On;
+        }),
+        ("no zstd", TargetUnfit, |case| {
+            case.inventory.zfs.features.retain(|feature| feature != "zstd_compress");
+        }),
+    ]);
+    insta::assert_snapshot!(refusals);
+}
+
+#[test]
+fn closures() {
+    use RefusalKind::{Closure, Layout};
+    let refusals = refusals(&[
+        ("another layout's", Closure, |case| case.closure = closure(OS_SINGLE)),
+        ("no host id", Closure, |case| case.closure.hostid = None),
+        ("ancient ZFS", Closure, |case| case.closure.zfs_version = Some("0.8.6".into())),
+        ("large initrds", Closure, |case| case.closure.boot_bytes = 600 << 20),
+        ("unknown type", Layout, |case| {
+            case.layout = case.layout.replace("\"type\": \"swap\"", "\"type\": \"swapp\"");
+        }),
+        ("a hook", Layout, |case| {
+            case.layout =
+                case.layout.replacen("\"postMountHook\": \"\"", "\"postMountHook\": \"ls\"", 1);
+        }),
+        ("no root", Layout, |case| {
+            case.layout = case.layout.replace("\"mountpoint\": \"/\"", "\"mountpoint\": null");
+        }),
+        ("no ESP", Layout, |case| {
+            case.layout = case.layout.replace("\"EF00\"", "\"8300\"");
+        }),
+        ("a chosen feature", Layout, |case| {
+            case.layout = case.layout.replace(
+                "\"ashift\": \"12\"",
+                "\"ashift\": \"12\", \"feature@blake3\": \"disabled\"",
+            );
+        }),
+    ]);
+    insta::assert_snapshot!(refusals);
+}

@@ -1,0 +1,224 @@
+//! What is planned.
+
+use super::*;
+use keystone_protocol::options::Unlock;
+use keystone_protocol::plan::{Action, ContainerUnlock, DeviceRef, Vdev};
+
+/// The whole plan, without the layout and the second copy of the steps.
+macro_rules! snapshot {
+    ($plan:expr) => {
+        let mut plan = $plan;
+        assert!(plan.is_consistent());
+        plan.basis.steps.clear();
+        plan.basis.layout.clear();
+        insta::assert_json_snapshot!(plan);
+    };
+}
+
+#[test]
+fn single_disk_root() {
+    snapshot!(Case::new(SINGLE).plan());
+}
+
+#[test]
+fn os_zfs_single() {
+    snapshot!(Case::new(OS_SINGLE).plan());
+}
+
+#[test]
+fn a_mirror_has_both_partitions() {
+    let plan = Case::new(OS_MIRROR).plan();
+    let vdevs = plan.steps.iter().find_map(|step| match &step.action {
+        Action::CreatePool(pool) => Some(pool.vdevs.clone()),
+        _ => None,
+    });
+    let member = |disk: &str, number| DeviceRef::Partition { disk: disk.into(), number };
+    let mirror = Vdev::Mirror { members: vec![member("disk0", 2), member("disk1", 1)] };
+    assert_eq!(vdevs, Some(vec![mirror]));
+}
+
+#[test]
+fn a_mounted_container_is_closed_after_unmounting() {
+    let plan = Case::new(OS_EXT4).plan();
+    insta::assert_snapshot!(ids(&plan).join("\n"));
+}
+
+#[test]
+fn everything_needed_is_there_before_it_is_needed() {
+    for layout in [SINGLE, OS_SINGLE, OS_MIRROR] {
+        let plan = Case::new(layout).plan();
+        let ids = ids(&plan);
+        let at = |id: &str| {
+            ids.iter().position(|found| *found == id).unwrap_or_else(|| panic!("no step {id}"))
+        };
+        let order = [
+            "pool:rpool",
+            "volume:rpool/credstore",
+            "luks:credstore",
+            "ext4:credstore",
+            "key:rpool/crypt",
+            "dataset:rpool/crypt",
+            "dataset:rpool/crypt/system",
+            "enroll:credstore",
+            "close:credstore",
+            "mount:/",
+            "mount:/boot",
+            "mount:/nix",
+            "closure",
+            "profile",
+            "host-key",
+            "bootloader",
+            "verify-bootloader",
+            "report",
+            "unmount",
+            "export:rpool",
+            "seal",
+        ];
+        assert!(order.map(at).is_sorted(), "{ids:?}");
+        assert_eq!(ids.iter().collect::<std::collections::BTreeSet<_>>().len(), ids.len());
+    }
+}
+
+#[test]
+fn a_hash_depends_on_what_is_done_and_not_on_what_changes_by_itself() {
+    let plan = Case::new(SINGLE).plan();
+    let same = |change: Change| Case::new(SINGLE).with(change).plan().hash;
+    for change in [
+        (|case| case.disk("vda").links.reverse()) as Change,
+        |case| {
+            case.disk("vda").devno = "253:99".into();
+            case.disk("vda").kernel_name = "vdx".into();
+        },
+        |case| case.inventory.network.clear(),
+        |case| case.inventory.memory.available = 1 << 30,
+        |case| case.inventory.system.clock += 86_400,
+        |case| case.inventory.system.boot_id = "another".into(),
+        |case| drop(case.inventory.disks.pop()),
+        |case| case.layout = case.layout.replace('\n', " "),
+    ] {
+        assert_eq!(same(change), plan.hash);
+    }
+    for change in [
+        (|case| case.disk("vda").identity.size += 512) as Change,
+        |case| case.disk("vda").identity.serial = Some("another".into()),
+        |case| case.options.no_reboot = true,
+        |case| case.options.unlock = Unlock::Password,
+        |case| case.closure.toplevel.push('x'),
+        |case| case.closure.zfs_version = Some("2.1.0".into()),
+        |case| case.inventory.tpm = None,
+        |case| case.layout = case.layout.replace("100M", "200M"),
+        |case| {
+            case.options.erase = true;
+            case.disk("vda").contents.signatures = vec![Signature::Swap];
+        },
+    ] {
+        assert_ne!(same(change), plan.hash);
+    }
+}
+
+#[test]
+fn a_disk_is_found_by_whatever_names_it() {
+    let by_layout = Case::new(SINGLE).plan();
+    for word in ["/dev/disk/by-id/virtio-a", "virtio-a", "a", "serial:a", "/dev/vdb"] {
+        let case = Case::new(SINGLE).with(|case| {
+            case.options.disks.insert("root".into(), word.into());
+        });
+        assert_eq!(case.plan().basis.disks["root"].name, "virtio-a", "{word}");
+    }
+    assert_eq!(by_layout.basis.disks["root"].name, "virtio-target");
+    // Links may be noted without `/dev/`.
+    let case = Case::new(SINGLE).with(|case| {
+        for link in &mut case.disk("vda").links {
+            *link = link.replace("/dev/", "");
+        }
+    });
+    assert_eq!(case.plan().hash, by_layout.hash);
+}
+
+#[test]
+fn each_warning_and_note_is_said() {
+    let mut said = Vec::new();
+    let quiet = Case::new(SINGLE).plan();
+    assert_eq!(quiet.warnings, [""; 0]);
+    for change in [
+        (|case| {
+            case.options.disks.insert("root".into(), "/dev/vda".into());
+        }) as Change,
+        |case| case.inventory.system.clock = 86_400,
+        |case| case.inventory.firmware.efi_variables = false,
+        |case| case.closure.hostid = Some(0x8425_e349),
+        |case| case.closure.zfs_version = None,
+        |case| case.options.skip_seal = true,
+        |case| {
+            case.options.unlock = Unlock::Tpm2;
+            case.options.tpm2_pcrs = Some(vec![]);
+        },
+        |case| {
+            case.options.erase = true;
+            for (disk, guid) in [("vda", "77"), ("vdb", "77")] {
+                case.disk(disk).contents.signatures = vec![Signature::ZfsMember {
+                    pool: "tank".into(),
+                    guid: guid.into(),
+                    hostname: Some("attic".into()),
+                    hostid: Some(7),
+                    state: PoolState::Active,
+                    txg: 12,
+                }];
+            }
+        },
+    ] {
+        let plan = Case::new(SINGLE).with(change).plan();
+        assert_eq!(plan.warnings.len(), 1, "{:?}", plan.warnings);
+        said.extend(plan.warnings);
+    }
+    said.push(String::new());
+    said.extend(quiet.notes);
+    said.extend(quiet.containers.iter().map(|container| container.reason.clone()));
+    insta::assert_snapshot!(said.join("\n"));
+}
+
+#[test]
+fn without_a_seal_nothing_is_exported() {
+    let plan = Case::new(SINGLE).with(|case| case.options.skip_seal = true).plan();
+    assert_eq!(ids(&plan).last(), Some(&"unmount"));
+}
+
+#[test]
+fn a_key_file_outside_the_store_is_the_layouts_word() {
+    let store = "/nix/store/ss9gm3a13m0764v5i11d169mwanlb1mi-credstore-password";
+    let unlock = |case: &Case| {
+        let plan = case.plan();
+        let action = plan.steps.iter().find_map(|step| match &step.action {
+            Action::Enroll { unlock, .. } => Some(unlock.clone()),
+            _ => None,
+        });
+        assert_eq!(Some(&plan.containers[0].unlock), action.as_ref());
+        (plan.containers[0].unlock.clone(), plan.containers[0].reason.clone())
+    };
+    let key_file =
+        |trim_newline| ContainerUnlock::KeyFile { path: "/tmp/secret.key".into(), trim_newline };
+    let password_file = Case::new(SINGLE).layout(store, "/tmp/secret.key");
+    assert_eq!(unlock(&password_file).0, key_file(true));
+    let raw = Case::new(SINGLE)
+        .layout(&format!("\"passwordFile\": \"{store}\""), "\"passwordFile\": null")
+        .layout("\"keyFile\": null", "\"keyFile\": \"/tmp/secret.key\"");
+    assert_eq!(unlock(&raw).0, key_file(false));
+    let asked = Case::new(SINGLE)
+        .layout(&format!("\"passwordFile\": \"{store}\""), "\"passwordFile\": null")
+        .layout("\"askPassword\": false", "\"askPassword\": true");
+    assert_eq!(unlock(&asked).0, ContainerUnlock::Password);
+    let (by_policy, reason) = unlock(&Case::new(SINGLE));
+    assert!(matches!(by_policy, ContainerUnlock::Tpm2 { .. }));
+    assert!(reason.contains("is not used"), "{reason}");
+    let no_tpm = Case::new(SINGLE).with(|case| case.inventory.tpm = None);
+    assert_eq!(unlock(&no_tpm).0, ContainerUnlock::Password);
+}
+
+#[test]
+fn no_pin_password_or_key_is_in_a_plan() {
+    // Secrets travel beside the plan; what a plan holds of them is their kind.
+    let plan = serde_json::to_string(&Case::new(SINGLE).plan()).unwrap();
+    for word in ["\"password\":\"", "\"pin\":\""] {
+        assert!(!plan.contains(word));
+    }
+}

@@ -1,0 +1,83 @@
+//! What will open each container.
+
+use super::refuse::refuse;
+use super::{Context, Remarks};
+use crate::tpm2::policy::{Decision, Facts, unlock_policy};
+use keystone_protocol::layout::{Content, Luks, LuksKey};
+use keystone_protocol::message::{Refusal, RefusalKind};
+use keystone_protocol::plan::{ContainerPlan, ContainerUnlock};
+use std::path::Path;
+
+/// Decides for every container of the layout.
+///
+/// A key file in the Nix store is readable by everybody, there and on every machine it was copied
+/// to: such a container is opened as the operator chose, and the file never by anybody. Any other
+/// key is the layout's word.
+pub(super) fn containers(
+    context: &Context<'_>,
+    remarks: &mut Remarks,
+) -> Result<Vec<ContainerPlan>, Refusal> {
+    let mut plans = Vec::new();
+    for (_, content) in context.layout.contents() {
+        if let Content::Luks(luks) = content {
+            plans.push(container(context, luks, remarks)?);
+        }
+    }
+    Ok(plans)
+}
+
+fn container(
+    context: &Context<'_>,
+    luks: &Luks,
+    remarks: &mut Remarks,
+) -> Result<ContainerPlan, Refusal> {
+    let name = luks.name.clone();
+    match &luks.key {
+        LuksKey::File { path, .. } if Path::new(path).starts_with("/nix/store") => {
+            let (unlock, reason) = by_policy(context, &name, remarks)?;
+            let reason = format!(
+                "{reason}; the layout's key file {path} lies in the Nix store, where everybody \
+                 can read it, and is not used"
+            );
+            Ok(ContainerPlan { name, unlock, reason })
+        }
+        LuksKey::File { path, trim_newline } => Ok(ContainerPlan {
+            reason: format!(
+                "opened by the key file that the layout names, {path}, and nothing else"
+            ),
+            unlock: ContainerUnlock::KeyFile { path: path.clone(), trim_newline: *trim_newline },
+            name,
+        }),
+        LuksKey::Asked => Ok(ContainerPlan {
+            name,
+            unlock: ContainerUnlock::Password,
+            reason: "unlocked by password, as the layout asks for one".to_owned(),
+        }),
+    }
+}
+
+fn by_policy(
+    context: &Context<'_>,
+    name: &str,
+    remarks: &mut Remarks,
+) -> Result<(ContainerUnlock, String), Refusal> {
+    let facts = Facts {
+        unlock: context.options.unlock,
+        pcrs: context.options.tpm2_pcrs.as_deref(),
+        pin: context.options.tpm2_pin,
+        tpm: context.inventory.tpm.as_ref(),
+        secure_boot: context.inventory.firmware.secure_boot,
+        enrols_secure_boot_keys: context.closure.enrols_secure_boot_keys,
+    };
+    match unlock_policy(&facts) {
+        Decision::Unlock { by, reason, warning } => {
+            remarks.warnings.extend(warning.map(|warning| format!("container {name}: {warning}")));
+            Ok((by, reason))
+        }
+        Decision::Refused(why) => Err(refuse(
+            RefusalKind::TargetUnfit,
+            format!("container {name} can't be unlocked as asked for: {why}"),
+            "choose with --unlock tpm2, password or auto",
+        )),
+    }
+}
