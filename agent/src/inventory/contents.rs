@@ -1,0 +1,116 @@
+//! What is on a disk and who uses it.
+
+use super::pool::Pools;
+use crate::block::probe::{self, Source, ZFS_MEMBER};
+use crate::block::sysfs::{self, KernelPartition};
+use crate::block::{Roots, holders};
+use crate::gpt::{self, Entry, Gpt};
+use crate::mount::MountPoint;
+use keystone_protocol::inventory::{Contents, Holder, Partition, Signature};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+
+/// What a disk's contents are seen against.
+#[derive(Debug, Clone, Copy)]
+pub struct Surroundings<'a> {
+    /// Where the kernel's file systems are.
+    pub roots: &'a Roots,
+    /// The mount table.
+    pub mounts: &'a [MountPoint],
+    /// Imported pools and ZFS labels.
+    pub pools: &'a Pools<'a>,
+}
+
+/// The contents of a disk. One that can't be read must not look blank: it says so.
+pub fn of(surroundings: &Surroundings<'_>, disk: &str) -> Contents {
+    let Surroundings { roots, .. } = *surroundings;
+    let sector_size = sysfs::number(roots, disk, "queue/logical_block_size").unwrap_or(512) as u32;
+    let size = sysfs::size(roots, disk).unwrap_or(0);
+    let partitions = |gpt: Option<&Gpt>| {
+        sysfs::partitions(roots, disk)
+            .into_iter()
+            .map(|known| partition(surroundings, sector_size, gpt, known))
+            .collect()
+    };
+    let holders = used_by(surroundings, disk);
+    let read = || {
+        let file = open(roots, disk)?;
+        let source = Source::new(&file, size, sector_size);
+        let gpt = gpt::read(&file, size, sector_size);
+        let signatures = signatures(surroundings, disk, source)?;
+        Ok((probe::table(source)?, gpt, signatures))
+    };
+    match read() {
+        Ok((table, gpt, signatures)) => {
+            Contents { table, signatures, partitions: partitions(gpt.as_ref()), holders }
+        }
+        Err(error) => Contents {
+            table: None,
+            signatures: vec![unreadable(error)],
+            partitions: partitions(None),
+            holders,
+        },
+    }
+}
+
+fn partition(
+    surroundings: &Surroundings<'_>,
+    sector_size: u32,
+    gpt: Option<&Gpt>,
+    known: KernelPartition,
+) -> Partition {
+    let entry = gpt.and_then(|gpt| entry(gpt, known.number, known.start));
+    let signatures = open(surroundings.roots, &known.name).and_then(|file| {
+        signatures(surroundings, &known.name, Source::new(&file, known.length, sector_size))
+    });
+    Partition {
+        number: known.number,
+        first_lba: known.start / u64::from(sector_size),
+        size: known.length,
+        type_guid: entry.map(|entry| entry.type_guid.clone()),
+        guid: entry.map(|entry| entry.guid.clone()),
+        label: entry.map(|entry| entry.label.clone()).filter(|label| !label.is_empty()),
+        signatures: signatures.unwrap_or_else(|error| vec![unreadable(error)]),
+        holders: used_by(surroundings, &known.name),
+        kernel_name: known.name,
+    }
+}
+
+fn unreadable(error: io::Error) -> Signature {
+    Signature::Other { name: format!("something that can't be read ({error})") }
+}
+
+/// The table's entry of a partition that the kernel knows, unless the table was changed since.
+fn entry(gpt: &Gpt, number: u32, start: u64) -> Option<&Entry> {
+    let sector = u64::from(gpt.sector_size);
+    gpt.partitions
+        .iter()
+        .find(|entry| entry.number == number && entry.first_lba.checked_mul(sector) == Some(start))
+}
+
+fn open(roots: &Roots, name: &str) -> io::Result<File> {
+    // A drive without a medium must not be waited for.
+    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(roots.node(name))
+}
+
+fn signatures(
+    surroundings: &Surroundings<'_>,
+    name: &str,
+    source: Source<'_>,
+) -> io::Result<Vec<Signature>> {
+    let mut found = probe::signatures(source)?;
+    for signature in &mut found {
+        let is_zfs = matches!(signature, Signature::Other { name } if name == ZFS_MEMBER);
+        if is_zfs && let Some(label) = surroundings.pools.label(name) {
+            *signature = label.signature;
+        }
+    }
+    Ok(found)
+}
+
+fn used_by(surroundings: &Surroundings<'_>, name: &str) -> Vec<Holder> {
+    let mut found = holders::of(surroundings.roots, name, surroundings.mounts);
+    found.extend(surroundings.pools.holder_of(name));
+    found
+}
