@@ -1,9 +1,11 @@
-//! Whether the closure has room.
+//! Whether there is room: for the closure, and for each thing that the layout makes.
 
 use super::refuse::refuse;
+use super::sizes::{LUKS_HEADER, Sizes};
 use super::words::human;
 use super::{Context, words};
-use keystone_protocol::layout::{Content, Dataset, Format, Mounted, PoolMode, partition_type};
+use crate::filesystem::vfat;
+use keystone_protocol::layout::{Content, Format, Mounted, partition_type};
 use keystone_protocol::message::{Refusal, RefusalKind};
 use keystone_protocol::plan::{DeviceRef, PartitionTable};
 
@@ -20,8 +22,12 @@ pub(super) struct Esp {
 }
 
 /// Finds the ESP, and refuses one that is too small for a system and its successor.
-pub(super) fn esp(context: &Context<'_>, tables: &[PartitionTable]) -> Result<Esp, Refusal> {
-    let (esp, bytes) = find_esp(context, tables).ok_or_else(|| {
+pub(super) fn esp(
+    context: &Context<'_>,
+    sizes: &Sizes<'_>,
+    tables: &[PartitionTable],
+) -> Result<Esp, Refusal> {
+    let (esp, bytes) = find_esp(context, sizes, tables).ok_or_else(|| {
         refuse(
             RefusalKind::Layout,
             "the layout has no EFI system partition: one of type EF00 with a vfat file system \
@@ -46,7 +52,11 @@ pub(super) fn esp(context: &Context<'_>, tables: &[PartitionTable]) -> Result<Es
 }
 
 /// The mounted ESP, `/boot` before others, and its size.
-fn find_esp(context: &Context<'_>, tables: &[PartitionTable]) -> Option<(Esp, u64)> {
+fn find_esp(
+    context: &Context<'_>,
+    sizes: &Sizes<'_>,
+    tables: &[PartitionTable],
+) -> Option<(Esp, u64)> {
     let mut found = Vec::new();
     for (device, content) in context.layout.contents() {
         let DeviceRef::Partition { disk, number } = &device else { continue };
@@ -55,7 +65,7 @@ fn find_esp(context: &Context<'_>, tables: &[PartitionTable]) -> Option<(Esp, u6
         let table = tables.iter().find(|table| table.disk == *disk)?;
         let partition = &table.partitions[*number as usize - 1];
         if partition.type_guid == partition_type::ESP && filesystem.format == Format::Vfat {
-            let bytes = partition_bytes(context, tables, &device).unwrap_or(0);
+            let bytes = sizes.device(&device).unwrap_or(0);
             found.push((Esp { mountpoint: mountpoint.clone(), device }, bytes));
         }
     }
@@ -63,7 +73,7 @@ fn find_esp(context: &Context<'_>, tables: &[PartitionTable]) -> Option<(Esp, u6
 }
 
 /// Refuses a file system for the store that can't hold the closure.
-pub(super) fn store(context: &Context<'_>, tables: &[PartitionTable]) -> Result<(), Refusal> {
+pub(super) fn store(context: &Context<'_>, sizes: &Sizes<'_>) -> Result<(), Refusal> {
     let mounts = context.layout.mounts();
     // The last of the outermost-first list that `/nix/store` lies in.
     let holds_store = |target: &str| {
@@ -73,15 +83,15 @@ pub(super) fn store(context: &Context<'_>, tables: &[PartitionTable]) -> Result<
         return Ok(());
     };
     let (what, room) = match &mount.what {
-        Mounted::Filesystem { device, .. } => {
-            (mount.target.to_owned(), device_bytes(context, tables, device))
-        }
+        Mounted::Filesystem { device, .. } => (mount.target.to_owned(), sizes.device(device)),
         Mounted::Dataset { name, .. } => {
             let pool = name.split('/').next().unwrap_or_default();
-            (format!("the pool {pool}"), pool_bytes(context, tables, pool))
+            let room = sizes.pool(pool).map(|room| room.saturating_sub(sizes.reserved(pool)));
+            (format!("the pool {pool}"), room)
         }
     };
-    let needed = context.closure.nar_bytes + context.closure.nar_bytes / 10 + MARGIN;
+    let closure = context.closure.nar_bytes;
+    let needed = closure.saturating_add(closure / 10).saturating_add(MARGIN);
     match room {
         Some(room) if room < needed => {
             let disks: Vec<String> =
@@ -91,7 +101,7 @@ pub(super) fn store(context: &Context<'_>, tables: &[PartitionTable]) -> Result<
                 format!(
                     "the closure takes {} ({} with what is written beside it) and is to lie in \
                      {what}, which will have room for {} on {}",
-                    human(context.closure.nar_bytes),
+                    human(closure),
                     human(needed),
                     human(room),
                     words::list(&disks)
@@ -103,71 +113,53 @@ pub(super) fn store(context: &Context<'_>, tables: &[PartitionTable]) -> Result<
     }
 }
 
-fn partition_bytes(
-    context: &Context<'_>,
-    tables: &[PartitionTable],
-    device: &DeviceRef,
-) -> Option<u64> {
-    let DeviceRef::Partition { disk, number } = device else { return None };
-    let table = tables.iter().find(|table| table.disk == *disk)?;
-    let partition = table.partitions.iter().find(|partition| partition.number == *number)?;
-    let sector = u64::from(context.disks.get(disk.as_str())?.identity.sector_size);
-    Some((partition.last_lba - partition.first_lba + 1) * sector)
-}
+/// The least member of a pool. Source: OpenZFS, `SPA_MINDEVSIZE`.
+const LEAST_MEMBER: u64 = 64 << 20;
 
-/// Size of a device that is made of partitions or volumes.
-fn device_bytes(
-    context: &Context<'_>,
-    tables: &[PartitionTable],
-    device: &DeviceRef,
-) -> Option<u64> {
-    match device {
-        DeviceRef::Disk { .. } => None,
-        DeviceRef::Partition { .. } => partition_bytes(context, tables, device),
-        DeviceRef::Volume { dataset } => {
-            volumes(context).find(|(name, _)| name == dataset).map(|(_, size)| size)
-        }
-        DeviceRef::Mapper { name } => {
-            let contents = context.layout.contents();
-            let (below, _) = contents.iter().find(
-                |(_, content)| matches!(content, Content::Luks(luks) if luks.name == *name),
-            )?;
-            // The LUKS2 header takes 16 MiB. Source: cryptsetup-luksFormat(8).
-            Some(device_bytes(context, tables, below)?.saturating_sub(16 << 20))
+/// The least ext4 that is of use: metadata, `lost+found` and a few files, in bytes.
+const LEAST_EXT4: u64 = 2 << 20;
+
+/// Refuses devices that are too small for what is put onto them, and pools that are too small
+/// for their volumes. Found out only when they are made, it would be too late.
+pub(super) fn devices(context: &Context<'_>, sizes: &Sizes<'_>) -> Result<(), Refusal> {
+    for (device, content) in context.layout.contents() {
+        let (path, what, least) = match content {
+            Content::Luks(luks) => (&luks.path, "a LUKS2 container", LUKS_HEADER + LEAST_EXT4),
+            Content::Zfs(member) => (&member.path, "a member of a pool", LEAST_MEMBER),
+            Content::Filesystem(filesystem) => match filesystem.format {
+                Format::Ext4 => (&filesystem.path, "ext4", LEAST_EXT4),
+                Format::Vfat => {
+                    let sector_size = sizes.sector_size(&device).unwrap_or(512);
+                    (&filesystem.path, "FAT32", vfat::least_size(sector_size))
+                }
+            },
+            Content::Swap(_) => continue,
+        };
+        let Some(size) = sizes.device(&device).filter(|size| *size < least) else { continue };
+        return Err(refuse(
+            RefusalKind::TargetUnfit,
+            format!(
+                "{path}: {what} takes at least {}, and would get {}",
+                human(least),
+                human(size)
+            ),
+            "make its partition or volume larger in the layout, or choose a larger disk",
+        ));
+    }
+    for pool in &context.layout.zpools {
+        let reserved = sizes.reserved(&pool.name);
+        if let Some(room) = sizes.pool(&pool.name).filter(|room| *room < reserved) {
+            return Err(refuse(
+                RefusalKind::TargetUnfit,
+                format!(
+                    "{}: its volumes take {}, and the pool will have room for {}",
+                    pool.path,
+                    human(reserved),
+                    human(room)
+                ),
+                "choose a larger disk, or make the volumes smaller",
+            ));
         }
     }
-}
-
-/// What a pool can hold: its members less parity, less the share that ZFS keeps for itself
-/// (`spa_slop_shift`, 1/32) and the volumes' reservations.
-fn pool_bytes(context: &Context<'_>, tables: &[PartitionTable], name: &str) -> Option<u64> {
-    let pool = context.layout.zpools.iter().find(|pool| pool.name == name)?;
-    let members = context.layout.members(name);
-    let sizes: Option<Vec<u64>> =
-        members.iter().map(|member| device_bytes(context, tables, member)).collect();
-    let sizes = sizes?;
-    let least = sizes.iter().copied().min()?;
-    let raw = match pool.mode {
-        PoolMode::Stripe => sizes.iter().sum(),
-        PoolMode::Mirror => least,
-        PoolMode::Raidz(parity) => least * (sizes.len() as u64).saturating_sub(parity.into()),
-    };
-    let prefix = format!("{name}/");
-    let reserved: u64 = volumes(context)
-        .filter(|(volume, _)| volume.starts_with(&prefix))
-        .map(|(_, size)| size)
-        .sum();
-    Some((raw - raw / 32).saturating_sub(reserved))
-}
-
-/// Volumes of the layout with their sizes.
-fn volumes<'a>(context: &'a Context<'_>) -> impl Iterator<Item = (String, u64)> + 'a {
-    context.layout.zpools.iter().flat_map(|pool| {
-        pool.datasets.iter().filter_map(move |dataset| match dataset {
-            Dataset::Volume(volume) => {
-                Some((format!("{}/{}", pool.name, volume.name), volume.size))
-            }
-            Dataset::Fs(_) => None,
-        })
-    })
+    Ok(())
 }

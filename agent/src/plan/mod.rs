@@ -14,7 +14,8 @@
 //! | [`tables`] | partition tables, and a disk that is too small for them |
 //! | [`unlock`] | what will open each container |
 //! | [`pools`] | vdevs, properties, features |
-//! | [`capacity`] | whether the closure has room |
+//! | [`sizes`] | how large everything will be |
+//! | [`capacity`] | whether there is room for the closure and for everything else |
 //! | [`storage`] | steps from the wiped disk to the mounted target |
 //! | [`system`] | steps from the closure to the seal |
 //! | [`words`] | sizes, lists and names in sentences |
@@ -30,6 +31,7 @@ mod occupancy;
 mod pools;
 mod refuse;
 mod resolve;
+mod sizes;
 mod storage;
 mod system;
 mod tables;
@@ -42,6 +44,7 @@ use keystone_protocol::message::{Refusal, RefusalKind};
 use keystone_protocol::options::{ClosureFacts, InstallOptions};
 use keystone_protocol::plan::{Basis, ContainerPlan, PartitionTable, Plan, Step, basis_hash};
 use refuse::{caused, refuse};
+use sizes::Sizes;
 use std::collections::BTreeMap;
 
 /// Where the system is mounted while it is installed.
@@ -92,8 +95,10 @@ pub fn plan(
         pools: pools::pools(&context, &mut remarks)?,
         containers: unlock::containers(&context, &mut remarks)?,
     };
-    let esp = capacity::esp(&context, &decisions.tables)?;
-    capacity::store(&context, &decisions.tables)?;
+    let sizes = Sizes::new(&context, &decisions.tables);
+    capacity::devices(&context, &sizes)?;
+    let esp = capacity::esp(&context, &sizes, &decisions.tables)?;
+    capacity::store(&context, &sizes)?;
     occupancy.require_consent(&context)?;
 
     let mut steps = occupancy.steps;

@@ -46,6 +46,22 @@ fn disks() {
         ("too small for the closure", TargetUnfit, |case| {
             case.disk("vda").identity.size = 11 * GIB;
         }),
+        ("FAT32 on little", TargetUnfit, |case| {
+            case.layout = case.layout.replace("\"+1G\"", "\"+32M\"");
+        }),
+        ("FAT32 on large sectors", TargetUnfit, |case| {
+            case.disk("vda").identity.sector_size = 4096;
+            case.layout = case.layout.replace("\"+1G\"", "\"+200M\"");
+        }),
+        ("a container on little", TargetUnfit, |case| {
+            case.layout = case.layout.replace("\"100M\"", "\"10M\"");
+        }),
+        ("a pool on little", TargetUnfit, |case| {
+            case.disk("vda").identity.size = 9 * GIB + (40 << 20)
+        }),
+        ("large volumes", TargetUnfit, |case| {
+            case.layout = case.layout.replace("\"100M\"", "\"1T\"");
+        }),
     ]);
     insta::assert_snapshot!(refusals);
 }
@@ -116,4 +132,39 @@ fn closures() {
         }),
     ]);
     insta::assert_snapshot!(refusals);
+}
+
+/// Whatever is wrong with a document, it is refused; nothing panics.
+#[test]
+fn a_layout_with_any_value_replaced_is_planned_or_refused() {
+    let document: serde_json::Value = serde_json::from_str(SINGLE).unwrap();
+    let mut places = Vec::new();
+    collect(&document, String::new(), &mut places);
+    assert!(places.len() > 200);
+    let case = Case::new(SINGLE);
+    let values =
+        ["null", "true", "0", "-1", "\"\"", "\"x\"", "\"/nix\"", "\"+1G\"", "[]", "[\"x\"]", "{}"];
+    let mut planned = 0;
+    for place in &places {
+        for value in values {
+            let mut changed = document.clone();
+            *changed.pointer_mut(place).unwrap() = serde_json::from_str(value).unwrap();
+            let case = Case { layout: changed.to_string(), ..case.clone() };
+            if let Ok(plan) = case.result() {
+                assert!(plan.is_consistent());
+                planned += 1;
+            }
+        }
+    }
+    assert!(planned > 0);
+}
+
+/// JSON pointers to every value of a document but the document.
+fn collect(value: &serde_json::Value, at: String, places: &mut Vec<String>) {
+    let Some(fields) = value.as_object() else { return };
+    for (name, value) in fields {
+        let at = format!("{at}/{}", name.replace('~', "~0").replace('/', "~1"));
+        places.push(at.clone());
+        collect(value, at, places);
+    }
 }
