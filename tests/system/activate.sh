@@ -57,7 +57,7 @@ mkdir -p /var/empty
 chattr -f -i /var/empty || true
 find /var/empty -mindepth 1 -delete
 chmod 0555 /var/empty
-chown root:root /var/empty
+chown 0:0 /var/empty
 chattr -f +i /var/empty || true
 
 echo "setting up /etc..."

@@ -153,7 +153,7 @@ let
       };
 
       kernelParams = [ "console=tty0" "console=ttyS0,115200" "zfs.zfs_arc_max=268435456" "loglevel=4" "root=fstab" ];
-      installBootLoader = script "install-systemd-boot.sh" ./install-systemd-boot.sh { };
+      installBootLoader = script "install-systemd-boot.sh" ./install-systemd-boot.sh { inherit systemPath; };
       initrdSecrets = script "append-initrd-secrets" ./append-initrd-secrets.sh { };
     in
     run "nixos-system-${name}-25.11.${generation}" ./toplevel.sh {

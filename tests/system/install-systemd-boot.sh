@@ -12,6 +12,11 @@ mountpoint=$(findmnt --noheadings --output TARGET "$esp") || {
 }
 [ "$mountpoint" = "$esp" ]
 
+# What this system's bootctl installs from.
+rm -rf /run/nixos/systemd-boot
+mkdir -p /run/nixos/systemd-boot
+cp -L @systemPath@/usr/lib/systemd/boot/efi/systemd-boot*.efi /run/nixos/systemd-boot/
+
 machineId=
 if [ -e /etc/machine-id ]; then
     machineId=$(head -n1 /etc/machine-id)
@@ -50,7 +55,7 @@ copy() {
     fi
 }
 
-mapfile -t generations < <(nix-env --list-generations -p /nix/var/nix/profiles/system | awk '{ print $1 }')
+read -r -a generations <<< "$(nix-env --list-generations -p /nix/var/nix/profiles/system | awk '{ printf "%s ", $1 }')"
 [ "${#generations[@]}" -gt 0 ] || { echo "the system profile has no generations" >&2; exit 1; }
 
 # Entries and files of generations that are gone.
@@ -91,7 +96,7 @@ for g in "${generations[@]}"; do
     {
         echo "title NixOS"
         echo "sort-key $sortKey"
-        echo "version Generation $g $label, built on $(date -u -d "@$(stat -c %Y "$link/")" +%F)"
+        echo "version Generation $g $label, built on $(date -u -d "@$(stat -c %Z "$link")" +%F)"
         echo "linux /EFI/nixos/$(espName "$kernel")"
         echo "initrd /EFI/nixos/$(espName "$initrd")"
         echo "options init=$init $params"

@@ -31,6 +31,17 @@ find . -depth -mindepth 1 -type d -empty -delete
 # No file in a store is writable or setuid; Nix makes it so too, but tools below must be able to write.
 find . -type f -exec chmod u+w {} +
 
+# bootctl takes systemd-boot from a path that was compiled in and must hold no
+# symbolic link, which /usr is here. NixOS compiles another path into its
+# systemd; this is what that comes to (see install-systemd-boot.sh).
+if [ -e usr/bin/bootctl ]; then
+    perl -0777 -pi -e '
+        my ($from, $to) = ("/usr/lib/systemd/boot/efi\0", "/run/nixos/systemd-boot\0");
+        $to .= "\0" x (length($from) - length($to));
+        s/\Q$from\E/$to/g == 1 or die "bootctl does not name $from once\n";
+    ' usr/bin/bootctl
+fi
+
 if [ -n "$deps" ]; then
     mkdir -p nix-support
     echo "$deps" > nix-support/propagated-build-inputs
