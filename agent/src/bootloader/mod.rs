@@ -1,1 +1,22 @@
-//! See the crate's documentation.
+//! Is what was put on the ESP what will boot the system?
+//!
+//! Nothing here trusts the program that installed the boot loader: the configuration on the ESP is
+//! read as the boot loader reads it, and what it names is compared with the store byte by byte.
+//!
+//! | module | job |
+//! |---|---|
+//! | [`loader`] | systemd-boot's configuration and entries: pure |
+//! | [`load_option`] | what a `Boot####` variable says: pure |
+//! | [`variables`] | EFI variables, read and written |
+//! | [`check`](mod@check) | reads the ESP, compares it with the store |
+//!
+//! Only systemd-boot with its entries in files is known. Of other boot loaders it is said that
+//! they are not.
+
+pub mod check;
+pub mod load_option;
+pub mod loader;
+pub mod variables;
+
+pub use check::{BootCheck, BootCheckError, Copied, Firmware, Installed, check, set_boot_next};
+pub use variables::{BootNext, Variables, VariablesError};

@@ -1,0 +1,173 @@
+//! What a `Boot####` variable says: `EFI_LOAD_OPTION` and the device path in it.
+//!
+//! Source: UEFI 2.10, 3.1.3 "Load Options", 10.3.1 "Generic Device Path Structures", 10.3.5.1
+//! "Hard Drive" and 10.3.5.4 "File Path Media Device Path".
+
+use uuid::Uuid;
+
+const LOAD_OPTION_ACTIVE: u32 = 1;
+const MEDIA: u8 = 4;
+const HARD_DRIVE: u8 = 1;
+const FILE_PATH: u8 = 4;
+const END: u8 = 0x7f;
+const SIGNATURE_GUID: u8 = 2;
+
+/// A load option.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadOption {
+    /// Whether the firmware tries it.
+    pub active: bool,
+    /// What its menu shows.
+    pub description: String,
+    /// The GPT partition that has the file, by its unique GUID.
+    pub partition: Option<Uuid>,
+    /// The file, with `\` between names.
+    pub file: Option<String>,
+}
+
+impl LoadOption {
+    /// Reads a variable's data, without its attributes; `None` if they are no load option.
+    pub fn parse(data: &[u8]) -> Option<LoadOption> {
+        let attributes = u32::from_le_bytes(data.get(..4)?.try_into().ok()?);
+        let paths_length = usize::from(u16::from_le_bytes(data.get(4..6)?.try_into().ok()?));
+        let rest = data.get(6..)?;
+        let (description, used) = string(rest)?;
+        let mut nodes = rest.get(used..used + paths_length)?;
+        let mut option = LoadOption {
+            active: attributes & LOAD_OPTION_ACTIVE != 0,
+            description,
+            partition: None,
+            file: None,
+        };
+        while let Some(header) = nodes.get(..4) {
+            let length = usize::from(u16::from_le_bytes([header[2], header[3]]));
+            let body = nodes.get(4..length)?;
+            match (header[0], header[1]) {
+                (END, _) => break,
+                (MEDIA, HARD_DRIVE) => option.partition = partition(body),
+                (MEDIA, FILE_PATH) => {
+                    // A path may be spread over several nodes.
+                    let (part, _) = string(body)?;
+                    let file = option.file.get_or_insert_default();
+                    if !file.is_empty() && !file.ends_with('\\') && !part.starts_with('\\') {
+                        file.push('\\');
+                    }
+                    file.push_str(&part);
+                }
+                _ => {}
+            }
+            nodes = &nodes[length..];
+        }
+        Some(option)
+    }
+
+    /// Whether it is the file `path` (`EFI/BOOT/BOOTX64.EFI`) on that partition.
+    pub fn is(&self, partition: Uuid, path: &str) -> bool {
+        let file =
+            self.file.as_deref().map(|file| file.trim_start_matches('\\').replace('\\', "/"));
+        self.partition == Some(partition)
+            && file.is_some_and(|file| file.eq_ignore_ascii_case(path))
+    }
+}
+
+/// The GUID in the body of a hard drive node.
+fn partition(body: &[u8]) -> Option<Uuid> {
+    let signature: [u8; 16] = body.get(20..36)?.try_into().ok()?;
+    (body.get(37) == Some(&SIGNATURE_GUID)).then(|| Uuid::from_bytes_le(signature))
+}
+
+/// A UTF-16 string up to its NUL, or to the end, and how many bytes it takes.
+fn string(bytes: &[u8]) -> Option<(String, usize)> {
+    let units: Vec<u16> =
+        bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
+    let length = units.iter().position(|unit| *unit == 0);
+    let text = String::from_utf16(&units[..length.unwrap_or(units.len())]).ok()?;
+    Some((text, length.map_or(units.len(), |length| length + 1) * 2))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn utf16(text: &str) -> Vec<u8> {
+        text.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect()
+    }
+
+    fn node(kind: u8, subtype: u8, body: &[u8]) -> Vec<u8> {
+        let mut out = vec![kind, subtype];
+        out.extend_from_slice(&(body.len() as u16 + 4).to_le_bytes());
+        out.extend_from_slice(body);
+        out
+    }
+
+    /// A load option as bootctl writes it (systemd v257 `src/shared/efi-api.c`,
+    /// `efi_add_boot_option`).
+    pub(in super::super) fn encode(description: &str, partition: Uuid, file: &str) -> Vec<u8> {
+        let mut drive = 1u32.to_le_bytes().to_vec();
+        drive.extend_from_slice(&2048u64.to_le_bytes());
+        drive.extend_from_slice(&1_048_576u64.to_le_bytes());
+        drive.extend_from_slice(&partition.to_bytes_le());
+        drive.extend_from_slice(&[2, SIGNATURE_GUID]);
+        let paths = [
+            node(MEDIA, HARD_DRIVE, &drive),
+            node(MEDIA, FILE_PATH, &utf16(file)),
+            node(END, 0xff, &[]),
+        ]
+        .concat();
+        let mut out = LOAD_OPTION_ACTIVE.to_le_bytes().to_vec();
+        out.extend_from_slice(&(paths.len() as u16).to_le_bytes());
+        out.extend_from_slice(&utf16(description));
+        out.extend_from_slice(&paths);
+        out
+    }
+
+    #[test]
+    fn reads_what_the_specification_says() {
+        let guid = Uuid::parse_str("0fc63daf-8483-4772-8e79-3d69d8477de4").unwrap();
+        let bytes = encode("Linux Boot Manager", guid, "\\EFI\\systemd\\systemd-bootx64.efi");
+        let option = LoadOption::parse(&bytes).unwrap();
+        assert!(option.active);
+        assert_eq!(option.description, "Linux Boot Manager");
+        assert!(option.is(guid, "EFI/systemd/systemd-bootx64.efi"));
+        assert!(option.is(guid, "EFI/SYSTEMD/SYSTEMD-BOOTX64.EFI"));
+        assert!(!option.is(guid, "EFI/BOOT/BOOTX64.EFI"));
+        assert!(!option.is(Uuid::nil(), "EFI/systemd/systemd-bootx64.efi"));
+    }
+
+    /// `Boot0001` of OVMF (edk2 2022.11) with a CD-ROM: no partition and no file.
+    #[test]
+    fn reads_options_without_a_file() {
+        let mut bytes = 1u32.to_le_bytes().to_vec();
+        let paths = [
+            node(2, 1, &[0xd0, 0x41, 0x03, 0x0a, 0, 0, 0, 0]),
+            node(1, 1, &[0x02, 0x1f]),
+            node(3, 18, &[2, 0, 0xff, 0xff, 0, 0]),
+            node(END, 0xff, &[]),
+        ]
+        .concat();
+        bytes.extend_from_slice(&(paths.len() as u16).to_le_bytes());
+        bytes.extend_from_slice(&utf16("UEFI QEMU DVD-ROM QM00005 "));
+        bytes.extend_from_slice(&paths);
+        // Optional data follow.
+        bytes.extend_from_slice(&[0x4e, 0xac, 0x08, 0x81]);
+        let option = LoadOption::parse(&bytes).unwrap();
+        assert_eq!((option.partition, option.file), (None, None));
+        assert_eq!(option.description, "UEFI QEMU DVD-ROM QM00005 ");
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(data in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = LoadOption::parse(&data);
+        }
+
+        #[test]
+        fn no_change_makes_it_panic(at in 0..150usize, byte: u8, cut in 0..200usize) {
+            let mut bytes = encode("x", Uuid::nil(), "\\a");
+            let length = bytes.len();
+            bytes[at % length] = byte;
+            let _ = LoadOption::parse(&bytes[..cut.min(length)]);
+        }
+    }
+}
