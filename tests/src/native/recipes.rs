@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use super::apt::{Apt, Source};
 
 /// Raised when the code below changes what it makes without the flags changing.
-const REVISION: u32 = 1;
+const REVISION: u32 = 2;
 
 /// Where the two source packages come from. trixie's cryptsetup (2.7) is newer
 /// than bookworm's by one LUKS2 fix round, and builds on bookworm unchanged.
@@ -70,11 +70,27 @@ const LIBCRYPTSETUP: &[&str] = &[
     "--with-crypto_backend=openssl",
 ];
 
+/// Keeps OpenSSL from loading shared objects, and configurations that name some,
+/// of whatever system the agent runs on. A static program that does so gets that
+/// system's libc beside its own: with another glibc it crashes in
+/// `__libc_early_init`. The optional "legacy" provider has only algorithms that
+/// LUKS2 containers made here do not use.
+const OPENSSL_ALONE: [(&str, &str); 2] = [
+    (
+        "bool ossl_threads = false;",
+        "bool ossl_threads = false;\n\n\tOPENSSL_init_crypto(OPENSSL_INIT_NO_LOAD_CONFIG, NULL);",
+    ),
+    (r#"ossl_legacy = OSSL_PROVIDER_try_load(ossl_ctx, "legacy", 0);"#, "ossl_legacy = NULL;"),
+];
+
 const UDEV_STUB: &str = include_str!("udev_stub.c");
 
 /// What the cache must have been made with to be used again.
 pub(super) fn stamp(prefix: &Path) -> String {
-    format!("{REVISION}\n{}\n{LIBDM:?}\n{LIBCRYPTSETUP:?}\n{UDEV_STUB}", prefix.display())
+    format!(
+        "{REVISION}\n{}\n{LIBDM:?}\n{LIBCRYPTSETUP:?}\n{OPENSSL_ALONE:?}\n{UDEV_STUB}",
+        prefix.display()
+    )
 }
 
 /// Builds everything into `prefix`; returns the packages' versions by name.
@@ -124,6 +140,7 @@ fn cryptsetup(
 ) -> Result<()> {
     println!("building libcryptsetup");
     let tree = unpack_source(apt, "cryptsetup", work, versions)?;
+    patch(&tree.join("lib/crypto_backend/crypto_openssl.c"), &OPENSSL_ALONE)?;
     logged(
         work,
         "cryptsetup-autoreconf",
@@ -216,6 +233,20 @@ fn unpack_source(
         Command::new("dpkg-source").args(["--no-check", "-x"]).arg(&dsc).arg(&tree),
     )?;
     Ok(tree)
+}
+
+/// Replaces each text that is there exactly once.
+fn patch(file: &Path, replacements: &[(&str, &str)]) -> Result<()> {
+    let mut text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+    for (from, to) in replacements {
+        ensure!(
+            text.matches(from).count() == 1,
+            "{} no longer has `{from}` once: look at what to patch now",
+            file.display()
+        );
+        text = text.replace(from, to);
+    }
+    fs::write(file, text).with_context(|| format!("writing {}", file.display()))
 }
 
 fn pkg_config(prefix: &Path, name: &str, version: &str, requires: &str, libs: &str) -> Result<()> {
