@@ -37,7 +37,9 @@ fn main() {
         );
     };
     let lib = prefix.join("lib");
-    println!("cargo:rerun-if-changed={}", lib.join("libzfs.a").display());
+    for made in ["libzfs.a", "libcryptsetup.a", "libdevmapper.a"] {
+        println!("cargo:rerun-if-changed={}", lib.join(made).display());
+    }
     println!("cargo:rustc-link-search=native={}", lib.display());
     // Users before what they use: a static link resolves from left to right.
     for ours in ["zfs", "zfs_core", "uutil", "nvpair", "udev"] {
