@@ -1,6 +1,7 @@
 //! Keystone lab.
 
 pub mod debian;
+pub mod installer;
 pub mod lab;
 pub mod machine;
 pub mod native;

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use keystone_lab::{debian, lab::Lab, native};
+use keystone_lab::{debian, installer, lab::Lab, native};
 
 /// Keystone's lab
 #[derive(Debug, Parser)]
@@ -18,6 +18,12 @@ struct Cli {
 enum Command {
     /// Build the machines' kernel with OpenZFS
     Kernel,
+    /// Build the installer's boot medium
+    Medium {
+        /// The one that has the tools
+        #[arg(long)]
+        oracle: bool,
+    },
     /// Build a Debian root with these packages, to look at
     Root {
         /// Names of Debian packages
@@ -43,6 +49,11 @@ fn main() -> Result<()> {
             println!("Linux {}, OpenZFS {}: {}", kernel.version, kernel.zfs_version, kernel.image.display());
             return Ok(());
         }
+        Command::Medium { oracle } => {
+            let variant = if oracle { installer::Variant::Oracle } else { installer::Variant::Installer };
+            println!("{}", installer::medium(&Lab::open()?, variant)?.image.display());
+            return Ok(());
+        }
         Command::Root { packages } => {
             let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
             println!("{}", debian::Root::new("trial", &packages).build(&Lab::open()?)?.display());
@@ -52,7 +63,7 @@ fn main() -> Result<()> {
     }
     let env = native::ensure(&native::default_cache())?;
     match command {
-        Command::Kernel | Command::Root { .. } => unreachable!("handled above"),
+        Command::Kernel | Command::Medium { .. } | Command::Root { .. } => unreachable!("handled above"),
         Command::Native => println!(". {}/env.sh", env.prefix.display()),
         Command::Agent => println!("{}", native::build_agent(&env)?.display()),
         Command::AgentCargo { args } => native::agent_cargo(&env, args)?,
