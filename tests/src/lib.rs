@@ -6,3 +6,4 @@ pub mod lab;
 pub mod machine;
 pub mod native;
 pub mod run;
+pub mod shell;

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use keystone_lab::{debian, installer, lab::Lab, native};
+use keystone_lab::{debian, installer, lab::Lab, native, shell};
 
 /// Keystone's lab
 #[derive(Debug, Parser)]
@@ -23,6 +23,14 @@ enum Command {
         /// The one that has the tools
         #[arg(long)]
         oracle: bool,
+    },
+    /// Boot the live system on a blank machine and give a shell in it
+    Shell {
+        /// The one that has the tools
+        #[arg(long)]
+        oracle: bool,
+        /// Run this instead
+        command: Vec<String>,
     },
     /// Build a Debian root with these packages, to look at
     Root {
@@ -54,6 +62,10 @@ fn main() -> Result<()> {
             println!("{}", installer::medium(&Lab::open()?, variant)?.image.display());
             return Ok(());
         }
+        Command::Shell { oracle, command } => {
+            let variant = if oracle { installer::Variant::Oracle } else { installer::Variant::Installer };
+            return shell::shell(&Lab::open()?, variant, &command);
+        }
         Command::Root { packages } => {
             let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
             println!("{}", debian::Root::new("trial", &packages).build(&Lab::open()?)?.display());
@@ -63,7 +75,7 @@ fn main() -> Result<()> {
     }
     let env = native::ensure(&native::default_cache())?;
     match command {
-        Command::Kernel | Command::Medium { .. } | Command::Root { .. } => unreachable!("handled above"),
+        Command::Kernel | Command::Medium { .. } | Command::Shell { .. } | Command::Root { .. } => unreachable!("handled above"),
         Command::Native => println!(". {}/env.sh", env.prefix.display()),
         Command::Agent => println!("{}", native::build_agent(&env)?.display()),
         Command::AgentCargo { args } => native::agent_cargo(&env, args)?,

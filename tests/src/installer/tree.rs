@@ -37,6 +37,7 @@ const MASKED: &[&str] = &[
     "e2scrub_all.timer",
     "e2scrub_reap.service",
     "fstrim.timer",
+    "getty-static.service",
     "getty@tty1.service",
     "ldconfig.service",
     "sshd-keygen.service",
