@@ -1,11 +1,50 @@
-//! `keystone-agent`.
+//! `keystone-agent`: serves one conversation on stdin and stdout.
+//!
+//! It is uploaded and started by `keystone`; nobody types its name. Without arguments it serves;
+//! `--version` prints its version; `enter …` is how it starts itself in a chroot, see
+//! [`keystone_agent::activation`].
 
-use keystone_agent::activation;
+use keystone_agent::session;
+use keystone_agent::session::wire::WireError;
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
 
-fn main() {
-    let mut args = std::env::args_os().skip(1);
-    // First of all: it has to run before there are threads.
-    if args.next().is_some_and(|command| command == activation::SUBCOMMAND) {
-        activation::child_main(args);
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    match arguments.next() {
+        None => serve(),
+        Some(first) if first == "--version" => {
+            println!("keystone-agent {}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
+        Some(first) if first == keystone_agent::activation::ENTER => {
+            keystone_agent::activation::child_main(arguments)
+        }
+        Some(other) => {
+            eprintln!("keystone-agent: unknown argument {other:?}; it takes none, `keystone` starts it");
+            ExitCode::from(64)
+        }
+    }
+}
+
+fn serve() -> ExitCode {
+    let filter = EnvFilter::try_from_env("KEYSTONE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .without_time()
+        .init();
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("keystone-agent: must run as root: log in as root");
+        return ExitCode::FAILURE;
+    }
+    match session::serve::serve() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(WireError::Ended) => ExitCode::FAILURE,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
     }
 }

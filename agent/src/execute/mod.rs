@@ -1,1 +1,175 @@
-//! See the crate's documentation.
+//! Runs a plan's steps, and nothing else.
+//!
+//! The executor does not know who is at the other end: it takes secrets and the closure from
+//! [`Supplies`], says what happens to an [`EventSink`], and is stopped by a [`Cancel`]. A
+//! controller over SSH, a file on the installer's own medium or a test stand behind the same
+//! three.
+//!
+//! | module | job |
+//! |---|---|
+//! | [`supplies`] | what an execution needs from outside |
+//! | [`cancel`] | stopping between two writes |
+//! | [`journal`] | start and end of each step, on stable storage |
+//! | [`machine`] | what the plan's names are on this machine: nodes, GUIDs, keys in memory |
+//! | [`steps`] | one function for each kind of step: from the plan's words to an effect |
+//! | [`failure`] | from an error to what the operator reads |
+//!
+//! To add a step: a variant of `Action` in the protocol, a function in [`steps`], and the place
+//! in the planner where it is put in order.
+
+pub mod cancel;
+pub mod failure;
+pub mod journal;
+pub mod machine;
+pub mod steps;
+pub mod supplies;
+
+use crate::ensure::Ensured;
+use cancel::Cancel;
+use journal::Journal;
+use keystone_protocol::event::{Event, EventKind, Failure, Outcome, StepSummary, Unit};
+use keystone_protocol::plan::{Plan, Step};
+use keystone_protocol::report::{EndsAt, Report, StepReport};
+use machine::Machine;
+use std::time::Instant;
+use supplies::{EventSink, Supplies};
+
+/// The most often that one step's progress is said, in milliseconds.
+const PROGRESS_INTERVAL_MS: u64 = 200;
+
+/// One execution of a plan.
+pub struct Execution<'a> {
+    plan: &'a Plan,
+    machine: Machine,
+    supplies: &'a mut dyn Supplies,
+    sink: &'a mut dyn EventSink,
+    cancel: &'a Cancel,
+    journal: Journal,
+    began: Instant,
+    steps: Vec<StepReport>,
+    warnings: Vec<String>,
+    last_progress: Option<u64>,
+}
+
+impl<'a> Execution<'a> {
+    /// Prepares to run `plan` on `machine`. Nothing is written before [`Execution::run`].
+    pub fn new(
+        plan: &'a Plan,
+        machine: Machine,
+        supplies: &'a mut dyn Supplies,
+        sink: &'a mut dyn EventSink,
+        cancel: &'a Cancel,
+        journal: Journal,
+    ) -> Self {
+        Execution {
+            plan,
+            machine,
+            supplies,
+            sink,
+            cancel,
+            journal,
+            began: Instant::now(),
+            steps: Vec::new(),
+            warnings: plan.warnings.clone(),
+            last_progress: None,
+        }
+    }
+
+    /// Runs all steps in order. After a failure what was opened is closed again as far as it
+    /// goes, and the failure says what is left.
+    pub fn run(mut self) -> Result<Report, Failure> {
+        let steps = self
+            .plan
+            .steps
+            .iter()
+            .map(|step| StepSummary { id: step.id.clone(), title: step.title.clone() })
+            .collect();
+        self.emit(EventKind::Started { plan: self.plan.hash.clone(), steps });
+        let plan = self.plan;
+        for step in &plan.steps {
+            if let Err(failure) = self.run_step(step) {
+                self.emit(EventKind::Failed { failure: failure.clone() });
+                return Err(failure);
+            }
+        }
+        self.emit(EventKind::Finished);
+        let ends_at =
+            if plan.basis.options.skip_seal { EndsAt::BeforeSeal } else { EndsAt::Sealed };
+        Ok(self.report(ends_at))
+    }
+
+    fn run_step(&mut self, step: &Step) -> Result<(), Failure> {
+        let began = Instant::now();
+        self.last_progress = None;
+        let result = self
+            .cancel
+            .check()
+            .map_err(steps::StepError::from)
+            .and_then(|()| self.journal.started(&step.id).map_err(steps::StepError::from))
+            .and_then(|()| {
+                self.emit(EventKind::StepStarted { step: step.id.clone() });
+                steps::run(self, step)
+            });
+        let elapsed_ms = began.elapsed().as_millis() as u64;
+        match result {
+            Ok(ensured) => {
+                let outcome = Outcome::from(ensured);
+                self.journal_best_effort(step, Ok(outcome));
+                self.emit(EventKind::StepFinished { step: step.id.clone(), outcome, elapsed_ms });
+                self.steps.push(StepReport { id: step.id.clone(), elapsed_ms, outcome });
+                Ok(())
+            }
+            Err(error) => {
+                self.journal_best_effort(step, Err(&error));
+                let left = self.machine.close_after_failure();
+                let failure = failure::of_step(step, &error, left, self.plan);
+                self.emit(EventKind::StepFailed {
+                    step: step.id.clone(),
+                    failure: failure.clone(),
+                });
+                Err(failure)
+            }
+        }
+    }
+
+    /// A step's end is told even if the journal can no longer be written: the step was done.
+    fn journal_best_effort(&mut self, step: &Step, result: Result<Outcome, &steps::StepError>) {
+        let written = match result {
+            Ok(outcome) => self.journal.finished(&step.id, outcome),
+            Err(error) => self.journal.failed(&step.id, error),
+        };
+        if let Err(error) = written {
+            self.warn(&step.id, format!("the journal could not be written: {error}"));
+        }
+    }
+
+    fn emit(&mut self, kind: EventKind) {
+        let at_ms = self.began.elapsed().as_millis() as u64;
+        self.sink.emit(Event { at_ms, kind });
+    }
+
+    fn warn(&mut self, step: &str, message: String) {
+        self.warnings.push(message.clone());
+        self.emit(EventKind::Warning { step: step.to_owned(), message });
+    }
+
+    fn output(&mut self, step: &str, line: &str) {
+        self.emit(EventKind::Output { step: step.to_owned(), line: line.to_owned() });
+    }
+
+    fn progress(&mut self, step: &str, done: u64, total: Option<u64>, unit: Unit) {
+        let now = self.began.elapsed().as_millis() as u64;
+        let due = self.last_progress.is_none_or(|last| now >= last + PROGRESS_INTERVAL_MS);
+        if due || total == Some(done) {
+            self.last_progress = Some(now);
+            self.emit(EventKind::Progress { step: step.to_owned(), done, total, unit });
+        }
+    }
+
+    fn report(&self, ends_at: EndsAt) -> Report {
+        self.machine.report(self.plan, &self.steps, &self.warnings, ends_at)
+    }
+}
+
+/// Shorthand for the step functions.
+type StepResult = Result<Ensured, steps::StepError>;

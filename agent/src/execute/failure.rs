@@ -1,0 +1,53 @@
+//! From an error to what the operator reads.
+
+use super::steps::StepError;
+use keystone_protocol::event::Failure;
+use keystone_protocol::plan::{Plan, Step};
+use std::error::Error;
+
+/// The causes of `error`, each nearer to the root; repeated sentences are left out.
+pub fn causes(error: &dyn Error) -> Vec<String> {
+    let mut causes: Vec<String> = Vec::new();
+    let mut said = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let text = cause.to_string();
+        if !said.ends_with(&text) {
+            causes.push(text.clone());
+        }
+        said = text;
+        next = cause.source();
+    }
+    causes
+}
+
+/// What the operator reads when `step` failed with `error` and `left` is what is there now.
+pub fn of_step(step: &Step, error: &StepError, left: Vec<String>, plan: &Plan) -> Failure {
+    let next = match error {
+        StepError::Cancelled(_) => "run the same command again to install".to_owned(),
+        _ => {
+            let disks: Vec<&str> =
+                plan.basis.disks.values().map(|identity| identity.name.as_str()).collect();
+            format!(
+                "mend the cause and run the same command again, with `--erase`: it begins anew on {}",
+                disks.join(" and ")
+            )
+        }
+    };
+    Failure { message: format!("{}: {error}", step.title), causes: causes(error), left, next }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("opening /dev/zfs")]
+    struct Outer(#[source] std::io::Error);
+
+    #[test]
+    fn causes_are_listed_without_the_outermost() {
+        let error = Outer(std::io::Error::other("no such device"));
+        assert_eq!(causes(&error), ["no such device"]);
+    }
+}

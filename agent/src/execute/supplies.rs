@@ -1,0 +1,33 @@
+//! What an execution needs from outside.
+
+use keystone_protocol::event::Event;
+use keystone_protocol::manifest::Manifest;
+use keystone_protocol::secret::Secret;
+use thiserror::Error;
+
+/// Something could not be had from the other end.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct SupplyError(pub String);
+
+/// Where an execution gets what it can't make itself, and leaves what must not stay.
+pub trait Supplies: crate::store::ClosureSource {
+    /// The closure to install.
+    fn manifest(&self) -> &Manifest;
+
+    /// The password for containers that are opened by one.
+    fn password(&self) -> Option<&Secret>;
+
+    /// The PIN for containers that are opened by TPM and PIN.
+    fn pin(&self) -> Option<&Secret>;
+
+    /// Hands a container's recovery key over and returns once it is kept somewhere safe.
+    fn keep_recovery_key(&mut self, container: &str, key: &Secret) -> Result<(), SupplyError>;
+}
+
+/// Where events go.
+pub trait EventSink {
+    /// Takes one event. An event that can't be delivered is dropped: the execution is stopped by
+    /// its [`Cancel`](super::cancel::Cancel), not by a sink.
+    fn emit(&mut self, event: Event);
+}
