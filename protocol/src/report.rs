@@ -87,3 +87,6 @@ pub struct StepReport {
     /// Whether it changed something.
     pub outcome: crate::event::Outcome,
 }
+
+/// The format of [`Report`].
+pub const REPORT_VERSION: u32 = 1;
