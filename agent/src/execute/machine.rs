@@ -1,8 +1,10 @@
 //! What the plan's names are on this machine: nodes, GUIDs, and keys that are only in memory.
 
-use crate::{block, luks, mount, zfs};
-use keystone_protocol::inventory::Inventory;
-use keystone_protocol::plan::{ContainerUnlock, DeviceRef, Plan};
+use crate::block::{BlockError, Roots, find};
+use crate::seal::{self, Opened};
+use crate::zfs::{Zfs, ZfsError};
+use keystone_protocol::inventory::{DiskIdentity, Inventory};
+use keystone_protocol::plan::{DeviceRef, KeyRef, Plan};
 use keystone_protocol::report::{
     ContainerReport, DiskReport, EndsAt, PoolReport, REPORT_VERSION, Report, StepReport,
 };
@@ -15,44 +17,231 @@ use thiserror::Error;
 /// Where the target's root is mounted while it is installed.
 pub const TARGET: &str = "/mnt";
 
-/// A device of the plan that is not there.
+/// A name of the plan that stands for nothing on this machine yet.
 #[derive(Debug, Error)]
 pub enum ResolveError {
     /// The plan names a disk that the inventory does not have.
     #[error("disk {0:?} of the plan is not on this machine")]
     NoDisk(String),
-    /// The step that makes the partition table has not run.
-    #[error("partition {number} of disk {disk:?} is not known yet")]
-    NoPartition {
-        /// The layout's name of the disk.
-        disk: String,
-        /// Number in the table.
-        number: u32,
-    },
+    /// A container that no step of this plan formatted.
+    #[error("the LUKS container {0:?} was not opened by this plan")]
+    NoContainer(String),
+    /// A key that no step of this plan made.
+    #[error("the key {0:?} was not made by this plan")]
+    NoKey(String),
     /// The device did not come up.
     #[error(transparent)]
-    Block(#[from] block::BlockError),
+    Block(#[from] BlockError),
 }
 
 /// What is known of this machine while a plan runs.
 pub struct Machine {
+    roots: Roots,
     disks: BTreeMap<String, Disk>,
-    /// Passphrase that opens a container now: the ephemeral one until the lasting slots exist.
-    keys: BTreeMap<String, Secret>,
-    /// Raw keys of encrypted datasets, by the file that keeps them.
+    containers: BTreeMap<String, Container>,
     dataset_keys: BTreeMap<(DeviceRef, String), Secret>,
-    containers: BTreeMap<String, ContainerReport>,
     pools: BTreeMap<String, PoolReport>,
     ssh_host_key: Option<String>,
+    opened: Opened,
+    zfs: Option<Zfs>,
     started_at: u64,
-    /// Whether anything was opened that a failure has to close.
-    pool_names: Vec<String>,
-    mapper_names: Vec<String>,
 }
 
 struct Disk {
     kernel_name: String,
+    identity: DiskIdentity,
     guid: Option<String>,
-    /// Partition GUIDs by number, and their layout names.
-    partitions: BTreeMap<u32, (String, String)>,
+    partitions: BTreeMap<String, String>,
+}
+
+/// A container that this plan formatted.
+pub struct Container {
+    /// Its device.
+    pub device: PathBuf,
+    /// Its LUKS UUID.
+    pub uuid: String,
+    /// The ephemeral passphrase, until the lasting slots exist.
+    pub bootstrap: Option<Secret>,
+    /// Keyslots: number → what opens it.
+    pub keyslots: BTreeMap<u32, String>,
+}
+
+impl Machine {
+    /// The machine of `inventory`, on which `plan` will run.
+    pub fn new(inventory: &Inventory, plan: &Plan) -> Machine {
+        let disks = plan
+            .basis
+            .disks
+            .iter()
+            .filter_map(|(name, identity)| {
+                let found = inventory.disks.iter().find(|disk| disk.identity == *identity)?;
+                let disk = Disk {
+                    kernel_name: found.kernel_name.clone(),
+                    identity: identity.clone(),
+                    guid: None,
+                    partitions: BTreeMap::new(),
+                };
+                Some((name.clone(), disk))
+            })
+            .collect();
+        Machine {
+            roots: Roots::default(),
+            disks,
+            containers: BTreeMap::new(),
+            dataset_keys: BTreeMap::new(),
+            pools: BTreeMap::new(),
+            ssh_host_key: None,
+            opened: Opened::default(),
+            zfs: None,
+            started_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs()),
+        }
+    }
+
+    /// Where the kernel's file systems are.
+    pub fn roots(&self) -> &Roots {
+        &self.roots
+    }
+
+    /// The one handle on ZFS, opened at its first use.
+    pub fn zfs(&mut self) -> Result<&mut Zfs, ZfsError> {
+        if self.zfs.is_none() {
+            self.zfs = Some(Zfs::open()?);
+        }
+        Ok(self.zfs.as_mut().expect("opened above"))
+    }
+
+    /// Kernel name of a disk of the plan.
+    pub fn disk(&self, name: &str) -> Result<&str, ResolveError> {
+        self.disks
+            .get(name)
+            .map(|disk| disk.kernel_name.as_str())
+            .ok_or_else(|| ResolveError::NoDisk(name.to_owned()))
+    }
+
+    /// The node of a device of the plan, once it is there.
+    pub fn node(&self, device: &DeviceRef) -> Result<PathBuf, ResolveError> {
+        Ok(match device {
+            DeviceRef::Disk { disk } => self.roots.node(self.disk(disk)?),
+            DeviceRef::Partition { disk, number } => {
+                find::partition(&self.roots, self.disk(disk)?, *number)?.path
+            }
+            DeviceRef::Volume { dataset } => find::zvol(&self.roots, dataset)?.path,
+            DeviceRef::Mapper { name } => {
+                let uuid = find::luks2_mapper_uuid(&self.container(name)?.uuid, name);
+                find::mapper(&self.roots, &uuid)?.path
+            }
+        })
+    }
+
+    /// Notes the GUIDs that a partition table got.
+    pub fn partitioned(&mut self, disk: &str, guid: String, partitions: BTreeMap<String, String>) {
+        if let Some(disk) = self.disks.get_mut(disk) {
+            disk.guid = Some(guid);
+            disk.partitions = partitions;
+        }
+    }
+
+    /// Notes a pool that was made.
+    pub fn pool_made(&mut self, name: &str, guid: u64, features: Vec<String>, devices: Vec<PathBuf>) {
+        self.opened.pools.insert(name.to_owned(), seal::OpenPool { guid, devices });
+        self.pools.insert(name.to_owned(), PoolReport { guid: guid.to_string(), features });
+    }
+
+    /// Notes a container that was formatted and opened.
+    pub fn container_opened(&mut self, name: &str, container: Container) {
+        self.opened.mappers.insert(name.to_owned());
+        self.containers.insert(name.to_owned(), container);
+    }
+
+    /// A container of this plan.
+    pub fn container(&self, name: &str) -> Result<&Container, ResolveError> {
+        self.containers.get(name).ok_or_else(|| ResolveError::NoContainer(name.to_owned()))
+    }
+
+    /// A container of this plan, to note what became of it.
+    pub fn container_mut(&mut self, name: &str) -> Result<&mut Container, ResolveError> {
+        self.containers.get_mut(name).ok_or_else(|| ResolveError::NoContainer(name.to_owned()))
+    }
+
+    /// Keeps the raw key of an encrypted dataset until its dataset is made.
+    pub fn key_made(&mut self, device: &DeviceRef, file: &str, key: Secret) {
+        self.dataset_keys.insert((device.clone(), file.to_owned()), key);
+    }
+
+    /// The raw key that a dataset is made with.
+    pub fn key(&self, key: &KeyRef) -> Result<Secret, ResolveError> {
+        self.dataset_keys
+            .get(&(key.device.clone(), key.file.clone()))
+            .cloned()
+            .ok_or_else(|| ResolveError::NoKey(key.file.clone()))
+    }
+
+    /// Notes the machine's SSH host key, public half.
+    pub fn host_key_made(&mut self, public: String) {
+        self.ssh_host_key = Some(public);
+    }
+
+    /// What this plan opened and has not closed yet.
+    pub fn opened(&self) -> &Opened {
+        &self.opened
+    }
+
+    /// Notes that a container is closed.
+    pub fn mapper_closed(&mut self, name: &str) {
+        self.opened.mappers.remove(name);
+    }
+
+    /// Closes what this plan opened, after a failure, as far as it goes, and says what is there
+    /// then.
+    pub fn close_after_failure(&mut self) -> Vec<String> {
+        let target = Path::new(TARGET);
+        let mut left = Vec::new();
+        for (disk, identity) in self.disks.iter().map(|(name, d)| (name, &d.identity)) {
+            left.push(format!(
+                "disk {disk} ({}) is partly written and does not boot",
+                identity.name
+            ));
+        }
+        left.extend(seal::close_best_effort(&self.roots, target, &self.opened));
+        left
+    }
+
+    /// The report as far as it goes now.
+    pub fn report(
+        &self,
+        plan: &Plan,
+        steps: &[StepReport],
+        warnings: &[String],
+        ends_at: EndsAt,
+    ) -> Report {
+        let disks = self.disks.iter().filter_map(|(name, disk)| {
+            let report = DiskReport {
+                identity: disk.identity.clone(),
+                guid: disk.guid.clone()?,
+                partitions: disk.partitions.clone(),
+            };
+            Some((name.clone(), report))
+        });
+        let containers = self.containers.iter().map(|(name, container)| {
+            let report = ContainerReport {
+                uuid: container.uuid.clone(),
+                keyslots: container.keyslots.clone(),
+            };
+            (name.clone(), report)
+        });
+        Report {
+            version: REPORT_VERSION,
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            plan: plan.hash.clone(),
+            toplevel: plan.basis.toplevel.clone(),
+            disks: disks.collect(),
+            pools: self.pools.clone(),
+            containers: containers.collect(),
+            ssh_host_key: self.ssh_host_key.clone(),
+            steps: steps.to_vec(),
+            warnings: warnings.to_vec(),
+            ends_at,
+            started_at: self.started_at,
+        }
+    }
 }
