@@ -1,0 +1,23 @@
+//! Ending what uses the disks, and wiping them.
+
+use crate::execute::{Execution, StepResult};
+use crate::{block, luks, mount};
+use keystone_protocol::plan::Release;
+use std::path::Path;
+
+/// Ends one use.
+pub(super) fn release(run: &mut Execution<'_>, what: &Release) -> StepResult {
+    let roots = run.machine.roots().clone();
+    match what {
+        Release::Unmount { target } => Ok(mount::unmount_all_below(&roots, Path::new(target))?),
+        Release::Swapoff { kernel_name } => Ok(mount::swapoff(&roots, kernel_name)?),
+        Release::CloseMapper { name, .. } => Ok(luks::close(name)?),
+        Release::DestroyPool { name, guid } => Ok(run.machine.zfs()?.destroy_pool(name, guid)?),
+    }
+}
+
+/// Removes all signatures from a disk and its partitions, and the table.
+pub(super) fn wipe(run: &mut Execution<'_>, disk: &str) -> StepResult {
+    let kernel_name = run.machine.disk(disk)?;
+    Ok(block::wipe::disk(run.machine.roots(), kernel_name)?)
+}

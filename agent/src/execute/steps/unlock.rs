@@ -1,0 +1,104 @@
+//! Containers, keyslots, keys.
+
+use super::StepError;
+use crate::ensure::Ensured;
+use crate::execute::machine::Container;
+use crate::execute::{Execution, StepResult};
+use crate::tpm2::{PcrPolicy, Tpm};
+use crate::{filesystem, luks};
+use keystone_protocol::plan::{ContainerUnlock, DeviceRef};
+use keystone_protocol::secret::Secret;
+use std::collections::BTreeMap;
+
+/// Formats a container with an ephemeral key that is only in memory, and opens it.
+pub(super) fn format(run: &mut Execution<'_>, device: &DeviceRef, name: &str) -> StepResult {
+    let node = run.machine.node(device)?;
+    let bootstrap = luks::ephemeral_key();
+    let uuid = luks::format(&node, &bootstrap)?;
+    let opened = luks::open(&node, name, &bootstrap)?;
+    let container =
+        Container { device: node, uuid, bootstrap: Some(bootstrap), keyslots: BTreeMap::new() };
+    run.machine.container_opened(name, container);
+    Ok(opened.and(Ensured::Created))
+}
+
+/// Makes the raw key of an encrypted dataset, once, and keeps it in memory for the dataset.
+pub(super) fn create_key(
+    run: &mut Execution<'_>,
+    device: &DeviceRef,
+    file: &str,
+    bytes: u32,
+) -> StepResult {
+    let node = run.machine.node(device)?;
+    let (ensured, key) = filesystem::key::ensure(run.machine.roots(), &node, file, bytes)?;
+    run.machine.key_made(device, file, key);
+    Ok(ensured)
+}
+
+/// Makes the lasting keyslots, opens each in a test, removes the ephemeral one.
+pub(super) fn enroll(
+    run: &mut Execution<'_>,
+    step: &str,
+    device: &DeviceRef,
+    name: &str,
+    unlock: &ContainerUnlock,
+) -> StepResult {
+    let node = run.machine.node(device)?;
+    let container = run.machine.container_mut(name)?;
+    let Some(bootstrap) = container.bootstrap.clone() else {
+        return Ok(Ensured::AlreadySo);
+    };
+    let mut keyslots = BTreeMap::new();
+    match unlock {
+        ContainerUnlock::Tpm2 { pcrs, bank, pin } => {
+            let mut tpm = Tpm::open()?.ok_or(StepError::NoTpm)?;
+            let policy = PcrPolicy::new(bank, pcrs).map_err(luks::LuksError::from)?;
+            let pin = if *pin {
+                Some(run.supplies.pin().ok_or(StepError::NoSecret("PIN"))?.clone())
+            } else {
+                None
+            };
+            let slot = luks::enroll_tpm2(&node, &bootstrap, &mut tpm, &policy, pin.as_ref())?;
+            keyslots.insert(slot, "tpm2".to_owned());
+        }
+        ContainerUnlock::Password => {
+            let password = run.supplies.password().ok_or(StepError::NoSecret("password"))?.clone();
+            let slot = luks::enroll_password(&node, &bootstrap, &password)?;
+            keyslots.insert(slot, "password".to_owned());
+        }
+        ContainerUnlock::KeyFile { path, trim_newline } => {
+            let key = read_key_file(path, *trim_newline)?;
+            let slot = luks::enroll_password(&node, &bootstrap, &key)?;
+            keyslots.insert(slot, "key-file".to_owned());
+        }
+    }
+    if !matches!(unlock, ContainerUnlock::KeyFile { .. }) {
+        let (slot, recovery) = luks::enroll_recovery(&node, &bootstrap)?;
+        keyslots.insert(slot, "recovery".to_owned());
+        run.supplies.keep_recovery_key(name, &recovery)?;
+    }
+    luks::remove_key(&node, &bootstrap, keyslots.keys().copied())?;
+    let container = run.machine.container_mut(name)?;
+    container.bootstrap = None;
+    container.keyslots = keyslots;
+    let _ = step;
+    Ok(Ensured::Created)
+}
+
+fn read_key_file(path: &str, trim_newline: bool) -> Result<Secret, StepError> {
+    let mut bytes = std::fs::read(path)
+        .map_err(|source| StepError::KeyFile { path: path.to_owned(), source })?;
+    if trim_newline {
+        while bytes.last() == Some(&b'\n') {
+            bytes.pop();
+        }
+    }
+    Ok(Secret::new(bytes))
+}
+
+/// Closes a container.
+pub(super) fn close(run: &mut Execution<'_>, name: &str) -> StepResult {
+    let ensured = luks::close(name)?;
+    run.machine.mapper_closed(name);
+    Ok(ensured)
+}
