@@ -1,8 +1,9 @@
 //! What the plan's names are on this machine: nodes, GUIDs, and keys that are only in memory.
 
-use crate::block::{BlockError, Roots, find};
+use crate::block::find::{self, Node};
+use crate::block::{BlockError, Roots};
 use crate::seal::{self, Opened};
-use crate::zfs::{Zfs, ZfsError};
+use crate::zfs::{self, Zfs};
 use keystone_protocol::inventory::{DiskIdentity, Inventory};
 use keystone_protocol::plan::{DeviceRef, KeyRef, Plan};
 use keystone_protocol::report::{
@@ -56,8 +57,6 @@ struct Disk {
 
 /// A container that this plan formatted.
 pub struct Container {
-    /// Its device.
-    pub device: PathBuf,
     /// Its LUKS UUID.
     pub uuid: String,
     /// The ephemeral passphrase, until the lasting slots exist.
@@ -103,11 +102,12 @@ impl Machine {
     }
 
     /// The one handle on ZFS, opened at its first use.
-    pub fn zfs(&mut self) -> Result<&mut Zfs, ZfsError> {
-        if self.zfs.is_none() {
-            self.zfs = Some(Zfs::open()?);
-        }
-        Ok(self.zfs.as_mut().expect("opened above"))
+    pub fn zfs(&mut self) -> zfs::Result<&Zfs> {
+        let zfs = match self.zfs.take() {
+            Some(zfs) => zfs,
+            None => Zfs::open()?,
+        };
+        Ok(self.zfs.insert(zfs))
     }
 
     /// Kernel name of a disk of the plan.
@@ -119,16 +119,16 @@ impl Machine {
     }
 
     /// The node of a device of the plan, once it is there.
-    pub fn node(&self, device: &DeviceRef) -> Result<PathBuf, ResolveError> {
+    pub fn node(&self, device: &DeviceRef) -> Result<Node, ResolveError> {
         Ok(match device {
-            DeviceRef::Disk { disk } => self.roots.node(self.disk(disk)?),
+            DeviceRef::Disk { disk } => find::node(&self.roots, self.disk(disk)?)?,
             DeviceRef::Partition { disk, number } => {
-                find::partition(&self.roots, self.disk(disk)?, *number)?.path
+                find::partition(&self.roots, self.disk(disk)?, *number)?
             }
-            DeviceRef::Volume { dataset } => find::zvol(&self.roots, dataset)?.path,
+            DeviceRef::Volume { dataset } => find::zvol(&self.roots, dataset)?,
             DeviceRef::Mapper { name } => {
                 let uuid = find::luks2_mapper_uuid(&self.container(name)?.uuid, name);
-                find::mapper(&self.roots, &uuid)?.path
+                find::mapper(&self.roots, &uuid)?
             }
         })
     }

@@ -27,19 +27,21 @@ pub mod supplies;
 use crate::ensure::Ensured;
 use cancel::Cancel;
 use journal::Journal;
-use keystone_protocol::event::{Event, EventKind, Failure, Outcome, StepSummary, Unit};
+use keystone_protocol::event::{Event, EventKind, Failure, Outcome, StepSummary};
+use keystone_protocol::manifest::Manifest;
 use keystone_protocol::plan::{Plan, Step};
 use keystone_protocol::report::{EndsAt, Report, StepReport};
 use machine::Machine;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use supplies::{EventSink, Supplies};
 
-/// The most often that one step's progress is said, in milliseconds.
-const PROGRESS_INTERVAL_MS: u64 = 200;
+/// The most often that one step's progress is said.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
 /// One execution of a plan.
 pub struct Execution<'a> {
     plan: &'a Plan,
+    manifest: &'a Manifest,
     machine: Machine,
     supplies: &'a mut dyn Supplies,
     sink: &'a mut dyn EventSink,
@@ -48,13 +50,13 @@ pub struct Execution<'a> {
     began: Instant,
     steps: Vec<StepReport>,
     warnings: Vec<String>,
-    last_progress: Option<u64>,
 }
 
 impl<'a> Execution<'a> {
     /// Prepares to run `plan` on `machine`. Nothing is written before [`Execution::run`].
     pub fn new(
         plan: &'a Plan,
+        manifest: &'a Manifest,
         machine: Machine,
         supplies: &'a mut dyn Supplies,
         sink: &'a mut dyn EventSink,
@@ -63,6 +65,7 @@ impl<'a> Execution<'a> {
     ) -> Self {
         Execution {
             plan,
+            manifest,
             machine,
             supplies,
             sink,
@@ -71,7 +74,6 @@ impl<'a> Execution<'a> {
             began: Instant::now(),
             steps: Vec::new(),
             warnings: plan.warnings.clone(),
-            last_progress: None,
         }
     }
 
@@ -100,7 +102,6 @@ impl<'a> Execution<'a> {
 
     fn run_step(&mut self, step: &Step) -> Result<(), Failure> {
         let began = Instant::now();
-        self.last_progress = None;
         let result = self
             .cancel
             .check()
@@ -157,17 +158,25 @@ impl<'a> Execution<'a> {
         self.emit(EventKind::Output { step: step.to_owned(), line: line.to_owned() });
     }
 
-    fn progress(&mut self, step: &str, done: u64, total: Option<u64>, unit: Unit) {
-        let now = self.began.elapsed().as_millis() as u64;
-        let due = self.last_progress.is_none_or(|last| now >= last + PROGRESS_INTERVAL_MS);
-        if due || total == Some(done) {
-            self.last_progress = Some(now);
-            self.emit(EventKind::Progress { step: step.to_owned(), done, total, unit });
-        }
-    }
-
     fn report(&self, ends_at: EndsAt) -> Report {
         self.machine.report(self.plan, &self.steps, &self.warnings, ends_at)
+    }
+}
+
+/// Keeps a step from saying its progress too often.
+#[derive(Debug, Default)]
+struct Throttle {
+    last: Option<Instant>,
+}
+
+impl Throttle {
+    /// Whether it is time to say it again; the end always is.
+    fn due(&mut self, end: bool) -> bool {
+        let due = end || self.last.is_none_or(|last| last.elapsed() >= PROGRESS_INTERVAL);
+        if due {
+            self.last = Some(Instant::now());
+        }
+        due
     }
 }
 

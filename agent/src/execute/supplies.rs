@@ -1,7 +1,6 @@
 //! What an execution needs from outside.
 
 use keystone_protocol::event::Event;
-use keystone_protocol::manifest::Manifest;
 use keystone_protocol::secret::Secret;
 use thiserror::Error;
 
@@ -12,9 +11,6 @@ pub struct SupplyError(pub String);
 
 /// Where an execution gets what it can't make itself, and leaves what must not stay.
 pub trait Supplies: crate::store::ClosureSource {
-    /// The closure to install.
-    fn manifest(&self) -> &Manifest;
-
     /// The password for containers that are opened by one.
     fn password(&self) -> Option<&Secret>;
 

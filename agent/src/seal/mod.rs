@@ -4,11 +4,13 @@
 //! has another, refuses to import it at its first boot. So the last steps of a plan close what it
 //! opened, and the very last asks the kernel and the labels on the disks whether that is so.
 
-use crate::block::{Roots, find};
-use crate::zfs::{self, PoolState};
+use crate::block::{Poll, Roots, Timeout, find, wait};
+use crate::zfs::{self, LabelState, Zfs};
+use crate::ensure::Ensured;
 use crate::{luks, mount};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use thiserror::Error;
 
 /// What a plan opened.
@@ -52,7 +54,7 @@ pub enum SealError {
         /// Its member.
         device: PathBuf,
         /// What the label says.
-        state: PoolState,
+        state: LabelState,
     },
     /// A label is missing or of another pool.
     #[error("{} has no label of pool {pool}", device.display())]
@@ -67,7 +69,10 @@ pub enum SealError {
     Mounts(#[source] std::io::Error),
     /// ZFS can't be asked.
     #[error(transparent)]
-    Zfs(#[from] zfs::ZfsError),
+    Zfs(#[from] zfs::Error),
+    /// The pool stayed busy.
+    #[error(transparent)]
+    Busy(#[from] Timeout),
 }
 
 /// Asks the kernel and the labels whether everything is closed.
@@ -81,7 +86,7 @@ pub fn prove(roots: &Roots, target: &Path, opened: &Opened) -> Result<(), SealEr
             return Err(SealError::MapperOpen(name.clone()));
         }
     }
-    let imported = zfs::Zfs::open()?.imported_pools()?;
+    let imported = Zfs::open()?.imported_pools()?;
     for (name, pool) in &opened.pools {
         if imported.iter().any(|other| other.guid == pool.guid) {
             return Err(SealError::PoolImported(name.clone()));
@@ -89,10 +94,10 @@ pub fn prove(roots: &Roots, target: &Path, opened: &Opened) -> Result<(), SealEr
         for device in &pool.devices {
             let no_label = || SealError::NoLabel { pool: name.clone(), device: device.clone() };
             let label = zfs::read_label(device)?.ok_or_else(no_label)?;
-            if label.pool_guid != pool.guid {
+            if label.pool_guid != Some(pool.guid) {
                 return Err(no_label());
             }
-            if label.state != PoolState::Exported {
+            if label.state != LabelState::Exported {
                 return Err(SealError::NotExported {
                     pool: name.clone(),
                     device: device.clone(),
@@ -102,6 +107,20 @@ pub fn prove(roots: &Roots, target: &Path, opened: &Opened) -> Result<(), SealEr
         }
     }
     Ok(())
+}
+
+/// How long a pool may stay busy: udev's probes of a volume are over in a moment.
+const EXPORT_BOUND: Duration = Duration::from_secs(30);
+
+/// Exports a pool, once nothing uses it any more.
+pub fn export(zfs: &Zfs, pool: &str) -> Result<Ensured, SealError> {
+    wait(&format!("the pool {pool} to be exported"), EXPORT_BOUND, || {
+        match zfs.ensure_exported(pool, false) {
+            Ok(ensured) => Ok(Poll::Ready(ensured)),
+            Err(error) if error.is_busy() => Ok(Poll::Pending(error.to_string())),
+            Err(error) => Err(SealError::from(error)),
+        }
+    })
 }
 
 fn mounts_below(roots: &Roots, target: &Path) -> std::io::Result<Vec<String>> {
@@ -121,7 +140,8 @@ pub fn close_best_effort(roots: &Roots, target: &Path, opened: &Opened) -> Vec<S
         }
     }
     for name in opened.pools.keys() {
-        let exported = zfs::Zfs::open().and_then(|mut zfs| zfs.export_pool(name));
+        let exported =
+            Zfs::open().map_err(SealError::from).and_then(|zfs| export(&zfs, name));
         match exported {
             Ok(_) => left.push(format!("pool {name} is exported, incomplete")),
             Err(error) => left.push(format!("pool {name} is still imported: {error}")),

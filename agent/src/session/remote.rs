@@ -5,7 +5,6 @@ use crate::execute::supplies::{EventSink, Supplies, SupplyError};
 use crate::store::{ClosureSource, SourceError};
 use keystone_protocol::event::Event;
 use keystone_protocol::frame::BlockHeader;
-use keystone_protocol::manifest::Manifest;
 use keystone_protocol::message::{ToAgent, ToController};
 use keystone_protocol::secret::Secret;
 use std::cell::RefCell;
@@ -20,7 +19,6 @@ const RECOVERY_KEY_BOUND: Duration = Duration::from_secs(30 * 60);
 /// What a confirmed execution brought with it, and the wire for the rest.
 pub struct Remote<'w> {
     wire: &'w RefCell<Wire>,
-    manifest: Manifest,
     password: Option<Secret>,
     pin: Option<Secret>,
 }
@@ -29,11 +27,10 @@ impl<'w> Remote<'w> {
     /// Supplies for one execution.
     pub fn new(
         wire: &'w RefCell<Wire>,
-        manifest: Manifest,
         password: Option<Secret>,
         pin: Option<Secret>,
     ) -> Self {
-        Remote { wire, manifest, password, pin }
+        Remote { wire, password, pin }
     }
 }
 
@@ -60,10 +57,6 @@ fn source_error(error: WireError) -> SourceError {
 }
 
 impl Supplies for Remote<'_> {
-    fn manifest(&self) -> &Manifest {
-        &self.manifest
-    }
-
     fn password(&self) -> Option<&Secret> {
         self.password.as_ref()
     }

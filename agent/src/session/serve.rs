@@ -126,11 +126,18 @@ impl Session<'_> {
                 return self.send(&refused(RefusalKind::TargetUnfit, chain(&error), None));
             }
         };
-        let mut supplies = Remote::new(self.wire, manifest, password, pin);
+        let mut supplies = Remote::new(self.wire, password, pin);
         let mut sink = RemoteSink(self.wire);
         let machine = Machine::new(&inventory, &plan);
-        let execution =
-            Execution::new(&plan, machine, &mut supplies, &mut sink, self.cancel, journal);
+        let execution = Execution::new(
+            &plan,
+            &manifest,
+            machine,
+            &mut supplies,
+            &mut sink,
+            self.cancel,
+            journal,
+        );
         match execution.run() {
             Ok(report) => {
                 self.installed = true;

@@ -32,7 +32,7 @@ pub(super) fn unmount(run: &mut Execution<'_>) -> StepResult {
 
 /// Exports a pool.
 pub(super) fn export_pool(run: &mut Execution<'_>, pool: &str) -> StepResult {
-    Ok(run.machine.zfs()?.export_pool(pool)?)
+    Ok(seal::export(run.machine.zfs()?, pool)?)
 }
 
 /// Proves that nothing is open and that the labels say so.

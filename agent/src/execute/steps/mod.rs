@@ -39,6 +39,8 @@ pub enum StepError {
     #[error(transparent)]
     Gpt(#[from] crate::gpt::GptError),
     #[error(transparent)]
+    Key(#[from] crate::filesystem::key::KeyError),
+    #[error(transparent)]
     Filesystem(#[from] crate::filesystem::FilesystemError),
     #[error(transparent)]
     Mount(#[from] crate::mount::MountError),
@@ -47,15 +49,25 @@ pub enum StepError {
     #[error(transparent)]
     Tpm(#[from] crate::tpm2::TpmError),
     #[error(transparent)]
-    Zfs(#[from] crate::zfs::ZfsError),
+    Zfs(#[from] crate::zfs::Error),
     #[error(transparent)]
-    Store(#[from] crate::store::StoreError),
+    Store(#[from] crate::store::FsError),
+    #[error(transparent)]
+    Receive(#[from] crate::store::ReceiveError),
+    #[error(transparent)]
+    Profile(#[from] crate::store::ProfileError),
     #[error(transparent)]
     Activation(#[from] crate::activation::ActivationError),
     #[error(transparent)]
     Bootloader(#[from] crate::bootloader::BootloaderError),
     #[error(transparent)]
     Seal(#[from] crate::seal::SealError),
+    #[error("a raw key of a dataset has 32 bytes, this one {0}")]
+    KeyLength(usize),
+    #[error(transparent)]
+    Pcr(#[from] crate::tpm2::NoSuchPcr),
+    #[error("{0:?} is not a pool's GUID")]
+    PoolGuid(String),
     #[error("the TPM that the plan binds to is gone")]
     NoTpm,
     #[error("the plan asks for a {0}, and none was given")]
@@ -92,9 +104,7 @@ pub(super) fn run(run: &mut Execution<'_>, step: &Step) -> StepResult {
         Action::Mount(mount) => storage::mount(run, mount),
         Action::FormatLuks { device, name } => unlock::format(run, device, name),
         Action::CreateKey { device, file, bytes } => unlock::create_key(run, device, file, *bytes),
-        Action::Enroll { device, name, unlock } => {
-            unlock::enroll(run, &step.id, device, name, unlock)
-        }
+        Action::Enroll { device, name, unlock } => unlock::enroll(run, device, name, unlock),
         Action::CloseLuks { name } => unlock::close(run, name),
         Action::ReceiveClosure { .. } => system::receive_closure(run, &step.id),
         Action::SetProfile { toplevel } => system::set_profile(run, toplevel),

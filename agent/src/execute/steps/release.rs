@@ -12,7 +12,10 @@ pub(super) fn release(run: &mut Execution<'_>, what: &Release) -> StepResult {
         Release::Unmount { target } => Ok(mount::unmount_all_below(&roots, Path::new(target))?),
         Release::Swapoff { kernel_name } => Ok(mount::swapoff(&roots, kernel_name)?),
         Release::CloseMapper { name, .. } => Ok(luks::close(name)?),
-        Release::DestroyPool { name, guid } => Ok(run.machine.zfs()?.destroy_pool(name, guid)?),
+        Release::DestroyPool { name, guid } => {
+            let number = guid.parse().map_err(|_| super::StepError::PoolGuid(guid.clone()))?;
+            Ok(run.machine.zfs()?.ensure_destroyed(name, number)?)
+        },
     }
 }
 

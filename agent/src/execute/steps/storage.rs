@@ -2,11 +2,13 @@
 
 use crate::execute::machine::TARGET;
 use crate::execute::{Execution, StepResult};
-use crate::zfs::{PoolSpec, VdevSpec};
-use crate::{filesystem, gpt, mount};
+use crate::mount::MountRequest;
+use crate::zfs::{PoolSpec, TopVdev};
+use crate::{filesystem, gpt, mount, zfs};
 use keystone_protocol::plan::{
     DeviceRef, KeyRef, MountPlan, MountSource, PartitionTable, PoolPlan, Vdev,
 };
+use keystone_protocol::secret::Secret;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -15,15 +17,16 @@ pub(super) fn partition(run: &mut Execution<'_>, table: &PartitionTable) -> Step
     let kernel_name = run.machine.disk(&table.disk)?;
     let (ensured, ids) = gpt::ensure(run.machine.roots(), kernel_name, table)?;
     let names = table.partitions.iter().map(|partition| {
-        (partition.name.clone(), ids.partitions[&partition.number].to_string())
+        (partition.name.clone(), ids.partitions[&partition.number].clone())
     });
-    run.machine.partitioned(&table.disk, ids.disk.to_string(), names.collect());
+    run.machine.partitioned(&table.disk, ids.disk_guid, names.collect());
     Ok(ensured)
 }
 
 /// Makes a FAT32 file system.
 pub(super) fn make_vfat(run: &mut Execution<'_>, device: &DeviceRef) -> StepResult {
-    Ok(filesystem::vfat::ensure(&run.machine.node(device)?)?)
+    let node = run.machine.node(device)?;
+    Ok(filesystem::vfat::ensure(run.machine.roots(), &node.name)?)
 }
 
 /// Makes an ext4 file system.
@@ -32,7 +35,8 @@ pub(super) fn make_ext4(
     device: &DeviceRef,
     extra_args: &[String],
 ) -> StepResult {
-    Ok(filesystem::ext4::ensure(&run.machine.node(device)?, extra_args)?)
+    let node = run.machine.node(device)?;
+    Ok(filesystem::ext4::ensure(run.machine.roots(), &node.name, extra_args)?)
 }
 
 /// Makes a pool.
@@ -40,7 +44,7 @@ pub(super) fn create_pool(run: &mut Execution<'_>, pool: &PoolPlan) -> StepResul
     let mut devices = Vec::new();
     let mut vdevs = Vec::new();
     for vdev in &pool.vdevs {
-        vdevs.push(resolve_vdev(run, vdev, &mut devices)?);
+        vdevs.push(TopVdev::data(resolve_vdev(run, vdev, &mut devices)?));
     }
     let spec = PoolSpec {
         name: pool.name.clone(),
@@ -48,9 +52,12 @@ pub(super) fn create_pool(run: &mut Execution<'_>, pool: &PoolPlan) -> StepResul
         properties: pool.properties.clone(),
         root_properties: pool.root_properties.clone(),
         features: pool.features.clone(),
-        altroot: TARGET.to_owned(),
+        altroot: Some(TARGET.to_owned()),
+        ..PoolSpec::default()
     };
-    let (ensured, guid) = run.machine.zfs()?.create_pool(&spec)?;
+    let zfs = run.machine.zfs()?;
+    let ensured = zfs.ensure_pool(&spec)?;
+    let guid = zfs.imported_pool(&pool.name)?.guid;
     run.machine.pool_made(&pool.name, guid, pool.features.clone(), devices);
     Ok(ensured)
 }
@@ -59,20 +66,20 @@ fn resolve_vdev(
     run: &Execution<'_>,
     vdev: &Vdev,
     devices: &mut Vec<PathBuf>,
-) -> Result<VdevSpec, super::StepError> {
-    let mut resolve = |member: &DeviceRef| -> Result<PathBuf, super::StepError> {
+) -> Result<zfs::Vdev, super::StepError> {
+    let mut resolve = |member: &DeviceRef| -> Result<zfs::Vdev, super::StepError> {
         let node = run.machine.node(member)?;
-        devices.push(node.clone());
-        Ok(node)
+        devices.push(node.path.clone());
+        Ok(zfs::Vdev::Leaf(node.path))
     };
     Ok(match vdev {
-        Vdev::Disk { member } => VdevSpec::Disk(resolve(member)?),
+        Vdev::Disk { member } => resolve(member)?,
         Vdev::Mirror { members } => {
-            VdevSpec::Mirror(members.iter().map(resolve).collect::<Result<_, _>>()?)
+            zfs::Vdev::Mirror(members.iter().map(resolve).collect::<Result<_, _>>()?)
         }
-        Vdev::Raidz { parity, members } => VdevSpec::Raidz {
+        Vdev::Raidz { parity, members } => zfs::Vdev::Raidz {
             parity: *parity,
-            members: members.iter().map(resolve).collect::<Result<_, _>>()?,
+            children: members.iter().map(resolve).collect::<Result<_, _>>()?,
         },
     })
 }
@@ -84,7 +91,7 @@ pub(super) fn create_volume(
     size: u64,
     properties: &BTreeMap<String, String>,
 ) -> StepResult {
-    Ok(run.machine.zfs()?.create_volume(dataset, size, properties)?)
+    Ok(run.machine.zfs()?.ensure_volume(dataset, size, properties)?)
 }
 
 /// Makes a file system dataset, not mounted.
@@ -95,19 +102,36 @@ pub(super) fn create_dataset(
     key: Option<&KeyRef>,
 ) -> StepResult {
     let key = key.map(|key| run.machine.key(key)).transpose()?;
-    Ok(run.machine.zfs()?.create_filesystem(dataset, properties, key.as_ref())?)
+    let bytes = key.as_ref().map(raw_key).transpose()?;
+    Ok(run.machine.zfs()?.ensure_filesystem(dataset, properties, bytes)?)
 }
 
 /// Mounts below the target's root.
 pub(super) fn mount(run: &mut Execution<'_>, plan: &MountPlan) -> StepResult {
     let target = Path::new(TARGET).join(plan.target.trim_start_matches('/'));
-    Ok(match &plan.source {
+    let request = match &plan.source {
         MountSource::Dataset { dataset } => {
-            mount::mount_dataset(run.machine.roots(), dataset, &target, &plan.options)?
+            MountRequest {
+                source: dataset.clone(),
+                target,
+                fstype: "zfs".to_owned(),
+                options: plan.options.clone(),
+            }
         }
         MountSource::Filesystem { device, fstype } => {
-            let node = run.machine.node(device)?;
-            mount::mount_device(run.machine.roots(), &node, &target, fstype, &plan.options)?
+            let source = run.machine.node(device)?.path.display().to_string();
+            MountRequest {
+                source,
+                target,
+                fstype: fstype.clone(),
+                options: plan.options.clone(),
+            }
         }
-    })
+    };
+    Ok(mount::ensure(run.machine.roots(), &request)?)
+}
+
+/// The 32 bytes of a raw key (`keyformat=raw`, zfsprops(7)).
+fn raw_key(key: &Secret) -> Result<&[u8; 32], super::StepError> {
+    key.expose().try_into().map_err(|_| super::StepError::KeyLength(key.len()))
 }

@@ -2,19 +2,19 @@
 
 use crate::ensure::Ensured;
 use crate::execute::machine::TARGET;
-use crate::execute::{Execution, StepResult};
+use crate::execute::{Execution, StepResult, Throttle};
 use crate::store::{Progress, Store};
 use crate::{activation, bootloader};
-use keystone_protocol::event::{EventKind, Unit};
+use keystone_protocol::event::{Event, EventKind, Unit};
 use keystone_protocol::plan::DeviceRef;
 use std::path::Path;
 
 /// Receives the closure, verifies every NAR, writes the database.
 pub(super) fn receive_closure(run: &mut Execution<'_>, step: &str) -> StepResult {
-    let (store, prepared) = Store::prepare(Path::new(TARGET)).map_err(crate::store::StoreError::from)?;
+    let (store, prepared) = Store::prepare(Path::new(TARGET))?;
     let manifest = run.manifest;
     let cancel = run.cancel;
-    let mut throttle = super::super::Throttle::default();
+    let mut throttle = Throttle::default();
     let Execution { supplies, sink, began, .. } = run;
     let mut progress = |at: Progress| {
         if throttle.due(at.bytes == at.bytes_total) {
@@ -25,19 +25,19 @@ pub(super) fn receive_closure(run: &mut Execution<'_>, step: &str) -> StepResult
                 total: Some(at.bytes_total),
                 unit: Unit::Bytes,
             };
-            sink.emit(keystone_protocol::event::Event { at_ms, kind });
+            sink.emit(Event { at_ms, kind });
         }
     };
     let received = store
         .receive(manifest, *supplies, &mut progress, cancel.flag())
-        .map_err(crate::store::StoreError::from)?;
+        ?;
     Ok(received.ensured.and(prepared))
 }
 
 /// Sets the profile, garbage collector roots and `/etc/NIXOS`.
 pub(super) fn set_profile(_run: &mut Execution<'_>, toplevel: &str) -> StepResult {
-    let (store, _) = Store::prepare(Path::new(TARGET)).map_err(crate::store::StoreError::from)?;
-    Ok(store.set_profile(toplevel).map_err(crate::store::StoreError::from)?.ensured)
+    let (store, _) = Store::prepare(Path::new(TARGET))?;
+    Ok(store.set_profile(toplevel)?.ensured)
 }
 
 /// Makes the machine's SSH host key unless there is one.

@@ -4,6 +4,7 @@ use super::StepError;
 use crate::ensure::Ensured;
 use crate::execute::machine::Container;
 use crate::execute::{Execution, StepResult};
+use crate::luks::{FirstSlot, Tpm2Policy};
 use crate::tpm2::{PcrPolicy, Tpm};
 use crate::{filesystem, luks};
 use keystone_protocol::plan::{ContainerUnlock, DeviceRef};
@@ -13,13 +14,16 @@ use std::collections::BTreeMap;
 /// Formats a container with an ephemeral key that is only in memory, and opens it.
 pub(super) fn format(run: &mut Execution<'_>, device: &DeviceRef, name: &str) -> StepResult {
     let node = run.machine.node(device)?;
-    let bootstrap = luks::ephemeral_key();
-    let uuid = luks::format(&node, &bootstrap)?;
-    let opened = luks::open(&node, name, &bootstrap)?;
-    let container =
-        Container { device: node, uuid, bootstrap: Some(bootstrap), keyslots: BTreeMap::new() };
+    let bootstrap = luks::bootstrap_key();
+    let formatted = luks::format(&node.path, FirstSlot::Bootstrap, &bootstrap)?;
+    let container = Container {
+        uuid: luks::uuid(&node.path)?.to_string(),
+        bootstrap: Some(bootstrap.clone()),
+        keyslots: BTreeMap::new(),
+    };
     run.machine.container_opened(name, container);
-    Ok(opened.and(Ensured::Created))
+    let (opened, _) = luks::open(&node.path, name, &bootstrap)?;
+    Ok(formatted.and(opened))
 }
 
 /// Makes the raw key of an encrypted dataset, once, and keeps it in memory for the dataset.
@@ -38,50 +42,48 @@ pub(super) fn create_key(
 /// Makes the lasting keyslots, opens each in a test, removes the ephemeral one.
 pub(super) fn enroll(
     run: &mut Execution<'_>,
-    step: &str,
     device: &DeviceRef,
     name: &str,
     unlock: &ContainerUnlock,
 ) -> StepResult {
-    let node = run.machine.node(device)?;
-    let container = run.machine.container_mut(name)?;
-    let Some(bootstrap) = container.bootstrap.clone() else {
+    let node = run.machine.node(device)?.path;
+    let Some(bootstrap) = run.machine.container(name)?.bootstrap.clone() else {
         return Ok(Ensured::AlreadySo);
     };
     let mut keyslots = BTreeMap::new();
     match unlock {
         ContainerUnlock::Tpm2 { pcrs, bank, pin } => {
             let mut tpm = Tpm::open()?.ok_or(StepError::NoTpm)?;
-            let policy = PcrPolicy::new(bank, pcrs).map_err(luks::LuksError::from)?;
+            let pcrs = PcrPolicy::new(bank, pcrs)?;
             let pin = if *pin {
                 Some(run.supplies.pin().ok_or(StepError::NoSecret("PIN"))?.clone())
             } else {
                 None
             };
-            let slot = luks::enroll_tpm2(&node, &bootstrap, &mut tpm, &policy, pin.as_ref())?;
+            let policy = Tpm2Policy { pcrs, pin };
+            let (_, slot) = luks::enroll_tpm2(&node, &bootstrap, &mut tpm, &policy)?;
             keyslots.insert(slot, "tpm2".to_owned());
         }
         ContainerUnlock::Password => {
             let password = run.supplies.password().ok_or(StepError::NoSecret("password"))?.clone();
-            let slot = luks::enroll_password(&node, &bootstrap, &password)?;
+            let (_, slot) = luks::enroll_password(&node, &bootstrap, &password)?;
             keyslots.insert(slot, "password".to_owned());
         }
         ContainerUnlock::KeyFile { path, trim_newline } => {
             let key = read_key_file(path, *trim_newline)?;
-            let slot = luks::enroll_password(&node, &bootstrap, &key)?;
+            let (_, slot) = luks::enroll_key_file(&node, &bootstrap, &key)?;
             keyslots.insert(slot, "key-file".to_owned());
         }
     }
     if !matches!(unlock, ContainerUnlock::KeyFile { .. }) {
         let (slot, recovery) = luks::enroll_recovery(&node, &bootstrap)?;
         keyslots.insert(slot, "recovery".to_owned());
-        run.supplies.keep_recovery_key(name, &recovery)?;
+        run.supplies.keep_recovery_key(name, recovery.secret())?;
     }
-    luks::remove_key(&node, &bootstrap, keyslots.keys().copied())?;
+    let _ = luks::remove_slot(&node, luks::BOOTSTRAP_SLOT)?;
     let container = run.machine.container_mut(name)?;
     container.bootstrap = None;
     container.keyslots = keyslots;
-    let _ = step;
     Ok(Ensured::Created)
 }
 
