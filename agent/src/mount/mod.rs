@@ -9,15 +9,18 @@
 //! | [`options`] | from words in a layout to flags and data |
 //! | [`ensure`](mod@ensure) | a file system at a place |
 //! | [`unmount`] | nothing at or below a place, or who hinders it |
+//! | [`swap`] | the end of swapping |
 //! | [`temporary`] | a file system where only root looks, for a moment |
 
 pub mod ensure;
 pub mod options;
+pub mod swap;
 pub mod table;
 pub mod temporary;
 pub mod unmount;
 
 pub use ensure::{MountRequest, ensure, ensure_efivarfs};
+pub use swap::swapoff;
 pub use table::MountPoint;
 pub use temporary::TempMount;
 pub use unmount::{unmount, unmount_all_below};
@@ -68,6 +71,15 @@ pub enum MountError {
     Unmount {
         /// Where.
         target: PathBuf,
+        /// Why not.
+        #[source]
+        source: Errno,
+    },
+    /// `swapoff(2)` refused.
+    #[error("ending swapping to {}", device.display())]
+    Swapoff {
+        /// To what.
+        device: PathBuf,
         /// Why not.
         #[source]
         source: Errno,

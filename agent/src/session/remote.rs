@@ -44,7 +44,7 @@ impl ClosureSource for Remote<'_> {
         let incoming = self.wire.borrow_mut().next_within(BLOCK_BOUND, "closure data");
         match incoming.map_err(source_error)? {
             Incoming::Block(header, data) => Ok((header, data)),
-            Incoming::Message(ToAgent::SourceFailed { message }) => Err(SourceError::new(message)),
+            Incoming::Message(ToAgent::SourceFailed { message }) => Err(message.into()),
             Incoming::Message(_) => {
                 Err(source_error(WireError::OutOfTurn("a message amid the closure")))
             }
@@ -53,7 +53,7 @@ impl ClosureSource for Remote<'_> {
 }
 
 fn source_error(error: WireError) -> SourceError {
-    SourceError::new(error.to_string())
+    Box::new(error)
 }
 
 impl Supplies for Remote<'_> {

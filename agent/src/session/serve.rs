@@ -17,13 +17,16 @@ use keystone_protocol::message::{
 use keystone_protocol::plan::Plan;
 use keystone_protocol::version::{self, End, PROTOCOL_VERSION};
 use std::cell::RefCell;
+use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 /// Serves the conversation on stdin and stdout until the stream ends.
 pub fn serve() -> Result<(), WireError> {
     let cancel = Cancel::default();
-    let wire = RefCell::new(Wire::start(io::stdin(), io::stdout(), cancel.clone()));
+    let output = take_stdout().map_err(WireError::Io)?;
+    let wire = RefCell::new(Wire::start(io::stdin(), output, cancel.clone()));
     let mut session = Session { wire: &wire, cancel: &cancel, installed: false };
     session.greet()?;
     loop {
@@ -35,6 +38,14 @@ pub fn serve() -> Result<(), WireError> {
             Err(error) => return Err(error),
         }
     }
+}
+
+/// Moves the stream to the controller away from descriptor 1, which becomes stderr: C libraries
+/// (libzfs does) and children may print, and must not print into the conversation.
+fn take_stdout() -> io::Result<File> {
+    let output = io::stdout().as_fd().try_clone_to_owned()?;
+    nix::unistd::dup2_stdout(io::stderr())?;
+    Ok(File::from(output))
 }
 
 struct Session<'w> {

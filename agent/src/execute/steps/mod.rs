@@ -65,7 +65,7 @@ pub enum StepError {
     #[error("a raw key of a dataset has 32 bytes, this one {0}")]
     KeyLength(usize),
     #[error(transparent)]
-    Pcr(#[from] crate::tpm2::NoSuchPcr),
+    Pcr(#[from] crate::tpm2::seal::NoSuchPcr),
     #[error("{0:?} is not a pool's GUID")]
     PoolGuid(String),
     #[error("the TPM that the plan binds to is gone")]
@@ -104,7 +104,7 @@ pub(super) fn run(run: &mut Execution<'_>, step: &Step) -> StepResult {
         Action::Mount(mount) => storage::mount(run, mount),
         Action::FormatLuks { device, name } => unlock::format(run, device, name),
         Action::CreateKey { device, file, bytes } => unlock::create_key(run, device, file, *bytes),
-        Action::Enroll { device, name, unlock } => unlock::enroll(run, device, name, unlock),
+        Action::Enroll { device, name, unlock } => unlock::enroll_slots(run, device, name, unlock),
         Action::CloseLuks { name } => unlock::close(run, name),
         Action::ReceiveClosure { .. } => system::receive_closure(run, &step.id),
         Action::SetProfile { toplevel } => system::set_profile(run, toplevel),

@@ -10,7 +10,7 @@ pub(super) fn release(run: &mut Execution<'_>, what: &Release) -> StepResult {
     let roots = run.machine.roots().clone();
     match what {
         Release::Unmount { target } => Ok(mount::unmount_all_below(&roots, Path::new(target))?),
-        Release::Swapoff { kernel_name } => Ok(mount::swapoff(&roots, kernel_name)?),
+        Release::Swapoff { device } => Ok(mount::swapoff(&roots, &run.machine.node(device)?)?),
         Release::CloseMapper { name, .. } => Ok(luks::close(name)?),
         Release::DestroyPool { name, guid } => {
             let number = guid.parse().map_err(|_| super::StepError::PoolGuid(guid.clone()))?;

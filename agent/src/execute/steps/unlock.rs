@@ -4,17 +4,22 @@ use super::StepError;
 use crate::ensure::Ensured;
 use crate::execute::machine::Container;
 use crate::execute::{Execution, StepResult};
-use crate::luks::{FirstSlot, Tpm2Policy};
-use crate::tpm2::{PcrPolicy, Tpm};
+use crate::luks::FirstSlot;
+use crate::luks::enroll::{self, Tpm2Policy};
+use crate::tpm2::Tpm;
+use crate::tpm2::seal::PcrPolicy;
 use crate::{filesystem, luks};
 use keystone_protocol::plan::{ContainerUnlock, DeviceRef};
 use keystone_protocol::secret::Secret;
 use std::collections::BTreeMap;
 
+/// Length of an ephemeral key, in bytes: as strong as the volume key of AES-256.
+const BOOTSTRAP_BYTES: usize = 32;
+
 /// Formats a container with an ephemeral key that is only in memory, and opens it.
 pub(super) fn format(run: &mut Execution<'_>, device: &DeviceRef, name: &str) -> StepResult {
     let node = run.machine.node(device)?;
-    let bootstrap = luks::bootstrap_key();
+    let bootstrap = Secret::new(rand::random::<[u8; BOOTSTRAP_BYTES]>().to_vec());
     let formatted = luks::format(&node.path, FirstSlot::Bootstrap, &bootstrap)?;
     let container = Container {
         uuid: luks::uuid(&node.path)?.to_string(),
@@ -40,7 +45,7 @@ pub(super) fn create_key(
 }
 
 /// Makes the lasting keyslots, opens each in a test, removes the ephemeral one.
-pub(super) fn enroll(
+pub(super) fn enroll_slots(
     run: &mut Execution<'_>,
     device: &DeviceRef,
     name: &str,
@@ -61,22 +66,22 @@ pub(super) fn enroll(
                 None
             };
             let policy = Tpm2Policy { pcrs, pin };
-            let (_, slot) = luks::enroll_tpm2(&node, &bootstrap, &mut tpm, &policy)?;
+            let (_, slot) = enroll::enroll_tpm2(&node, &bootstrap, &mut tpm, &policy)?;
             keyslots.insert(slot, "tpm2".to_owned());
         }
         ContainerUnlock::Password => {
             let password = run.supplies.password().ok_or(StepError::NoSecret("password"))?.clone();
-            let (_, slot) = luks::enroll_password(&node, &bootstrap, &password)?;
+            let (_, slot) = enroll::enroll_password(&node, &bootstrap, &password)?;
             keyslots.insert(slot, "password".to_owned());
         }
         ContainerUnlock::KeyFile { path, trim_newline } => {
             let key = read_key_file(path, *trim_newline)?;
-            let (_, slot) = luks::enroll_key_file(&node, &bootstrap, &key)?;
+            let (_, slot) = enroll::enroll_key_file(&node, &bootstrap, &key)?;
             keyslots.insert(slot, "key-file".to_owned());
         }
     }
     if !matches!(unlock, ContainerUnlock::KeyFile { .. }) {
-        let (slot, recovery) = luks::enroll_recovery(&node, &bootstrap)?;
+        let (slot, recovery) = enroll::enroll_recovery(&node, &bootstrap)?;
         keyslots.insert(slot, "recovery".to_owned());
         run.supplies.keep_recovery_key(name, recovery.secret())?;
     }
