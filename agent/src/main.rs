@@ -1,7 +1,7 @@
 //! `keystone-agent`: serves one conversation on stdin and stdout.
 //!
 //! It is uploaded and started by `keystone`; nobody types its name. Without arguments it serves;
-//! `--version` prints its version; `enter …` is how it starts itself in a chroot, see
+//! `--version` prints its version; `enter-system …` is how it starts itself in a chroot, see
 //! [`keystone_agent::activation`].
 
 use keystone_agent::session;
@@ -17,7 +17,7 @@ fn main() -> ExitCode {
             println!("keystone-agent {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
         }
-        Some(first) if first == keystone_agent::activation::ENTER => {
+        Some(first) if first == keystone_agent::activation::SUBCOMMAND => {
             keystone_agent::activation::child_main(arguments)
         }
         Some(other) => {

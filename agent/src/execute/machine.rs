@@ -1,11 +1,12 @@
 //! What the plan's names are on this machine: nodes, GUIDs, and keys that are only in memory.
 
 use crate::block::find::{self, Node};
+use crate::gpt::TableIds;
 use crate::block::{BlockError, Roots};
 use crate::seal::{self, Opened};
 use crate::zfs::{self, Zfs};
 use keystone_protocol::inventory::{DiskIdentity, Inventory};
-use keystone_protocol::plan::{DeviceRef, KeyRef, Plan};
+use keystone_protocol::plan::{DeviceRef, KeyRef, PartitionTable, Plan};
 use keystone_protocol::report::{
     ContainerReport, DiskReport, EndsAt, PoolReport, REPORT_VERSION, Report, StepReport,
 };
@@ -14,6 +15,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 use thiserror::Error;
+use uuid::Uuid;
 
 /// Where the target's root is mounted while it is installed.
 pub const TARGET: &str = "/mnt";
@@ -30,6 +32,17 @@ pub enum ResolveError {
     /// A key that no step of this plan made.
     #[error("the key {0:?} was not made by this plan")]
     NoKey(String),
+    /// Something else than a partition where one has to be.
+    #[error("{0:?} is not a partition")]
+    NotAPartition(DeviceRef),
+    /// The step that makes the partition table has not run.
+    #[error("partition {number} of disk {disk:?} was not made by this plan")]
+    NotPartitioned {
+        /// The layout's name of the disk.
+        disk: String,
+        /// Number in the table.
+        number: u32,
+    },
     /// The device did not come up.
     #[error(transparent)]
     Block(#[from] BlockError),
@@ -51,8 +64,9 @@ pub struct Machine {
 struct Disk {
     kernel_name: String,
     identity: DiskIdentity,
-    guid: Option<String>,
-    partitions: BTreeMap<String, String>,
+    guids: Option<TableIds>,
+    /// Numbers of the partitions by the layout's names.
+    partitions: BTreeMap<String, u32>,
 }
 
 /// A container that this plan formatted.
@@ -77,7 +91,7 @@ impl Machine {
                 let disk = Disk {
                     kernel_name: found.kernel_name.clone(),
                     identity: identity.clone(),
-                    guid: None,
+                    guids: None,
                     partitions: BTreeMap::new(),
                 };
                 Some((name.clone(), disk))
@@ -134,11 +148,24 @@ impl Machine {
     }
 
     /// Notes the GUIDs that a partition table got.
-    pub fn partitioned(&mut self, disk: &str, guid: String, partitions: BTreeMap<String, String>) {
-        if let Some(disk) = self.disks.get_mut(disk) {
-            disk.guid = Some(guid);
-            disk.partitions = partitions;
+    pub fn partitioned(&mut self, table: &PartitionTable, guids: TableIds) {
+        if let Some(disk) = self.disks.get_mut(&table.disk) {
+            disk.guids = Some(guids);
+            disk.partitions =
+                table.partitions.iter().map(|p| (p.name.clone(), p.number)).collect();
         }
+    }
+
+    /// The GUID that a partition got.
+    pub fn partition_guid(&self, device: &DeviceRef) -> Result<Uuid, ResolveError> {
+        let DeviceRef::Partition { disk, number } = device else {
+            return Err(ResolveError::NotAPartition(device.clone()));
+        };
+        let guids = self.disks.get(disk).and_then(|disk| disk.guids.as_ref());
+        guids
+            .and_then(|guids| guids.partitions.get(number))
+            .and_then(|guid| Uuid::parse_str(guid).ok())
+            .ok_or_else(|| ResolveError::NotPartitioned { disk: disk.clone(), number: *number })
     }
 
     /// Notes a pool that was made.
@@ -215,10 +242,14 @@ impl Machine {
         ends_at: EndsAt,
     ) -> Report {
         let disks = self.disks.iter().filter_map(|(name, disk)| {
+            let guids = disk.guids.as_ref()?;
+            let partitions = disk.partitions.iter().filter_map(|(name, number)| {
+                Some((name.clone(), guids.partitions.get(number)?.clone()))
+            });
             let report = DiskReport {
                 identity: disk.identity.clone(),
-                guid: disk.guid.clone()?,
-                partitions: disk.partitions.clone(),
+                guid: guids.disk_guid.clone(),
+                partitions: partitions.collect(),
             };
             Some((name.clone(), report))
         });

@@ -59,7 +59,9 @@ pub enum StepError {
     #[error(transparent)]
     Activation(#[from] crate::activation::ActivationError),
     #[error(transparent)]
-    Bootloader(#[from] crate::bootloader::BootloaderError),
+    HostKey(#[from] crate::activation::hostkey::HostKeyError),
+    #[error(transparent)]
+    BootCheck(#[from] crate::bootloader::BootCheckError),
     #[error(transparent)]
     Seal(#[from] crate::seal::SealError),
     #[error("a raw key of a dataset has 32 bytes, this one {0}")]

@@ -16,10 +16,7 @@ use std::path::{Path, PathBuf};
 pub(super) fn partition(run: &mut Execution<'_>, table: &PartitionTable) -> StepResult {
     let kernel_name = run.machine.disk(&table.disk)?;
     let (ensured, ids) = gpt::ensure(run.machine.roots(), kernel_name, table)?;
-    let names = table.partitions.iter().map(|partition| {
-        (partition.name.clone(), ids.partitions[&partition.number].clone())
-    });
-    run.machine.partitioned(&table.disk, ids.disk_guid, names.collect());
+    run.machine.partitioned(table, ids);
     Ok(ensured)
 }
 

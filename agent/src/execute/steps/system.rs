@@ -1,10 +1,13 @@
 //! Closure, profile, host key, bootloader.
 
+use super::StepError;
 use crate::ensure::Ensured;
 use crate::execute::machine::TARGET;
 use crate::execute::{Execution, StepResult, Throttle};
 use crate::store::{Progress, Store};
-use crate::{activation, bootloader};
+use crate::activation::Phase;
+use crate::bootloader::{BootNext, Installed, Variables};
+use crate::{activation, bootloader, mount};
 use keystone_protocol::event::{Event, EventKind, Unit};
 use keystone_protocol::plan::DeviceRef;
 use std::path::Path;
@@ -42,9 +45,9 @@ pub(super) fn set_profile(_run: &mut Execution<'_>, toplevel: &str) -> StepResul
 
 /// Makes the machine's SSH host key unless there is one.
 pub(super) fn host_key(run: &mut Execution<'_>) -> StepResult {
-    let (ensured, public) = activation::hostkey::ensure(Path::new(TARGET))?;
-    run.machine.host_key_made(public);
-    Ok(ensured)
+    let key = activation::hostkey::ensure(Path::new(TARGET))?;
+    run.machine.host_key_made(key.public);
+    Ok(key.ensured)
 }
 
 /// Runs the system's own programs in a chroot: what activation complains of is a warning, what
@@ -55,10 +58,10 @@ pub(super) fn install_bootloader(
     toplevel: &str,
 ) -> StepResult {
     let cancel = run.cancel.clone();
-    let mut lines = |line: &str| run.output(step, line);
-    let outcome =
-        activation::install_bootloader(Path::new(TARGET), toplevel, &mut lines, cancel.flag())?;
-    for warning in outcome.warnings {
+    let system = activation::System::new(TARGET, toplevel);
+    let mut line = |phase: Phase, line: &str| run.output(step, &format!("{phase}: {line}"));
+    let activated = activation::run(&system, &mut line, cancel.flag())?;
+    for warning in activated.warnings {
         run.warn(step, warning);
     }
     Ok(Ensured::Created)
@@ -72,12 +75,27 @@ pub(super) fn verify_bootloader(
     esp: &DeviceRef,
     mountpoint: &str,
 ) -> StepResult {
-    let node = run.machine.node(esp)?;
-    let checked = bootloader::verify(Path::new(TARGET), mountpoint, toplevel)?;
-    match bootloader::boot_next(run.machine.roots(), &node, &checked) {
-        Ok(()) => {}
-        Err(error) => run.warn(step, format!("BootNext was not set: {error}")),
+    let installed = Installed {
+        root: TARGET.into(),
+        esp: mountpoint.to_owned(),
+        esp_partition: run.machine.partition_guid(esp)?,
+        toplevel: toplevel.to_owned(),
+        variables: variables(run)?,
+    };
+    let checked = bootloader::check(&installed)?;
+    run.output(step, &format!("{} boots {}", checked.entry, checked.init));
+    match bootloader::set_boot_next(&installed, &checked) {
+        BootNext::Set { .. } => {}
+        BootNext::NotSet { reason } => run.warn(step, format!("BootNext was not set: {reason}")),
     }
     Ok(Ensured::AlreadySo)
 }
 
+
+/// The firmware's variables, where there are any.
+fn variables(run: &Execution<'_>) -> Result<Option<Variables>, StepError> {
+    let roots = run.machine.roots();
+    let _ = mount::ensure_efivarfs(roots)?;
+    let dir = roots.sys.join("firmware/efi/efivars");
+    Ok(dir.exists().then(|| Variables::new(dir)))
+}
