@@ -7,15 +7,29 @@
 //! | [`ssh`] | connections to machines |
 //! | [`upload`] | brings the agent to the machine |
 //! | [`conversation`] | the conversation with the agent |
+//! | [`install`] | an installation, from the connection to the new system's answer |
+//! | [`reboot`] | waits for the new system and proves that it is the one |
+//! | [`report`] | the controller's copy of the report |
 //! | [`operator`] | who is asked and told: the seam for front ends |
 //! | [`stop`] | asking to stop |
+//! | [`confirm`] | what will be done, as text, and what counts as agreement |
+//! | [`secrets`] | passwords, PINs and recovery keys |
+//! | [`ui`] | the command line's operator |
+//! | [`cli`] | the command line |
 
+pub mod cli;
 pub mod closure;
+pub mod confirm;
 pub mod conversation;
+pub mod install;
 pub mod nar;
 pub mod operator;
+pub mod reboot;
+pub mod report;
+pub mod secrets;
 pub mod ssh;
 pub mod stop;
+pub mod ui;
 pub mod upload;
 
 /// An error and its causes in one line.

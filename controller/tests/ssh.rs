@@ -149,14 +149,14 @@ async fn protected_keys_and_agents() {
         std::fs::copy(protected.with_extension("pub"), sshd.dir.path().join("authorized_keys"))
             .unwrap();
         options.identities =
-            Identities::new(&[protected.clone()], Arc::new(Answers("correct horse")))
+            Identities::new(std::slice::from_ref(&protected), Arc::new(Answers("correct horse")))
                 .with_agent(None);
         Session::connect(&destination, &options).await.unwrap();
         // Unlocked once, it is not asked for again.
         options.identities = options.identities.without_prompt();
         Session::connect(&destination, &options).await.unwrap();
     }
-    options.identities = identities(&[protected.clone()]);
+    options.identities = identities(std::slice::from_ref(&protected));
     let error = Session::connect(&destination, &options).await.unwrap_err();
     assert_says(&error, &["protected by a passphrase", "ssh-add"]);
 
@@ -218,9 +218,8 @@ async fn programs_run() {
 async fn a_stranger_can_be_looked_at() {
     let sshd = Sshd::start();
     let destination = sshd.destination();
-    let key = connect::probe(&destination, BOUND).await.unwrap();
-    assert_eq!(key.key_data(), sshd.host_key("ed25519").key_data());
-    let session =
-        connect::connect_untrusted(&destination, &identities(&[sshd.key()]), BOUND).await.unwrap();
+    let look = connect::look(&destination, &identities(&[sshd.key()]), BOUND).await.unwrap();
+    assert_eq!(look.host_key.key_data(), sshd.host_key("ed25519").key_data());
+    let session = look.login.unwrap();
     assert_eq!(session.script("looking", "echo there", BOUND).await.unwrap(), b"there\n");
 }

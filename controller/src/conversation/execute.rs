@@ -42,7 +42,7 @@ pub enum ExecuteError {
         /// The step that failed, if one did.
         step: Option<String>,
         /// Why, what is left, and what to do.
-        failure: Failure,
+        failure: Box<Failure>,
         /// Whether the operator asked to stop.
         stopped: bool,
         /// What the operator could not do, if that was the reason.
@@ -74,7 +74,7 @@ impl Conversation {
         let paths = Arc::new(Manifest::clone(&request.manifest));
         self.say(&ToAgent::Execute(Box::new(request)))?;
         let mut run = Run { paths, source, stream: None, step: None, stopping: None, cause: None };
-        let outcome = run.to_the_end(self, operator, stop).await;
+        let outcome = run.run_through(self, operator, stop).await;
         run.end_stream();
         outcome
     }
@@ -93,7 +93,7 @@ struct Run {
 const DOING: &str = "installing";
 
 impl Run {
-    async fn to_the_end(
+    async fn run_through(
         &mut self,
         agent: &mut Conversation,
         operator: &mut impl Operator,
@@ -144,7 +144,7 @@ impl Run {
                 ToController::Failed(failure) => {
                     return Err(ExecuteError::Failed {
                         step: self.step.take(),
-                        failure,
+                        failure: Box::new(failure),
                         stopped: self.stopping.is_some() && self.cause.is_none(),
                         cause: self.cause.take(),
                     });

@@ -167,11 +167,11 @@ impl Write for Cutter<'_> {
         if last || self.raw.len() == BLOCK {
             let raw = std::mem::take(&mut self.raw);
             let length = raw.len() as u64;
-            let gone = |_| io::Error::other("nobody takes the blocks");
+            let gone = || io::Error::other("nobody takes the blocks");
             let (done, finished) = oneshot::channel();
             let job = Job { path: self.index, offset: self.offset, last, raw, done };
-            self.queue.blocking_send(finished).map_err(|e| gone(drop(e)))?;
-            self.jobs.send(job).map_err(|e| gone(drop(e)))?;
+            self.queue.blocking_send(finished).map_err(|_| gone())?;
+            self.jobs.send(job).map_err(|_| gone())?;
             self.offset += length;
         }
         Ok(take)

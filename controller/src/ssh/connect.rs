@@ -96,28 +96,37 @@ impl Session {
     }
 }
 
-/// The host key that a machine shows, without logging in: to see who is there.
-pub async fn probe(destination: &Destination, bound: Duration) -> Result<PublicKey, SshError> {
-    let (handle, key) = handshake_expecting(destination, &Expectation::Anything, bound).await?;
-    let _ = timeout(bound, handle.disconnect(Disconnect::ByApplication, "", "")).await;
-    Ok(key)
+/// What is found at a place, whoever it is.
+#[derive(Debug)]
+pub struct Look {
+    /// The key that it proved to have.
+    pub host_key: PublicKey,
+    /// Whether it let us in.
+    pub login: Result<Session, SshError>,
 }
 
-/// Logs in whatever the host key is; for looking at a machine that is not trusted.
+/// Connects and logs in whatever the host key is; for looking at a machine that is not trusted.
 ///
 /// Public-key signatures are bound to the connection (RFC 4252, section 7), so that an impostor
-/// gains nothing; but what is read over it must not be believed.
-pub async fn connect_untrusted(
+/// gains nothing; but what is read over it must not be believed unless the key is the right one.
+pub async fn look(
     destination: &Destination,
     identities: &Identities,
     bound: Duration,
-) -> Result<Session, SshError> {
+) -> Result<Look, SshError> {
     let (mut handle, host_key) =
         handshake_expecting(destination, &Expectation::Anything, bound).await?;
-    timeout(LOGIN, authenticate(&mut handle, destination, identities)).await.map_err(|_| {
-        SshError::TimedOut { what: format!("logging in at {destination}"), bound: LOGIN }
-    })??;
-    Ok(Session { handle: Arc::new(handle), destination: destination.clone(), host_key })
+    let login = timeout(bound, authenticate(&mut handle, destination, identities))
+        .await
+        .unwrap_or_else(|_| {
+            Err(SshError::TimedOut { what: format!("logging in at {destination}"), bound })
+        })
+        .map(|()| Session {
+            handle: Arc::new(handle),
+            destination: destination.clone(),
+            host_key: host_key.clone(),
+        });
+    Ok(Look { host_key, login })
 }
 
 /// The handshake; for a pinned fingerprint, which does not tell the key's type, asking for one

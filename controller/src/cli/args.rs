@@ -1,0 +1,299 @@
+//! Commands and options.
+
+use crate::install::Kind;
+use crate::secrets::SecretSource;
+use crate::ssh::{Destination, Pin};
+use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use keystone_protocol::options::Unlock;
+use std::fmt::Write;
+use std::path::PathBuf;
+
+const EXAMPLES: &str = "\
+Examples:
+  Look at a machine that was booted from an installer ISO:
+    keystone inventory root@10.0.0.5
+
+  See what would be done; nothing is written:
+    keystone plan root@10.0.0.5 --store-path ./result --layout layout.json
+
+  Install, asking for everything:
+    keystone install root@10.0.0.5 --store-path ./result --layout layout.json
+
+  Install unattended, agreeing to the plan that was looked at:
+    keystone install root@10.0.0.5 --store-path ./result --layout layout.json \\
+      --host-key SHA256:… --yes --plan-hash … --recovery-key-file nas.key --json
+
+The store path is config.system.build.toplevel; the layout is disko.devices as JSON:
+    nix build .#nixosConfigurations.nas.config.system.build.toplevel
+    nix eval --json .#nixosConfigurations.nas.config.disko.devices > layout.json";
+
+/// Installs NixOS systems over SSH: encrypted, verified, sealed.
+#[derive(Debug, Parser)]
+#[command(name = "keystone", version, after_long_help = after_help(), max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Install a system on a machine
+    #[command(after_long_help = after_help())]
+    Install(Box<InstallArgs>),
+    /// Show what an installation would do; writes nothing
+    #[command(after_long_help = after_help())]
+    Plan(Box<PlanArgs>),
+    /// Show what a machine is: disks and what is on them, TPM, firmware
+    #[command(after_long_help = after_help())]
+    Inventory(Box<InventoryArgs>),
+    /// Show the version
+    Version,
+}
+
+/// How to reach the machine and what to show.
+#[derive(Debug, Args)]
+pub struct LinkArgs {
+    /// The machine: [USER@]HOST, an IPv6 address in brackets; it has to be root
+    #[arg(value_name = "root@HOST")]
+    pub destination: Destination,
+    /// TCP port of its SSH server
+    #[arg(short, long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Option<u16>,
+    /// Its host key: SHA256:… as ssh-keygen -l prints it, or the public key itself
+    #[arg(long, value_name = "FINGERPRINT")]
+    pub host_key: Option<Pin>,
+    /// Look for its host key in this file instead of ~/.ssh/known_hosts; may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub known_hosts: Vec<PathBuf>,
+    /// Log in with this private key; may be repeated. Else ~/.ssh/id_* and the ssh-agent
+    #[arg(short, long = "identity", value_name = "KEY")]
+    pub identities: Vec<PathBuf>,
+    /// Give up connecting after this many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 20,
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub connect_timeout: u64,
+    /// The agent to bring to the machine, instead of the one installed with keystone
+    #[arg(long, value_name = "PATH", env = "KEYSTONE_AGENT", hide_env_values = true)]
+    pub agent: Option<PathBuf>,
+    /// Write JSON to standard output: a line for each event (inventory: one document)
+    #[arg(long)]
+    pub json: bool,
+    /// Show the agent's log and what programs print; twice for more
+    #[arg(short, long, action = ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// What to install, and how.
+#[derive(Debug, Args)]
+pub struct SystemArgs {
+    /// The system: its store path, or a link to it such as ./result
+    #[arg(long, value_name = "TOPLEVEL")]
+    pub store_path: PathBuf,
+    /// The layout of its disks: disko.devices as JSON (- for standard input)
+    #[arg(long, value_name = "LAYOUT.json")]
+    pub layout: PathBuf,
+    /// Read the store below this directory, as Nix's local?root=ROOT
+    #[arg(long, value_name = "ROOT", default_value = "/")]
+    pub store: PathBuf,
+    /// What opens encrypted containers at boot; auto takes the TPM if it can be trusted to
+    #[arg(long, value_enum, default_value_t = UnlockArg::Auto)]
+    pub unlock: UnlockArg,
+    /// PCRs to bind the TPM to: 7, 0+7, or none
+    #[arg(long, value_name = "PCRS", value_parser = pcrs)]
+    pub tpm2_pcrs: Option<Pcrs>,
+    /// Ask for a PIN besides the TPM
+    #[arg(long)]
+    pub tpm2_pin: bool,
+    /// Read that PIN from a file or pipe (- for standard input)
+    #[arg(long, value_name = "FILE")]
+    pub tpm2_pin_file: Option<SecretSource>,
+    /// Which disk the layout's disk NAME is: a name in /dev/disk/by-id, or a serial number
+    #[arg(long = "disk", value_name = "NAME=ID", value_parser = named_disk)]
+    pub disks: Vec<(String, String)>,
+    /// Agree that what is on the disks now is destroyed; blank disks don't need it
+    #[arg(long)]
+    pub erase: bool,
+}
+
+/// `keystone install`
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("what-is-agreed-to").args(["plan_hash", "disk_ids"]))]
+pub struct InstallArgs {
+    /// The machine.
+    #[command(flatten)]
+    pub link: LinkArgs,
+    /// The system.
+    #[command(flatten)]
+    pub system: SystemArgs,
+    /// Read the boot password from a file or pipe (- for standard input)
+    #[arg(long, value_name = "FILE")]
+    pub password_file: Option<SecretSource>,
+    /// Write recovery keys to this new file, instead of showing them
+    #[arg(long, value_name = "FILE")]
+    pub recovery_key_file: Option<PathBuf>,
+    /// Agree without being asked, together with --plan-hash or --disk-id
+    #[arg(long, requires = "what-is-agreed-to")]
+    pub yes: bool,
+    /// Agree to the plan with this hash, as keystone plan prints it
+    #[arg(long, value_name = "HASH", requires = "yes")]
+    pub plan_hash: Option<String>,
+    /// Agree to writing this disk, by its stable name; all disks of the plan have to be named
+    #[arg(long = "disk-id", value_name = "ID", requires = "yes")]
+    pub disk_ids: Vec<String>,
+    /// Only show what would be done, as keystone plan
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Stop after the seal; the machine stays in its installer
+    #[arg(long)]
+    pub no_reboot: bool,
+    /// Where the new system answers, if not at HOST
+    #[arg(long, value_name = "HOST")]
+    pub installed_host: Option<String>,
+    /// Its SSH port, if not the one given with -p
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub installed_port: Option<u16>,
+    /// Give up waiting for the new system after this many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 900,
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub boot_timeout: u64,
+    /// Write the report to this file (- for standard output)
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// Leave the pool imported and the container open, to prove that booting then fails
+    #[arg(long, hide = true)]
+    pub skip_seal_for_tests: bool,
+}
+
+/// `keystone plan`
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// The machine.
+    #[command(flatten)]
+    pub link: LinkArgs,
+    /// The system.
+    #[command(flatten)]
+    pub system: SystemArgs,
+}
+
+/// `keystone inventory`
+#[derive(Debug, Args)]
+pub struct InventoryArgs {
+    /// The machine.
+    #[command(flatten)]
+    pub link: LinkArgs,
+}
+
+/// `--unlock`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum UnlockArg {
+    /// The TPM if it can be trusted to open at the next boot, else a password
+    Auto,
+    /// The TPM
+    Tpm2,
+    /// A password typed at boot
+    Password,
+}
+
+impl From<UnlockArg> for Unlock {
+    fn from(arg: UnlockArg) -> Self {
+        match arg {
+            UnlockArg::Auto => Unlock::Auto,
+            UnlockArg::Tpm2 => Unlock::Tpm2,
+            UnlockArg::Password => Unlock::Password,
+        }
+    }
+}
+
+/// `--tpm2-pcrs`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pcrs(pub Vec<u8>);
+
+fn pcrs(text: &str) -> Result<Pcrs, String> {
+    if text == "none" || text.is_empty() {
+        return Ok(Pcrs(Vec::new()));
+    }
+    let mut list = Vec::new();
+    for part in text.split(['+', ',']) {
+        match part.trim().parse::<u8>() {
+            Ok(pcr) if pcr < 24 => list.push(pcr),
+            _ => return Err(format!("'{part}' is not a PCR: 0 to 23, joined by +, or none")),
+        }
+    }
+    list.sort_unstable();
+    list.dedup();
+    Ok(Pcrs(list))
+}
+
+fn named_disk(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, id)) if !name.is_empty() && !id.is_empty() => Ok((name.into(), id.into())),
+        _ => Err("expected NAME=ID, as root=/dev/disk/by-id/nvme-…".into()),
+    }
+}
+
+fn after_help() -> String {
+    let mut text = format!("{EXAMPLES}\n\nExit codes:\n    0  done\n");
+    for kind in Kind::ALL {
+        let _ = writeln!(text, "  {:>3}  {}", kind.code(), kind.meaning());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(args: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(args)
+    }
+
+    const INSTALL: &[&str] =
+        &["keystone", "install", "root@nas", "--store-path", "x", "--layout", "y"];
+
+    fn install(more: &[&str]) -> Result<InstallArgs, clap::Error> {
+        let args: Vec<&str> = INSTALL.iter().chain(more).copied().collect();
+        match parse(&args)?.command {
+            Command::Install(args) => Ok(*args),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_holds() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn yes_says_what_to() {
+        assert!(install(&["--yes"]).is_err());
+        assert!(install(&["--plan-hash", "x"]).is_err());
+        assert!(install(&["--yes", "--plan-hash", "x", "--disk-id", "y"]).is_err());
+        assert!(install(&["--yes", "--plan-hash", "x"]).unwrap().yes);
+        let args = install(&["--yes", "--disk-id", "a", "--disk-id", "b"]).unwrap();
+        assert_eq!(args.disk_ids, ["a", "b"]);
+    }
+
+    #[test]
+    fn values() {
+        let args =
+            install(&["--tpm2-pcrs", "7+0", "--disk", "root=virtio-1", "-p", "2222"]).unwrap();
+        assert_eq!(args.system.tpm2_pcrs, Some(Pcrs(vec![0, 7])));
+        assert_eq!(args.system.disks, [("root".to_owned(), "virtio-1".to_owned())]);
+        assert_eq!(args.link.port, Some(2222));
+        assert_eq!(install(&["--tpm2-pcrs", "none"]).unwrap().system.tpm2_pcrs, Some(Pcrs(vec![])));
+        for bad in [&["--tpm2-pcrs", "24"], &["--disk", "root"], &["-p", "0"], &["--host-key", "x"]]
+        {
+            assert!(install(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn help_is_as_it_was() {
+        let mut command = Cli::command().term_width(100);
+        let install = command.find_subcommand_mut("install").unwrap();
+        insta::assert_snapshot!(install.render_long_help().to_string());
+    }
+}

@@ -1,0 +1,13 @@
+//! The command line.
+//!
+//! | module | job |
+//! |---|---|
+//! | [`args`] | commands and options |
+//! | [`run`] | from options to a request, and to an exit code |
+//! | [`outcome`] | the closing words, of success and of failure |
+
+pub mod args;
+pub mod outcome;
+pub mod run;
+
+pub use run::main;

@@ -1,0 +1,181 @@
+//! The closing words.
+
+use crate::conversation::{ConversationError, ExecuteError};
+use crate::install::{InstallError, Kind};
+use crate::ssh::PublicKey;
+use crate::ssh::host_key::fingerprint;
+use crate::ui::CommandLine;
+use crate::ui::format::elapsed;
+use crate::ui::style::Style;
+use keystone_protocol::report::{EndsAt, Report};
+use serde_json::{Value, json};
+use std::error::Error;
+use std::fmt::Write;
+use std::time::Duration;
+
+/// A failure, taken apart for people and programs.
+#[derive(Debug)]
+pub struct Trouble {
+    kind: Kind,
+    step: Option<String>,
+    message: String,
+    causes: Vec<String>,
+    last_lines: Vec<String>,
+    left: Vec<String>,
+    next: Option<String>,
+}
+
+impl Trouble {
+    /// Of an installation.
+    pub fn of(error: &InstallError, operator: &CommandLine) -> Self {
+        let mut trouble = Trouble::plain(error.into(), error);
+        let refusal = match error {
+            InstallError::Conversation(ConversationError::Refused(refusal)) => Some(refusal),
+            InstallError::Execute { error, .. } => match error.as_ref() {
+                ExecuteError::Refused(refusal) => Some(refusal),
+                _ => None,
+            },
+            _ => None,
+        };
+        trouble.next = refusal.and_then(|refusal| refusal.hint.clone());
+        if let InstallError::Execute { error, log, .. } = error {
+            trouble.last_lines = log.iter().rev().take(10).rev().cloned().collect();
+            if let ExecuteError::Failed { step, failure, cause, .. } = error.as_ref() {
+                trouble.message = failure.message.clone();
+                trouble.causes = failure.causes.clone();
+                if let Some(cause) = cause {
+                    trouble.causes.push(crate::chain(cause));
+                }
+                trouble.left = failure.left.clone();
+                trouble.next = Some(failure.next.clone()).filter(|next| !next.is_empty());
+                let step = step.as_deref().and_then(|id| operator.steps().get(id));
+                if let Some((number, view)) = step {
+                    let total = operator.steps().all().len();
+                    trouble.step = Some(format!("{number}/{total} {}", view.title));
+                    let output: Vec<String> = view.output().map(str::to_owned).collect();
+                    if !output.is_empty() {
+                        trouble.last_lines = output;
+                    }
+                }
+            }
+        }
+        trouble
+    }
+
+    /// Of anything else.
+    pub fn plain(kind: Kind, error: &(dyn Error + 'static)) -> Self {
+        let mut causes = Vec::new();
+        let mut text = error.to_string();
+        let message = text.clone();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            let cause_text = cause.to_string();
+            // Transparent errors say the same as what they wrap.
+            if cause_text != text {
+                causes.push(cause_text.clone());
+            }
+            text = cause_text;
+            source = cause.source();
+        }
+        Trouble {
+            kind,
+            step: None,
+            message,
+            causes,
+            last_lines: Vec::new(),
+            left: Vec::new(),
+            next: None,
+        }
+    }
+
+    /// Its kind.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// For people.
+    pub fn text(&self, style: Style) -> String {
+        let mut out = String::new();
+        let head = match &self.step {
+            Some(step) => format!("step {step} failed"),
+            None => "error".to_owned(),
+        };
+        let _ = writeln!(out, "{}: {}", style.red(&head), self.message);
+        for cause in &self.causes {
+            let _ = writeln!(out, "  because: {cause}");
+        }
+        let mut list = |title: &str, items: &[String], mark: &str| {
+            if !items.is_empty() {
+                let _ = writeln!(out, "{title}:");
+                for item in items {
+                    let _ = writeln!(out, "  {mark} {item}");
+                }
+            }
+        };
+        list("last lines", &self.last_lines, "|");
+        list("on the machine now", &self.left, "-");
+        if let Some(next) = &self.next {
+            let _ = writeln!(out, "next: {}", style.bold(next));
+        }
+        out
+    }
+
+    /// For programs.
+    pub fn json(&self) -> Value {
+        json!({
+            "event": "error",
+            "kind": self.kind.name(),
+            "exit": self.kind.code(),
+            "step": self.step,
+            "message": self.message,
+            "causes": self.causes,
+            "left": self.left,
+            "next": self.next,
+        })
+    }
+}
+
+/// What was reached, for people.
+pub fn success_text(
+    report: &Report,
+    destination: &str,
+    warnings: &[String],
+    kept: &[String],
+    saved: Option<&str>,
+    style: Style,
+) -> String {
+    let mut out = String::new();
+    let time: u64 = report.steps.iter().map(|step| step.elapsed_ms).sum();
+    let how = match report.ends_at {
+        EndsAt::Verified => "installed, sealed and seen running",
+        EndsAt::Sealed => "installed and sealed; the machine is still in its installer",
+        EndsAt::BeforeSeal => "installed, but not sealed",
+    };
+    let time = elapsed(Duration::from_millis(time));
+    let _ = writeln!(out, "{} {}", style.green(how), style.dim(&format!("(steps: {time})")));
+    let _ = writeln!(out, "  system    {}", report.toplevel);
+    let key = report.ssh_host_key.as_deref().and_then(|k| PublicKey::from_openssh(k).ok());
+    if let Some(key) = key {
+        let _ = writeln!(out, "  host key  {}", fingerprint(&key));
+    }
+    for container in kept {
+        let _ = writeln!(out, "  recovery key of {container}");
+    }
+    if let Some(saved) = saved {
+        let _ = writeln!(out, "  report    {saved}");
+    }
+    if report.ends_at == EndsAt::Verified {
+        let _ = writeln!(out, "  log in    {destination}");
+    }
+    // Those of the agent are in the report; the plan's are here too.
+    let mut all: Vec<&String> = warnings.iter().chain(&report.warnings).collect();
+    let mut seen = std::collections::HashSet::new();
+    all.retain(|warning| seen.insert(*warning));
+    if !all.is_empty() {
+        let _ = writeln!(out, "{}", style.yellow("warnings"));
+        for warning in all {
+            let _ = writeln!(out, "  - {warning}");
+        }
+    }
+    out
+}

@@ -1,0 +1,369 @@
+//! From options to a request, and to an exit code.
+
+use super::args::{Cli, Command, InstallArgs, LinkArgs, SystemArgs};
+use super::outcome::{Trouble, success_text};
+use crate::closure::{Closure, LocalSource, Store};
+use crate::confirm::{Consent, machine, plan_text};
+use crate::install::{
+    InstallError, InstallRequest, Installed, Kind, Link, LinkOptions, Until, install, preflight,
+};
+use crate::operator::{Notice, Operator};
+use crate::reboot::RebootOptions;
+use crate::report::InstallReport;
+use crate::ssh::identity::PassphrasePrompt;
+use crate::ssh::{ConnectOptions, Destination, HostKeyPolicy, Identities, known_hosts};
+use crate::stop::{self, Stop, Stopper};
+use crate::ui::command_line::Answers;
+use crate::ui::json::Json;
+use crate::ui::plain::Plain;
+use crate::ui::style::Style;
+use crate::ui::terminal::Terminal;
+use crate::ui::{CommandLine, Screen, prompt};
+use crate::upload::LocalAgent;
+use clap::Parser;
+use keystone_protocol::options::InstallOptions;
+use std::io::{self, IsTerminal, Read, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+use zeroize::Zeroizing;
+
+/// The program.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return match error.use_stderr() {
+                true => ExitCode::from(Kind::Usage.code()),
+                false => ExitCode::SUCCESS,
+            };
+        }
+    };
+    let terminal = prompt::Restore::remember();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("can't start: {error}");
+            return ExitCode::from(Kind::Internal.code());
+        }
+    };
+    let code = runtime.block_on(dispatch(cli.command));
+    // A question that nobody answers any more must not keep the program.
+    runtime.shutdown_background();
+    terminal.restore();
+    ExitCode::from(code)
+}
+
+async fn dispatch(command: Command) -> u8 {
+    let (stopper, stop) = stop::channel();
+    if let Err(error) = listen(stopper) {
+        eprintln!("can't listen for signals: {error}");
+        return Kind::Internal.code();
+    }
+    match command {
+        Command::Version => {
+            println!("keystone {}", env!("CARGO_PKG_VERSION"));
+            0
+        }
+        Command::Inventory(args) => {
+            log(args.link.verbose);
+            let mut operator = operator(&args.link, None);
+            let done = inventory(&args.link, &mut operator, &stop).await;
+            closing(done, &args.link, &mut operator)
+        }
+        Command::Plan(args) => {
+            log(args.link.verbose);
+            let mut operator = operator(&args.link, None);
+            let done = install_and_tell(&args.link, &args.system, None, &mut operator, &stop).await;
+            closing(done, &args.link, &mut operator)
+        }
+        Command::Install(args) => {
+            log(args.link.verbose);
+            let mut operator = operator(&args.link, Some(&args));
+            let (link, system) = (&args.link, &args.system);
+            let done = install_and_tell(link, system, Some(&args), &mut operator, &stop).await;
+            closing(done, link, &mut operator)
+        }
+    }
+}
+
+/// Ctrl-C, and what asks a program to end, ask to stop.
+fn listen(stopper: Stopper) -> io::Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+                _ = hangup.recv() => {}
+            }
+            stopper.ask();
+        }
+    });
+    Ok(())
+}
+
+fn log(verbose: u8) {
+    let level = match verbose {
+        0 => "warn",
+        1 => "info",
+        _ => "debug",
+    };
+    let filter = EnvFilter::try_from_env("KEYSTONE_LOG")
+        .unwrap_or_else(|_| EnvFilter::new(format!("warn,keystone_controller={level}")));
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .without_time()
+        .with_target(false)
+        .try_init();
+}
+
+fn operator(link: &LinkArgs, install: Option<&InstallArgs>) -> CommandLine {
+    let verbose = link.verbose > 0;
+    let screen: Box<dyn Screen> = match (link.json, io::stderr().is_terminal()) {
+        // `inventory --json` is one document; everything else is a stream of events.
+        (true, _) => Box::new(Json::new(io::stdout())),
+        (false, true) => Box::new(Terminal::new(verbose)),
+        (false, false) => Box::new(Plain::new(io::stderr(), verbose)),
+    };
+    let interactive = prompt::is_interactive();
+    let consent = match install {
+        Some(args) if args.yes => match &args.plan_hash {
+            Some(hash) => Consent::PlanHash(hash.clone()),
+            None => Consent::Disks(args.disk_ids.clone()),
+        },
+        _ if interactive => Consent::Typed,
+        _ => Consent::Impossible,
+    };
+    let answers = Answers {
+        interactive,
+        consent,
+        print_plan: !link.json,
+        password: install.and_then(|args| args.password_file.clone()),
+        pin: install.and_then(|args| args.system.tpm2_pin_file.clone()),
+        recovery_key_file: install.and_then(|args| args.recovery_key_file.clone()),
+    };
+    CommandLine::new(screen, answers)
+}
+
+/// Asks for passphrases where somebody can answer.
+struct TerminalPassphrase;
+
+impl PassphrasePrompt for TerminalPassphrase {
+    fn passphrase(&self, file: &Path, again: bool) -> Option<Zeroizing<String>> {
+        if !prompt::is_interactive() {
+            return None;
+        }
+        if again {
+            eprintln!("that is not its passphrase");
+        }
+        let question = format!("Passphrase of {}: ", file.display());
+        rpassword::prompt_password(question).ok().map(Zeroizing::new)
+    }
+}
+
+fn link_options(args: &LinkArgs) -> Result<LinkOptions, InstallError> {
+    let mut destination = args.destination.clone();
+    if let Some(port) = args.port {
+        destination.port = port;
+    }
+    let known_hosts = match args.known_hosts.is_empty() {
+        true => known_hosts::default_files(),
+        false => args.known_hosts.clone(),
+    };
+    Ok(LinkOptions {
+        destination,
+        connect: ConnectOptions {
+            host_key: HostKeyPolicy { pinned: args.host_key.clone(), known_hosts },
+            identities: Identities::new(&args.identities, Arc::new(TerminalPassphrase)),
+            timeout: Duration::from_secs(args.connect_timeout),
+        },
+        agent: LocalAgent::find(args.agent.as_deref())?,
+        agent_log: if args.verbose > 1 { "debug" } else { "info" }.to_owned(),
+    })
+}
+
+async fn inventory(
+    args: &LinkArgs,
+    operator: &mut CommandLine,
+    stop: &Stop,
+) -> Result<(), InstallError> {
+    let look = async {
+        let mut link = Link::open(&link_options(args)?, operator).await?;
+        let inventory = link.conversation.inventory(operator).await;
+        link.close().await;
+        Ok::<_, InstallError>(inventory?)
+    };
+    let inventory = tokio::select! {
+        inventory = look => inventory?,
+        () = stop.asked(1) => return Err(InstallError::Interrupted),
+    };
+    match args.json {
+        true => operator.notice(Notice::Inventory(&inventory)),
+        false => {
+            operator.screen().finish();
+            print(&machine::inventory_text(&inventory));
+        }
+    }
+    Ok(())
+}
+
+async fn install_and_tell(
+    link: &LinkArgs,
+    system: &SystemArgs,
+    args: Option<&InstallArgs>,
+    operator: &mut CommandLine,
+    stop: &Stop,
+) -> Result<(), InstallError> {
+    // Everything that needs no machine comes first.
+    let layout = read_layout(&system.layout)?;
+    let store = Store::below(&system.store);
+    let closure = Closure::read(&store, &system.store_path)
+        .map_err(|error| InstallError::Preflight(error.into()))?;
+    preflight(&layout, &closure)?;
+    let options = link_options(link)?;
+    let destination = options.destination.clone();
+    let agent = options.agent.hash;
+    let until = match args {
+        Some(args) if !args.dry_run => match args.no_reboot {
+            true => Until::Sealed,
+            false => Until::Verified(reboot_options(args, &options)),
+        },
+        _ => Until::Planned,
+    };
+    let at = match &until {
+        Until::Verified(reboot) => reboot.at.to_string(),
+        _ => destination.to_string(),
+    };
+    let request = InstallRequest {
+        link: options,
+        closure,
+        source: Arc::new(LocalSource::new(store)),
+        layout,
+        options: install_options(system, args),
+        until,
+    };
+    let done = install(request, operator, stop).await;
+    operator.screen().finish();
+    let named = args.and_then(|args| args.report.as_deref());
+    match done {
+        Ok(installed) => {
+            let report = InstallReport::of(&installed, destination.to_string(), &agent);
+            let saved = report.and_then(|report| save(&report, &destination.host, named));
+            tell(&installed, &destination, &at, saved.as_deref(), link.json, operator);
+            Ok(())
+        }
+        Err(error) => {
+            if let InstallError::Reboot { error, report } = &error {
+                let problem = crate::chain(error.as_ref());
+                let report =
+                    InstallReport::unverified(report, problem, destination.to_string(), &agent);
+                save(&report, &destination.host, named);
+            }
+            Err(error)
+        }
+    }
+}
+
+fn read_layout(path: &Path) -> Result<String, InstallError> {
+    let read = match path == Path::new("-") {
+        true => {
+            let mut text = String::new();
+            io::stdin().lock().read_to_string(&mut text).map(|_| text)
+        }
+        false => std::fs::read_to_string(path),
+    };
+    read.map_err(|source| {
+        let path = path.to_owned();
+        InstallError::Preflight(crate::closure::ClosureError::Read { path, source }.into())
+    })
+}
+
+fn install_options(system: &SystemArgs, args: Option<&InstallArgs>) -> InstallOptions {
+    InstallOptions {
+        unlock: system.unlock.into(),
+        tpm2_pcrs: system.tpm2_pcrs.clone().map(|pcrs| pcrs.0),
+        tpm2_pin: system.tpm2_pin || system.tpm2_pin_file.is_some(),
+        erase: system.erase,
+        disks: system.disks.iter().cloned().collect(),
+        // Not part of what is written, so that a plan's hash holds for both.
+        no_reboot: false,
+        skip_seal: args.is_some_and(|args| args.skip_seal_for_tests),
+    }
+}
+
+fn reboot_options(args: &InstallArgs, options: &LinkOptions) -> RebootOptions {
+    RebootOptions {
+        at: Destination {
+            user: options.destination.user.clone(),
+            host: args.installed_host.clone().unwrap_or_else(|| options.destination.host.clone()),
+            port: args.installed_port.unwrap_or(options.destination.port),
+        },
+        identities: options.connect.identities.clone(),
+        bound: Duration::from_secs(args.boot_timeout),
+    }
+}
+
+/// Saves the report; where, for the closing words. A report that can't be saved is no failure of
+/// the installation, but is said.
+fn save(report: &InstallReport<'_>, host: &str, named: Option<&Path>) -> Option<String> {
+    if named == Some(Path::new("-")) {
+        let json = serde_json::to_string_pretty(report).ok()?;
+        print(&format!("{json}\n"));
+        return None;
+    }
+    let path = named.map(Path::to_owned).or_else(|| report.default_path(host))?;
+    match report.save(&path) {
+        Ok(()) => Some(path.display().to_string()),
+        Err(error) => {
+            tracing::warn!("the report can't be written to {}: {error}", path.display());
+            None
+        }
+    }
+}
+
+fn tell(
+    installed: &Installed,
+    destination: &Destination,
+    at: &str,
+    saved: Option<&str>,
+    json: bool,
+    operator: &CommandLine,
+) {
+    if json {
+        return;
+    }
+    let Some(report) = &installed.report else {
+        let style = Style::of(&io::stdout());
+        print(&plan_text(&destination.host, &installed.inventory, &installed.plan, style));
+        return;
+    };
+    let style = Style::of(&io::stderr());
+    let text = success_text(report, at, operator.warnings(), operator.kept(), saved, style);
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+/// To standard output; a reader that went away is no error.
+fn print(text: &str) {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+fn closing(done: Result<(), InstallError>, link: &LinkArgs, operator: &mut CommandLine) -> u8 {
+    operator.screen().finish();
+    let Err(error) = done else { return 0 };
+    let trouble = Trouble::of(&error, operator);
+    if link.json {
+        Json::new(io::stdout()).line(&trouble.json());
+    }
+    let text = trouble.text(Style::of(&io::stderr()));
+    let _ = io::stderr().write_all(text.as_bytes());
+    trouble.kind().code()
+}

@@ -1,0 +1,19 @@
+//! What will be done, shown and agreed to.
+//!
+//! | module | job |
+//! |---|---|
+//! | [`render`] | the plan as text |
+//! | [`action`] | a step's exact parameters as text |
+//! | [`machine`] | the inventory as text |
+//! | [`consent`] | what counts as agreement |
+
+pub mod action;
+pub mod consent;
+pub mod machine;
+pub mod render;
+
+pub use consent::Consent;
+pub use render::plan_text;
+
+#[cfg(test)]
+pub(crate) mod tests;

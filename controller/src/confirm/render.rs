@@ -1,0 +1,105 @@
+//! The plan as text.
+
+use super::action::{parameters, unlock};
+use super::machine::{identity_details, machine_lines};
+use crate::ui::format::bytes;
+use crate::ui::style::Style;
+use keystone_protocol::inventory::Inventory;
+use keystone_protocol::plan::Plan;
+
+/// Longest line before it is broken.
+const WIDTH: usize = 100;
+
+/// Everything that the operator agrees to.
+pub fn plan_text(host: &str, inventory: &Inventory, plan: &Plan, style: Style) -> String {
+    let mut out = Text { out: String::new(), style };
+    out.heading("MACHINE");
+    out.line(2, &format!("{host}: {}", machine_lines(inventory).join("; ")));
+    out.heading("SYSTEM");
+    out.line(2, &plan.basis.toplevel);
+
+    out.heading(match plan.basis.destroys.iter().all(|d| d.contents.is_empty()) {
+        true => "DISKS TO BE WRITTEN",
+        false => "DISKS TO BE ERASED",
+    });
+    for destroyed in &plan.basis.destroys {
+        let id = &destroyed.identity;
+        out.line(2, &format!("{}  (the layout's disk {})", style.bold(&id.name), destroyed.disk));
+        out.line(6, &format!("{}, {}", bytes(id.size), identity_details(id)));
+        match destroyed.contents.as_slice() {
+            [] => out.line(6, "it is blank"),
+            contents => {
+                out.line(6, &style.red("on it now, and gone afterwards:"));
+                contents.iter().for_each(|what| out.line(8, what));
+            }
+        }
+    }
+
+    if !plan.containers.is_empty() {
+        out.heading("UNLOCKING AT BOOT");
+        for container in &plan.containers {
+            out.line(2, &format!("{}: {}", style.bold(&container.name), unlock(&container.unlock)));
+            out.line(6, &container.reason);
+        }
+    }
+
+    out.heading("STEPS");
+    for (number, step) in (1..).zip(&plan.steps) {
+        // Numbers end in one column; lines are indented by what is left of it.
+        let indent = if number < 10 { 3 } else { 2 };
+        out.line(indent, &format!("{number} {}", step.title));
+        parameters(&step.action).iter().for_each(|text| out.line(7, text));
+    }
+
+    out.list("NOTES", &plan.notes);
+    out.list("WARNINGS", &plan.warnings);
+    out.heading("PLAN");
+    out.line(2, &plan.hash);
+    out.out
+}
+
+struct Text {
+    out: String,
+    style: Style,
+}
+
+impl Text {
+    fn heading(&mut self, text: &str) {
+        let text = self.style.bold(text);
+        self.out.push_str(&text);
+        self.out.push('\n');
+    }
+
+    fn list(&mut self, heading: &str, items: &[String]) {
+        if items.is_empty() {
+            return;
+        }
+        self.heading(heading);
+        items.iter().for_each(|text| self.line(2, &format!("- {text}")));
+    }
+
+    /// Broken at spaces; what follows is indented by two more.
+    fn line(&mut self, indent: usize, text: &str) {
+        for (index, piece) in wrap(text, WIDTH - indent - 2).into_iter().enumerate() {
+            let indent = if index == 0 { indent } else { indent + 2 };
+            self.out.push_str(&format!("{:indent$}{piece}\n", ""));
+        }
+    }
+}
+
+/// Cuts at spaces into pieces of at most `width` characters; a longer word stays whole.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut pieces = vec![String::new()];
+    for word in text.split(' ') {
+        let last = pieces.last_mut().expect("never empty");
+        if !last.is_empty() && last.chars().count() + 1 + word.chars().count() > width {
+            pieces.push(word.to_owned());
+        } else {
+            if !last.is_empty() {
+                last.push(' ');
+            }
+            last.push_str(word);
+        }
+    }
+    pieces
+}

@@ -1,0 +1,290 @@
+//! What can go wrong, and which kind of failure it is.
+
+use super::PreflightError;
+use crate::conversation::{ConversationError, ExecuteError};
+use crate::operator::OperatorError;
+use crate::reboot::RebootError;
+use crate::ssh::SshError;
+use crate::upload::UploadError;
+use keystone_protocol::message::RefusalKind;
+use keystone_protocol::plan::{Action, Plan};
+use keystone_protocol::report::Report;
+use thiserror::Error;
+
+/// An installation did not end well.
+#[derive(Debug, Error)]
+pub enum InstallError {
+    /// Refused before the machine was contacted.
+    #[error(transparent)]
+    Preflight(#[from] PreflightError),
+    /// Could not connect.
+    #[error(transparent)]
+    Ssh(#[from] SshError),
+    /// Could not bring the agent.
+    #[error(transparent)]
+    Upload(#[from] UploadError),
+    /// The conversation went wrong before anything was written, or the agent refused.
+    #[error(transparent)]
+    Conversation(#[from] ConversationError),
+    /// The operator did not agree, or could not answer.
+    #[error(transparent)]
+    Operator(#[from] OperatorError),
+    /// Stopped by the operator before anything was written.
+    #[error("interrupted; nothing was written")]
+    Interrupted,
+    /// The execution failed.
+    #[error("{error}")]
+    Execute {
+        /// Why.
+        #[source]
+        error: Box<ExecuteError>,
+        /// What was executed.
+        plan: Box<Plan>,
+        /// The end of the agent's log.
+        log: Vec<String>,
+    },
+    /// Installed and sealed, but the new system was not seen running.
+    #[error("{error}")]
+    Reboot {
+        /// Why.
+        #[source]
+        error: Box<RebootError>,
+        /// What was done.
+        report: Box<Report>,
+    },
+}
+
+/// Kinds of failures, each with an exit code.
+///
+/// 64 and 70 are those of sysexits(3), the others are Keystone's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Wrong options.
+    Usage,
+    /// The closure or the layout can't be installed.
+    Closure,
+    /// The machine can't be installed so.
+    TargetUnfit,
+    /// Not agreed to, or something that has to be given is missing.
+    NotConfirmed,
+    /// The machine can't be reached.
+    Unreachable,
+    /// The machine's key is not the expected one, or it lets nobody in.
+    SshRefused,
+    /// A defect.
+    Internal,
+    /// The agent could not be brought, started or understood.
+    Agent,
+    /// The plan is not the one that was confirmed.
+    PlanChanged,
+    /// A step on disks, pools or containers failed.
+    Storage,
+    /// Sending or registering the closure failed.
+    Transfer,
+    /// Activation or the boot loader failed.
+    Bootloader,
+    /// Installed, but not proven to be closed.
+    NotSealed,
+    /// Installed and sealed, but the new system was not seen running.
+    NotVerified,
+    /// Stopped by the operator.
+    Interrupted,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: &[Kind] = &[
+        Kind::Usage,
+        Kind::Closure,
+        Kind::TargetUnfit,
+        Kind::NotConfirmed,
+        Kind::Unreachable,
+        Kind::SshRefused,
+        Kind::Internal,
+        Kind::Agent,
+        Kind::PlanChanged,
+        Kind::Storage,
+        Kind::Transfer,
+        Kind::Bootloader,
+        Kind::NotSealed,
+        Kind::NotVerified,
+        Kind::Interrupted,
+    ];
+
+    /// The exit code.
+    pub fn code(self) -> u8 {
+        match self {
+            Kind::Usage => 64,
+            Kind::Closure => 65,
+            Kind::TargetUnfit => 66,
+            Kind::NotConfirmed => 67,
+            Kind::Unreachable => 68,
+            Kind::SshRefused => 69,
+            Kind::Internal => 70,
+            Kind::Agent => 71,
+            Kind::PlanChanged => 72,
+            Kind::Storage => 73,
+            Kind::Transfer => 74,
+            Kind::Bootloader => 75,
+            Kind::NotSealed => 76,
+            Kind::NotVerified => 77,
+            Kind::Interrupted => 130,
+        }
+    }
+
+    /// Its name in `--json`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Usage => "usage",
+            Kind::Closure => "closure",
+            Kind::TargetUnfit => "target-unfit",
+            Kind::NotConfirmed => "not-confirmed",
+            Kind::Unreachable => "unreachable",
+            Kind::SshRefused => "ssh-refused",
+            Kind::Internal => "internal",
+            Kind::Agent => "agent",
+            Kind::PlanChanged => "plan-changed",
+            Kind::Storage => "storage",
+            Kind::Transfer => "transfer",
+            Kind::Bootloader => "bootloader",
+            Kind::NotSealed => "not-sealed",
+            Kind::NotVerified => "not-verified",
+            Kind::Interrupted => "interrupted",
+        }
+    }
+
+    /// What it means, for the help.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Kind::Usage => "wrong options",
+            Kind::Closure => "the closure or the layout can't be installed",
+            Kind::TargetUnfit => "the machine can't be installed so",
+            Kind::NotConfirmed => "not agreed to, or a password, key file or the like is missing",
+            Kind::Unreachable => "the machine can't be reached",
+            Kind::SshRefused => "another host key than expected, or no key is let in",
+            Kind::Internal => "a defect in keystone",
+            Kind::Agent => "the agent could not be brought, started or understood",
+            Kind::PlanChanged => "the machine is not as it was when the plan was confirmed",
+            Kind::Storage => "a step on disks, pools or containers failed",
+            Kind::Transfer => "sending or registering the closure failed",
+            Kind::Bootloader => "activation or the boot loader failed",
+            Kind::NotSealed => "installed, but not proven to be closed",
+            Kind::NotVerified => "installed and sealed, but the new system was not seen running",
+            Kind::Interrupted => "stopped by the operator",
+        }
+    }
+
+    fn of_refusal(kind: RefusalKind) -> Self {
+        match kind {
+            RefusalKind::Layout | RefusalKind::Closure => Kind::Closure,
+            RefusalKind::TargetUnfit => Kind::TargetUnfit,
+            RefusalKind::NotConfirmed => Kind::NotConfirmed,
+            RefusalKind::PlanChanged => Kind::PlanChanged,
+            RefusalKind::Protocol => Kind::Agent,
+        }
+    }
+
+    /// By what the failed step was to do.
+    fn of_step(plan: &Plan, step: Option<&str>) -> Self {
+        let action = plan.steps.iter().find(|s| Some(s.id.as_str()) == step).map(|s| &s.action);
+        match action {
+            Some(Action::ReceiveClosure { .. } | Action::SetProfile { .. }) => Kind::Transfer,
+            Some(
+                Action::HostKey
+                | Action::InstallBootloader { .. }
+                | Action::VerifyBootloader { .. },
+            ) => Kind::Bootloader,
+            Some(
+                Action::Unmount
+                | Action::ExportPool { .. }
+                | Action::ProveSeal
+                | Action::WriteReport,
+            ) => Kind::NotSealed,
+            Some(_) => Kind::Storage,
+            None => Kind::Agent,
+        }
+    }
+}
+
+impl From<&SshError> for Kind {
+    fn from(error: &SshError) -> Self {
+        match error {
+            SshError::Resolve { .. }
+            | SshError::Unreachable { .. }
+            | SshError::Handshake { .. }
+            | SshError::TimedOut { .. }
+            | SshError::Broken { .. } => Kind::Unreachable,
+            SshError::KnownHosts { .. }
+            | SshError::UnknownHostKey { .. }
+            | SshError::HostKeyChanged { .. }
+            | SshError::NotThePinnedKey { .. }
+            | SshError::RevokedHostKey { .. }
+            | SshError::Identity { .. }
+            | SshError::NoPassphrase { .. }
+            | SshError::NoIdentity
+            | SshError::NotAuthenticated { .. }
+            | SshError::ExecRefused { .. } => Kind::SshRefused,
+            SshError::Remote { .. } => Kind::Agent,
+        }
+    }
+}
+
+impl From<&UploadError> for Kind {
+    fn from(error: &UploadError) -> Self {
+        match error {
+            UploadError::Ssh(error) => error.into(),
+            UploadError::NotRoot { .. } => Kind::SshRefused,
+            UploadError::NotLinux { .. } => Kind::TargetUnfit,
+            _ => Kind::Agent,
+        }
+    }
+}
+
+impl From<&ConversationError> for Kind {
+    fn from(error: &ConversationError) -> Self {
+        match error {
+            ConversationError::Refused(refusal) => Kind::of_refusal(refusal.kind),
+            _ => Kind::Agent,
+        }
+    }
+}
+
+impl From<&InstallError> for Kind {
+    fn from(error: &InstallError) -> Self {
+        match error {
+            InstallError::Preflight(_) => Kind::Closure,
+            InstallError::Ssh(error) => error.into(),
+            InstallError::Upload(error) => error.into(),
+            InstallError::Conversation(error) => error.into(),
+            InstallError::Operator(_) => Kind::NotConfirmed,
+            InstallError::Interrupted => Kind::Interrupted,
+            InstallError::Execute { error, plan, .. } => match error.as_ref() {
+                ExecuteError::Refused(refusal) => Kind::of_refusal(refusal.kind),
+                ExecuteError::Failed { stopped: true, .. } | ExecuteError::Left => {
+                    Kind::Interrupted
+                }
+                ExecuteError::Failed { cause: Some(_), .. } => Kind::NotConfirmed,
+                ExecuteError::Failed { step, .. } => Kind::of_step(plan, step.as_deref()),
+                ExecuteError::Conversation(error) => error.into(),
+            },
+            InstallError::Reboot { error, .. } => match error.as_ref() {
+                RebootError::Interrupted => Kind::Interrupted,
+                _ => Kind::NotVerified,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_distinct_and_none_is_a_success() {
+        let mut codes: Vec<u8> = Kind::ALL.iter().map(|kind| kind.code()).collect();
+        assert!(codes.iter().all(|&code| code >= 64));
+        codes.dedup();
+        assert_eq!(codes.len(), Kind::ALL.len());
+        assert!(codes.is_sorted());
+    }
+}

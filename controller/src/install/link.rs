@@ -1,0 +1,101 @@
+//! Connection, agent, conversation: what every command that looks at a machine needs.
+
+use super::error::InstallError;
+use crate::conversation::Conversation;
+use crate::operator::{Notice, Operator};
+use crate::ssh::host_key::fingerprint;
+use crate::ssh::{ConnectOptions, Destination, HostKeyPolicy, Session, SshError};
+use crate::upload::{LocalAgent, RemoteAgent};
+
+/// The machine and how to reach it.
+#[derive(Debug, Clone)]
+pub struct LinkOptions {
+    /// Which machine.
+    pub destination: Destination,
+    /// How to connect.
+    pub connect: ConnectOptions,
+    /// The agent to bring.
+    pub agent: LocalAgent,
+    /// The agent's log level (`info`, `debug`, …).
+    pub agent_log: String,
+}
+
+/// A machine whose agent has said hello.
+#[derive(Debug)]
+pub struct Link {
+    /// The connection.
+    pub session: Session,
+    /// The conversation.
+    pub conversation: Conversation,
+    remote: RemoteAgent,
+}
+
+impl Link {
+    /// Connects, brings the agent, starts it.
+    pub async fn open<O: Operator>(
+        options: &LinkOptions,
+        operator: &mut O,
+    ) -> Result<Self, InstallError> {
+        let destination = options.destination.to_string();
+        operator.notice(Notice::Connecting { destination: &destination });
+        let session = connect(options, operator).await?;
+        operator.notice(Notice::Connected { host_key: &fingerprint(session.host_key()) });
+        operator.notice(Notice::Uploading { agent: &options.agent });
+        let remote = RemoteAgent::place(&session, &options.agent).await?;
+        let begun = async {
+            let running = remote.start(&options.agent_log).await?;
+            let hash = &options.agent.hash;
+            Ok(Conversation::with_program(running, hash, operator).await?)
+        };
+        match begun.await {
+            Ok(conversation) => {
+                operator.notice(Notice::AgentStarted {
+                    version: &conversation.hello().version,
+                    path: remote.path(),
+                    sent: remote.sent,
+                });
+                Ok(Link { session, conversation, remote })
+            }
+            Err(error) => {
+                remote.remove().await;
+                session.disconnect().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends the conversation, and sees to it that nothing is left on the machine.
+    pub async fn close(self) {
+        let Link { session, conversation, remote } = self;
+        // Its end of input; the machine's shell removes the directory when the agent has ended.
+        drop(conversation);
+        remote.remove().await;
+        session.disconnect().await;
+    }
+
+    /// Ends everything at once: the machine goes down, and what is on it with it.
+    pub async fn leave(self) {
+        let Link { session, conversation, .. } = self;
+        drop(conversation);
+        session.disconnect().await;
+    }
+}
+
+/// Connects; an unknown host key is asked about, and then that very key is expected.
+async fn connect<O: Operator>(
+    options: &LinkOptions,
+    operator: &mut O,
+) -> Result<Session, InstallError> {
+    let LinkOptions { destination, connect, .. } = options;
+    match Session::connect(destination, connect).await {
+        Err(SshError::UnknownHostKey { host, key }) => {
+            if !operator.accept_host_key(&host, &key).await? {
+                return Err(SshError::UnknownHostKey { host, key }.into());
+            }
+            let mut accepted = connect.clone();
+            accepted.host_key = HostKeyPolicy::exactly(&key);
+            Ok(Session::connect(destination, &accepted).await?)
+        }
+        other => Ok(other?),
+    }
+}

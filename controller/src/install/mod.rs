@@ -1,0 +1,187 @@
+//! An installation, from the connection to the new system's answer.
+//!
+//! | module | job |
+//! |---|---|
+//! | [`preflight`] | what can be refused before the machine is contacted |
+//! | [`link`](mod@link) | connection, agent, conversation |
+//! | [`error`] | what can go wrong, and which kind of failure it is |
+//!
+//! [`install`] is the whole; front ends call it with their own [`Operator`].
+
+pub mod error;
+pub mod link;
+pub mod preflight;
+
+pub use error::{InstallError, Kind};
+pub use link::{Link, LinkOptions};
+pub use preflight::{PreflightError, preflight};
+
+use crate::closure::{Closure, ClosureSource};
+use crate::conversation::Execution;
+use crate::operator::{Notice, Operator, Proposal};
+use crate::reboot::{self, RebootOptions, Verification};
+use crate::stop::Stop;
+use crate::ui::command_line::{with_password, with_pin};
+use keystone_protocol::inventory::Inventory;
+use keystone_protocol::message::{ExecuteRequest, PlanRequest};
+use keystone_protocol::options::InstallOptions;
+use keystone_protocol::plan::Plan;
+use keystone_protocol::report::{EndsAt, Report};
+use std::sync::Arc;
+
+/// What to install where.
+pub struct InstallRequest {
+    /// The machine and how to reach it.
+    pub link: LinkOptions,
+    /// The system.
+    pub closure: Closure,
+    /// Where its contents come from.
+    pub source: Arc<dyn ClosureSource>,
+    /// `disko.devices`, JSON as given; see [`preflight`].
+    pub layout: String,
+    /// The operator's choices.
+    pub options: InstallOptions,
+    /// How far to go.
+    pub until: Until,
+}
+
+/// How far to go.
+#[derive(Debug, Clone)]
+pub enum Until {
+    /// Only plan; nothing is written.
+    Planned,
+    /// Install and seal; the machine stays in its installer.
+    Sealed,
+    /// Restart it, and see the new system run.
+    Verified(RebootOptions),
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Installed {
+    /// What the machine is.
+    pub inventory: Inventory,
+    /// What was planned.
+    pub plan: Plan,
+    /// What was done, unless only a plan was asked for.
+    pub report: Option<Report>,
+    /// What was seen of the new system.
+    pub verification: Option<Verification>,
+}
+
+/// Installs.
+///
+/// Nothing is written before [`Operator::confirm`] has agreed. `stop` asked once stops between
+/// two writes.
+pub async fn install<O: Operator>(
+    request: InstallRequest,
+    operator: &mut O,
+    stop: &Stop,
+) -> Result<Installed, InstallError> {
+    let InstallRequest { link: options, closure, source, layout, options: choices, until } =
+        request;
+    let plan_request = PlanRequest { layout, options: choices, closure: closure.facts };
+    let mut link = tokio::select! {
+        link = Link::open(&options, operator) => link?,
+        () = stop.asked(1) => return Err(InstallError::Interrupted),
+    };
+    let confirmed = tokio::select! {
+        confirmed = plan_and_confirm(&mut link, &plan_request, &options, &until, operator) => confirmed,
+        () = stop.asked(1) => Err(InstallError::Interrupted),
+    };
+    let (inventory, plan, secrets) = match confirmed {
+        Ok((inventory, plan, Some(secrets))) => (inventory, plan, secrets),
+        Ok((inventory, plan, None)) => {
+            link.close().await;
+            return Ok(Installed { inventory, plan, report: None, verification: None });
+        }
+        Err(error) => {
+            link.close().await;
+            return Err(error);
+        }
+    };
+    let execution = Execution {
+        request: ExecuteRequest {
+            request: plan_request,
+            plan: plan.hash.clone(),
+            manifest: closure.manifest,
+            password: secrets.password,
+            pin: secrets.pin,
+        },
+        source,
+    };
+    let executed = link.conversation.execute(execution, operator, stop).await;
+    let mut report = match executed {
+        Ok(report) => report,
+        Err(error) => {
+            let log = link.conversation.log().lines().map(str::to_owned).collect();
+            link.close().await;
+            let plan = Box::new(plan);
+            return Err(InstallError::Execute { error: Box::new(error), plan, log });
+        }
+    };
+    let verification = match until {
+        Until::Verified(reboot) => {
+            let boot_id = link.conversation.reboot(operator).await;
+            let installer = link.session.host_key().clone();
+            link.leave().await;
+            let failed = |error, report: Report| InstallError::Reboot {
+                error: Box::new(error),
+                report: Box::new(report),
+            };
+            let boot_id = match boot_id {
+                Ok(boot_id) => boot_id,
+                Err(error) => return Err(failed(error.into(), report)),
+            };
+            operator.notice(Notice::Rebooting);
+            let before = reboot::Before { boot_id, installer };
+            match reboot::wait(&reboot, &before, &report, operator, stop).await {
+                Ok(verification) => {
+                    report.ends_at = EndsAt::Verified;
+                    Some(verification)
+                }
+                Err(error) => return Err(failed(error, report)),
+            }
+        }
+        Until::Planned | Until::Sealed => {
+            link.close().await;
+            None
+        }
+    };
+    operator.notice(Notice::Done(&report));
+    Ok(Installed { inventory, plan, report: Some(report), verification })
+}
+
+struct Secrets {
+    password: Option<keystone_protocol::secret::Secret>,
+    pin: Option<keystone_protocol::secret::Secret>,
+}
+
+/// Up to the operator's agreement; `None` instead of secrets if only a plan is wanted.
+async fn plan_and_confirm<O: Operator>(
+    link: &mut Link,
+    request: &PlanRequest,
+    options: &LinkOptions,
+    until: &Until,
+    operator: &mut O,
+) -> Result<(Inventory, Plan, Option<Secrets>), InstallError> {
+    let inventory = link.conversation.inventory(operator).await?;
+    operator.notice(Notice::Inventory(&inventory));
+    let plan = link.conversation.plan(request, operator).await?;
+    operator.notice(Notice::Plan(&plan));
+    if matches!(until, Until::Planned) {
+        return Ok((inventory, plan, None));
+    }
+    operator.prepare(&plan).await?;
+    let host = options.destination.host.as_str();
+    operator.confirm(&Proposal { host, inventory: &inventory, plan: &plan }).await?;
+    let password = match with_password(&plan).as_slice() {
+        [] => None,
+        containers => Some(operator.password(containers).await?),
+    };
+    let pin = match with_pin(&plan).as_slice() {
+        [] => None,
+        containers => Some(operator.pin(containers).await?),
+    };
+    Ok((inventory, plan, Some(Secrets { password, pin })))
+}

@@ -1,0 +1,163 @@
+//! Reads a secret from a file, a pipe or standard input.
+
+use keystone_protocol::secret::Secret;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+/// The longest secret that is read, in bytes.
+const LONGEST: usize = 4096;
+
+/// Where a secret comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretSource {
+    /// Standard input, to its end (`-`).
+    Stdin,
+    /// A file, a named pipe or `/dev/fd/N`.
+    File(PathBuf),
+}
+
+/// A secret can't be read.
+#[derive(Debug, Error)]
+pub enum SecretError {
+    /// Not readable.
+    #[error("can't read {}", path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Readable by everybody.
+    #[error("{} lies in the Nix store, which everybody can read: keep it elsewhere", path.display())]
+    InStore {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// Nothing in it.
+    #[error("{} is empty", path.display())]
+    Empty {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// Too long to be what it should be.
+    #[error("{} is longer than {LONGEST} bytes: that is not a password", path.display())]
+    TooLong {
+        /// Which file.
+        path: PathBuf,
+    },
+}
+
+impl FromStr for SecretSource {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(match text {
+            "-" => SecretSource::Stdin,
+            path => SecretSource::File(path.into()),
+        })
+    }
+}
+
+impl SecretSource {
+    /// Reads to the end; one line break at the end is dropped.
+    pub fn read(&self) -> Result<Secret, SecretError> {
+        let path = match self {
+            SecretSource::Stdin => PathBuf::from("standard input"),
+            SecretSource::File(path) => path.clone(),
+        };
+        let fail = |source| SecretError::Read { path: path.clone(), source };
+        let bytes = match self {
+            SecretSource::Stdin => read(io::stdin().lock()).map_err(fail)?,
+            SecretSource::File(file) => {
+                let real = file.canonicalize().unwrap_or_else(|_| file.clone());
+                if [real.as_path(), file].iter().any(|p| p.starts_with("/nix/store")) {
+                    return Err(SecretError::InStore { path });
+                }
+                read(open(file).map_err(fail)?).map_err(fail)?
+            }
+        };
+        let Some(mut bytes) = bytes else { return Err(SecretError::TooLong { path }) };
+        if bytes.last() == Some(&b'\n') {
+            bytes.pop();
+            if bytes.last() == Some(&b'\r') {
+                bytes.pop();
+            }
+        }
+        match bytes.is_empty() {
+            true => Err(SecretError::Empty { path }),
+            false => Ok(Secret::new(std::mem::take(&mut *bytes))),
+        }
+    }
+}
+
+fn open(file: &Path) -> io::Result<std::fs::File> {
+    use std::os::unix::fs::PermissionsExt;
+    let opened = std::fs::File::open(file)?;
+    let meta = opened.metadata()?;
+    if meta.is_file() && meta.permissions().mode() & 0o077 != 0 {
+        tracing::warn!("{} can be read by others: chmod 600 it", file.display());
+    }
+    Ok(opened)
+}
+
+/// Everything, or `None` if it is too long. Read into one buffer that does not grow, so that no
+/// copy is left behind.
+fn read(mut from: impl Read) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
+    let mut bytes = Zeroizing::new(vec![0; LONGEST + 1]);
+    let mut length = 0;
+    while length < bytes.len() {
+        match from.read(&mut bytes[length..]) {
+            Ok(0) => break,
+            Ok(n) => length += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    bytes.truncate(length);
+    Ok((length <= LONGEST).then_some(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from(contents: &[u8]) -> Result<Secret, SecretError> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("password");
+        std::fs::write(&file, contents).unwrap();
+        SecretSource::File(file).read()
+    }
+
+    #[test]
+    fn one_line_break_is_dropped() {
+        assert_eq!(from(b"correct horse\n").unwrap().expose(), b"correct horse");
+        assert_eq!(from(b"correct horse\r\n").unwrap().expose(), b"correct horse");
+        assert_eq!(from(b"two\n\n").unwrap().expose(), b"two\n");
+        assert!(matches!(from(b"\n"), Err(SecretError::Empty { .. })));
+        assert!(matches!(from(&[b'x'; LONGEST + 1]), Err(SecretError::TooLong { .. })));
+    }
+
+    #[test]
+    fn not_from_the_store_nor_from_nowhere() {
+        let store = SecretSource::File("/nix/store/x/password".into()).read().unwrap_err();
+        assert!(store.to_string().contains("everybody can read"), "{store}");
+        let none = SecretSource::File("/nonexistent/password".into()).read().unwrap_err();
+        assert!(none.to_string().contains("/nonexistent/password"), "{none}");
+    }
+
+    #[test]
+    fn from_a_pipe() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let writer = pipe.clone();
+        let thread =
+            std::thread::spawn(move || std::fs::write(writer, "through a pipe\n").unwrap());
+        assert_eq!(SecretSource::File(pipe).read().unwrap().expose(), b"through a pipe");
+        thread.join().unwrap();
+    }
+}

@@ -1,0 +1,349 @@
+//! Answers what the installation asks: from the options, or by asking a person.
+
+use super::prompt;
+use super::screen::Screen;
+use super::steps::Steps;
+use super::style::Style;
+use crate::confirm::{Consent, consent, plan_text};
+use crate::operator::{Notice, Operator, OperatorError, Proposal};
+use crate::secrets::{RecoveryKeyFile, SecretSource};
+use crate::ssh::PublicKey;
+use crate::ssh::host_key::fingerprint;
+use keystone_protocol::event::EventKind;
+use keystone_protocol::password::{RULES, check_password};
+use keystone_protocol::plan::{ContainerUnlock, Plan};
+use keystone_protocol::secret::Secret;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+/// Tries that a person has.
+const TRIES: usize = 3;
+
+/// Where answers come from.
+#[derive(Debug, Clone)]
+pub struct Answers {
+    /// Whether somebody can be asked.
+    pub interactive: bool,
+    /// What counts as agreement.
+    pub consent: Consent,
+    /// Whether the plan is printed also where nobody is asked.
+    pub print_plan: bool,
+    /// The password of containers opened by one.
+    pub password: Option<SecretSource>,
+    /// The TPM's PIN.
+    pub pin: Option<SecretSource>,
+    /// Where recovery keys go.
+    pub recovery_key_file: Option<PathBuf>,
+}
+
+/// The command line's operator.
+pub struct CommandLine {
+    screen: Box<dyn Screen>,
+    answers: Answers,
+    password: Option<Secret>,
+    pin: Option<Secret>,
+    recovery: Option<RecoveryKeyFile>,
+    steps: Steps,
+    warnings: Vec<String>,
+    /// Where the recovery keys went, for the closing words.
+    kept: Vec<String>,
+}
+
+impl CommandLine {
+    /// Shows on `screen`, answers from `answers`.
+    pub fn new(screen: Box<dyn Screen>, answers: Answers) -> Self {
+        CommandLine {
+            screen,
+            answers,
+            password: None,
+            pin: None,
+            recovery: None,
+            steps: Steps::default(),
+            warnings: Vec::new(),
+            kept: Vec::new(),
+        }
+    }
+
+    /// The screen.
+    pub fn screen(&mut self) -> &mut dyn Screen {
+        self.screen.as_mut()
+    }
+
+    /// Where the recovery keys went: `credstore in FILE`, `credstore shown`.
+    pub fn kept(&self) -> &[String] {
+        &self.kept
+    }
+
+    /// Where the execution is, or was when it failed.
+    pub fn steps(&self) -> &Steps {
+        &self.steps
+    }
+
+    /// The plan's warnings and those of the steps, in order.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Asks away from the runtime, with the screen out of the way.
+    async fn ask<T: Send + 'static>(
+        &mut self,
+        what: &str,
+        question: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> Result<T, OperatorError> {
+        self.screen.suspend();
+        let answer = tokio::task::spawn_blocking(question).await;
+        self.screen.resume();
+        answer
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+            .map_err(|source| OperatorError::Io { what: what.to_owned(), source })
+    }
+
+    fn read(source: &SecretSource, option: &str) -> Result<Secret, OperatorError> {
+        let unusable = |e: &dyn std::error::Error| {
+            OperatorError::Unusable(format!("{option}: {}", crate::chain(e)))
+        };
+        source.read().map_err(|e| unusable(&e))
+    }
+}
+
+/// The containers of the plan that are opened so.
+fn containers(plan: &Plan, by: impl Fn(&ContainerUnlock) -> bool) -> Vec<&str> {
+    plan.containers.iter().filter(|c| by(&c.unlock)).map(|c| c.name.as_str()).collect()
+}
+
+/// Containers opened by a password.
+pub fn with_password(plan: &Plan) -> Vec<&str> {
+    containers(plan, |unlock| matches!(unlock, ContainerUnlock::Password))
+}
+
+/// Containers opened by TPM and PIN.
+pub fn with_pin(plan: &Plan) -> Vec<&str> {
+    containers(plan, |unlock| matches!(unlock, ContainerUnlock::Tpm2 { pin: true, .. }))
+}
+
+/// Containers that get a recovery key.
+pub fn with_recovery_key(plan: &Plan) -> Vec<&str> {
+    containers(plan, |unlock| !matches!(unlock, ContainerUnlock::KeyFile { .. }))
+}
+
+impl Operator for CommandLine {
+    fn notice(&mut self, notice: Notice<'_>) {
+        match &notice {
+            Notice::Event(event) => {
+                self.steps.take(event);
+                if let EventKind::Warning { message, .. } = &event.kind {
+                    self.warnings.push(message.clone());
+                }
+            }
+            Notice::Plan(plan) => self.warnings.extend(plan.warnings.iter().cloned()),
+            _ => {}
+        }
+        self.screen.show(&notice);
+    }
+
+    async fn accept_host_key(
+        &mut self,
+        host: &str,
+        key: &PublicKey,
+    ) -> Result<bool, OperatorError> {
+        if !self.answers.interactive {
+            return Ok(false);
+        }
+        let text = format!(
+            "The host key of {host} is not known. It is\n\n    {} {}\n\nThe same must be on the \
+             machine's console: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub\nIs it? (yes/no) ",
+            key.algorithm(),
+            fingerprint(key)
+        );
+        self.ask("asking about the host key", move || prompt::yes(&text)).await
+    }
+
+    async fn prepare(&mut self, plan: &Plan) -> Result<(), OperatorError> {
+        let missing = |text: String| Err(OperatorError::Missing(text));
+        let ask = self.answers.interactive;
+        let names = with_password(plan);
+        match &self.answers.password {
+            Some(source) if !names.is_empty() => {
+                let password = Self::read(source, "--password-file")?;
+                check_password(&password)
+                    .map_err(|e| OperatorError::Unusable(format!("--password-file: {e}")))?;
+                self.password = Some(password);
+            }
+            None if !names.is_empty() && !ask => {
+                return missing(format!(
+                    "{} will be opened by a password, and there is no terminal to ask for it: \
+                     give --password-file FILE (or - for standard input); {RULES}",
+                    names.join(", ")
+                ));
+            }
+            _ => {}
+        }
+        let names = with_pin(plan);
+        match &self.answers.pin {
+            Some(source) if !names.is_empty() => {
+                self.pin = Some(Self::read(source, "--tpm2-pin-file")?);
+            }
+            None if !names.is_empty() && !ask => {
+                return missing(format!(
+                    "{} will be opened by a PIN, and there is no terminal to ask for it: give \
+                     --tpm2-pin-file FILE",
+                    names.join(", ")
+                ));
+            }
+            _ => {}
+        }
+        let names = with_recovery_key(plan);
+        match &self.answers.recovery_key_file {
+            Some(path) if !names.is_empty() => {
+                let made = RecoveryKeyFile::create(path, names.len());
+                self.recovery = Some(made.map_err(|source| OperatorError::Io {
+                    what: format!("--recovery-key-file: can't make {}", path.display()),
+                    source,
+                })?);
+            }
+            None if !names.is_empty() && !ask => {
+                return missing(format!(
+                    "{} will get a recovery key, and there is no terminal to show it on: give \
+                     --recovery-key-file FILE",
+                    names.join(", ")
+                ));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    async fn confirm(&mut self, proposal: &Proposal<'_>) -> Result<(), OperatorError> {
+        let Proposal { host, inventory, plan } = *proposal;
+        let given = self.answers.consent.given(plan)?;
+        let text = plan_text(host, inventory, plan, Style::of(&io::stderr()));
+        if given {
+            if self.answers.print_plan {
+                self.screen.suspend();
+                let _ = io::stderr().write_all(format!("{text}\n").as_bytes());
+                self.screen.resume();
+            }
+            return Ok(());
+        }
+        let mut questions =
+            vec![(format!("Type the host to install ({host}): "), vec![host.to_owned()])];
+        for disk in consent::disks(plan) {
+            let short = disk.name.rsplit_once('/').map_or(disk.name.as_str(), |(_, s)| s);
+            questions.push((
+                format!("Type the name of the disk to erase ({short}): "),
+                vec![disk.name.clone(), short.to_owned()],
+            ));
+        }
+        let agreed = self
+            .ask("asking for agreement", move || {
+                io::stderr().write_all(format!("{text}\n").as_bytes())?;
+                for (question, right) in questions {
+                    let mut tries = 0;
+                    while !right.contains(&prompt::line(&question)?) {
+                        tries += 1;
+                        if tries == TRIES {
+                            return Ok(false);
+                        }
+                    }
+                }
+                Ok(true)
+            })
+            .await?;
+        match agreed {
+            true => Ok(()),
+            false => Err(OperatorError::NotConfirmed("what was typed is something else".into())),
+        }
+    }
+
+    async fn password(&mut self, containers: &[&str]) -> Result<Secret, OperatorError> {
+        if let Some(password) = self.password.take() {
+            return Ok(password);
+        }
+        let question = format!("Password for {} at boot ({RULES}): ", containers.join(", "));
+        self.ask("asking for the password", move || {
+            for _ in 0..TRIES {
+                let password = prompt::secret(&question)?;
+                if let Err(e) = check_password(&password) {
+                    eprintln!("{e}");
+                } else if prompt::secret("The same again: ")? != password {
+                    eprintln!("the two are not the same");
+                } else {
+                    return Ok(Some(password));
+                }
+            }
+            Ok(None)
+        })
+        .await?
+        .ok_or_else(|| OperatorError::Unusable("no password was chosen".into()))
+    }
+
+    async fn pin(&mut self, containers: &[&str]) -> Result<Secret, OperatorError> {
+        if let Some(pin) = self.pin.take() {
+            return Ok(pin);
+        }
+        let question = format!("PIN for {} at boot: ", containers.join(", "));
+        self.ask("asking for the PIN", move || {
+            for _ in 0..TRIES {
+                let pin = prompt::secret(&question)?;
+                if pin.is_empty() {
+                    eprintln!("the PIN is empty");
+                } else if prompt::secret("The same again: ")? != pin {
+                    eprintln!("the two are not the same");
+                } else {
+                    return Ok(Some(pin));
+                }
+            }
+            Ok(None)
+        })
+        .await?
+        .ok_or_else(|| OperatorError::Unusable("no PIN was chosen".into()))
+    }
+
+    async fn keep_recovery_key(
+        &mut self,
+        container: &str,
+        key: &Secret,
+    ) -> Result<(), OperatorError> {
+        if let Some(file) = &mut self.recovery {
+            file.store(container, key).map_err(|source| OperatorError::Io {
+                what: format!("writing the recovery key to {}", file.path().display()),
+                source,
+            })?;
+            self.kept.push(format!("{container} in {}", file.path().display()));
+            return Ok(());
+        }
+        let (name, key) = (container.to_owned(), key.clone());
+        let kept = self.ask("showing the recovery key", move || show_key(&name, &key)).await?;
+        if !kept {
+            let why = format!("the recovery key of {container} was not written down");
+            return Err(OperatorError::NotConfirmed(why));
+        }
+        self.kept.push(format!("{container} shown once"));
+        Ok(())
+    }
+}
+
+/// Shows a key until its last group is typed, then takes it off the screen.
+fn show_key(container: &str, key: &Secret) -> io::Result<bool> {
+    use zeroize::Zeroizing;
+    let text = Zeroizing::new(String::from_utf8_lossy(key.expose()).into_owned());
+    let last = text.rsplit('-').next().unwrap_or_default();
+    let mut err = io::stderr();
+    let shown = Zeroizing::new(format!(
+        "\nThe recovery key of {container}:\n\n    {}\n\nIt opens the disk when nothing else does. \
+         It is shown here once and kept nowhere.\n",
+        text.as_str()
+    ));
+    err.write_all(shown.as_bytes())?;
+    let question = "Write it down, then type its last group: ";
+    for tries in 1..=TRIES {
+        if prompt::line(question)? == last {
+            let lines = shown.matches('\n').count() + tries;
+            // Up and clear to the end of the screen.
+            write!(err, "\x1b[{lines}A\x1b[J")?;
+            err.flush()?;
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

@@ -1,0 +1,160 @@
+//! A line for each thing that happens: logs, pipes, dumb terminals.
+
+use super::format::{bytes, count, elapsed, guess};
+use super::screen::Screen;
+use super::steps::{StepView, Steps};
+use crate::operator::Notice;
+use keystone_protocol::event::{Event, EventKind, Outcome};
+use std::io::Write;
+
+/// A step's progress is said this often.
+const EVERY_MS: u64 = 5000;
+
+/// Writes lines.
+pub struct Plain<W: Write + Send> {
+    out: W,
+    verbose: bool,
+    steps: Steps,
+    said_ms: u64,
+}
+
+impl<W: Write + Send> Plain<W> {
+    /// To `out`; `verbose` adds the agent's log and the output of programs.
+    pub fn new(out: W, verbose: bool) -> Self {
+        Plain { out, verbose, steps: Steps::default(), said_ms: 0 }
+    }
+
+    /// What was written to.
+    pub fn into_inner(self) -> W {
+        self.out
+    }
+
+    fn line(&mut self, text: &str) {
+        // Whoever read the lines is gone: the installation goes on.
+        let _ = writeln!(self.out, "{text}");
+    }
+
+    fn event(&mut self, event: &Event) {
+        self.steps.take(event);
+        let total = self.steps.all().len();
+        let head = |id: &str, steps: &Steps, word: &str| {
+            let (number, title) = steps.get(id).map_or((0, id), |(n, view)| (n, &view.title));
+            let seconds = event.at_ms as f64 / 1000.0;
+            let width = total.to_string().len();
+            format!("[{seconds:7.1} s] {number:>width$}/{total} {word:<5} {title}")
+        };
+        match &event.kind {
+            EventKind::Started { steps, .. } => {
+                self.line(&format!("installing in {}", count(steps.len() as u64, "step")));
+            }
+            EventKind::StepStarted { step } => {
+                self.said_ms = event.at_ms;
+                let text = head(step, &self.steps, "start");
+                self.line(&text);
+            }
+            EventKind::Progress { step, .. } => {
+                let whole = self.steps.get(step).is_some_and(|(_, view)| {
+                    view.bytes().is_some_and(|(done, total)| Some(done) == total)
+                });
+                if event.at_ms < self.said_ms + EVERY_MS && !whole {
+                    return;
+                }
+                self.said_ms = event.at_ms;
+                let text = head(step, &self.steps, "...");
+                let progress = self.steps.get(step).map(|(_, v)| progress(v)).unwrap_or_default();
+                self.line(&format!("{text}: {progress}"));
+            }
+            EventKind::Output { line, .. } if self.verbose => self.line(&format!("    | {line}")),
+            EventKind::Output { .. } => {}
+            EventKind::Warning { step, message } => {
+                let text = head(step, &self.steps, "warn");
+                self.line(&format!("{text}: {message}"));
+            }
+            EventKind::StepFinished { step, outcome, elapsed_ms } => {
+                let text = head(step, &self.steps, "done");
+                let how = match outcome {
+                    Outcome::Created => "",
+                    Outcome::AlreadySo => "already so, ",
+                };
+                let time = elapsed(std::time::Duration::from_millis(*elapsed_ms));
+                self.line(&format!("{text} ({how}{time})"));
+            }
+            EventKind::StepFailed { step, failure } => {
+                let text = head(step, &self.steps, "FAIL");
+                self.line(&format!("{text}: {}", failure.message));
+            }
+            EventKind::Finished | EventKind::Failed { .. } => {}
+        }
+    }
+}
+
+/// `12 %, 150.0 MiB of 1.2 GiB, 37 of 312 paths, 45.0 MiB/s, 20 s left`.
+pub fn progress(view: &StepView) -> String {
+    let mut parts = Vec::new();
+    if let Some((done, total)) = view.bytes() {
+        match total {
+            Some(total) if total > 0 => {
+                parts.push(format!("{} %", done.min(total) * 100 / total));
+                parts.push(format!("{} of {}", bytes(done), bytes(total)));
+            }
+            _ => parts.push(bytes(done)),
+        }
+    }
+    if let Some((done, total)) = view.paths() {
+        parts.push(match total {
+            Some(total) => format!("{done} of {}", count(total, "path")),
+            None => count(done, "path"),
+        });
+    }
+    if let Some(rate) = view.rate() {
+        parts.push(format!("{}/s", bytes(rate)));
+    }
+    if let Some(eta) = view.eta() {
+        parts.push(format!("{} left", guess(eta)));
+    }
+    parts.join(", ")
+}
+
+/// What is said of a notice that is not an event; `None` for those shown otherwise.
+pub fn sentence(notice: &Notice<'_>) -> Option<String> {
+    Some(match notice {
+        Notice::Connecting { destination } => format!("connecting to {destination}"),
+        Notice::Connected { host_key } => format!("connected, host key {host_key}"),
+        Notice::Uploading { agent } => {
+            format!("bringing the agent ({}) to the machine", bytes(agent.bytes.len() as u64))
+        }
+        Notice::AgentStarted { version, path, sent } => {
+            let found = if *sent { "" } else { ", which was there already" };
+            format!("agent {version} runs at {path}{found}")
+        }
+        Notice::Stopping => {
+            "stopping between two writes; press Ctrl-C again to leave without waiting".into()
+        }
+        Notice::Rebooting => "the machine restarts".into(),
+        Notice::Waiting { at, bound, seen } => {
+            format!("waiting up to {} for the new system at {at}: {seen}", guess(*bound))
+        }
+        Notice::Verified { destination, elapsed: time } => {
+            format!("the new system runs and answers at {destination}, after {}", elapsed(*time))
+        }
+        Notice::Inventory(_)
+        | Notice::Plan(_)
+        | Notice::Event(_)
+        | Notice::AgentLog { .. }
+        | Notice::Done(_) => return None,
+    })
+}
+
+impl<W: Write + Send> Screen for Plain<W> {
+    fn show(&mut self, notice: &Notice<'_>) {
+        match notice {
+            Notice::Event(event) => self.event(event),
+            Notice::AgentLog { line } if self.verbose => self.line(&format!("    agent: {line}")),
+            other => {
+                if let Some(text) = sentence(other) {
+                    self.line(&text);
+                }
+            }
+        }
+    }
+}

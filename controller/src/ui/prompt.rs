@@ -1,0 +1,66 @@
+//! Asks a person at the terminal. Questions go to standard error, so that standard output stays
+//! for results.
+
+use keystone_protocol::secret::Secret;
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::os::fd::AsFd;
+use zeroize::Zeroizing;
+
+/// Whether there is somebody to ask: questions are seen and answers can be typed.
+pub fn is_interactive() -> bool {
+    io::stdin().is_terminal() && io::stderr().is_terminal()
+}
+
+/// Asks for a line.
+pub fn line(question: &str) -> io::Result<String> {
+    let mut err = io::stderr();
+    write!(err, "{question}")?;
+    err.flush()?;
+    let mut answer = String::new();
+    if io::stdin().lock().read_line(&mut answer)? == 0 {
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the terminal was closed"));
+    }
+    Ok(answer.trim().to_owned())
+}
+
+/// Asks for a secret, without echo.
+pub fn secret(question: &str) -> io::Result<Secret> {
+    let text = Zeroizing::new(rpassword::prompt_password(question)?);
+    Ok(Secret::new(text.as_bytes().to_vec()))
+}
+
+/// Yes or no; no unless it is clearly yes.
+pub fn yes(question: &str) -> io::Result<bool> {
+    Ok(matches!(line(question)?.to_lowercase().as_str(), "y" | "yes"))
+}
+
+/// The terminal's settings as they were, restored when dropped: an interrupted question for a
+/// password leaves echo off.
+#[derive(Debug)]
+pub struct Restore {
+    settings: Option<nix::sys::termios::Termios>,
+}
+
+impl Restore {
+    /// Remembers the settings of standard input's terminal.
+    pub fn remember() -> Self {
+        let stdin = io::stdin();
+        let settings =
+            stdin.is_terminal().then(|| nix::sys::termios::tcgetattr(stdin.as_fd()).ok()).flatten();
+        Restore { settings }
+    }
+
+    /// Restores them.
+    pub fn restore(&self) {
+        if let Some(settings) = &self.settings {
+            let when = nix::sys::termios::SetArg::TCSADRAIN;
+            let _ = nix::sys::termios::tcsetattr(io::stdin().as_fd(), when, settings);
+        }
+    }
+}
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        self.restore();
+    }
+}
