@@ -5,8 +5,8 @@ use keystone_protocol::manifest::{Manifest, PathInfo};
 use std::collections::{HashMap, HashSet};
 use thiserror::Error;
 
-/// The smallest NAR there is, in bytes: an empty regular file.
-const SMALLEST_NAR: u64 = 112;
+/// The smallest NAR there is, in bytes: an empty directory's.
+const SMALLEST_NAR: u64 = 96;
 
 /// A manifest that does not describe a closure.
 #[derive(Debug, Error, PartialEq, Eq)]

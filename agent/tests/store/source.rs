@@ -8,13 +8,14 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::LazyLock;
 
-/// A file, a directory with an executable, a link and an odd name, a path that refers to others,
+/// A file, a directory with an executable, a link and an odd name, an empty directory, a path that refers to others,
 /// its derivation, and what is built from it, which refers to itself.
 const EXPRESSION: &str = r#"
 let
   tree = builtins.path { path = ./tree; name = "tree"; };
   lib = builtins.toFile "lib.txt" "a library";
-  app = builtins.toFile "app.txt" "uses ${lib} and ${tree}";
+  empty = builtins.path { path = ./empty; name = "empty"; };
+  app = builtins.toFile "app.txt" "uses ${lib}, ${empty} and ${tree}";
 in derivation {
   name = "system"; system = builtins.currentSystem; builder = "/bin/sh"; PATH = "/bin";
   args = [ "-c" "mkdir $out; echo ${app} $out > $out/refs; ln -s ${tree} $out/tree" ];
@@ -39,6 +40,7 @@ impl Origin {
         let dir = tempfile::tempdir().unwrap();
         let tree = dir.path().join("tree");
         std::fs::create_dir_all(tree.join("sub/empty")).unwrap();
+        std::fs::create_dir(dir.path().join("empty")).unwrap();
         std::fs::write(tree.join("sub/name~nix~case~hack~1"), "").unwrap();
         std::fs::write(tree.join("data"), noise(3 << 20)).unwrap();
         std::os::unix::fs::symlink("../nowhere/é", tree.join("sub/link")).unwrap();

@@ -365,3 +365,12 @@ fn tree_names(dir: &Path) -> Vec<String> {
     }
     names
 }
+
+#[test]
+fn an_empty_directory_is_the_smallest_archive() {
+    let empty = encode(&Tree::Directory(BTreeMap::new()));
+    assert_eq!(empty.len(), 96);
+    assert_eq!(parse(&empty, 5).unwrap(), Tree::Directory(BTreeMap::new()));
+    let others = [Tree::File { executable: false, contents: vec![] }, Tree::Symlink(b"x".to_vec())];
+    assert!(others.iter().all(|tree| encode(tree).len() > empty.len()));
+}
