@@ -7,11 +7,16 @@ use common::sshd::Sshd;
 use keystone_controller::ssh::Session;
 use keystone_controller::ssh::exec::Exit;
 use keystone_controller::upload::{LocalAgent, RemoteAgent, UploadError};
-use std::path::Path;
 use tokio::io::AsyncReadExt;
 
-fn agent() -> LocalAgent {
-    LocalAgent::read(Path::new("/bin/cat")).unwrap()
+/// `cat`, with `mark` behind its end: tests that run at once must not find each other's.
+fn agent(mark: &str) -> LocalAgent {
+    let mut bytes = std::fs::read("/bin/cat").unwrap();
+    bytes.extend_from_slice(mark.as_bytes());
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("agent");
+    std::fs::write(&file, bytes).unwrap();
+    LocalAgent::read(&file).unwrap()
 }
 
 async fn connect(sshd: &Sshd) -> Session {
@@ -39,9 +44,9 @@ const BOUND: std::time::Duration = std::time::Duration::from_secs(30);
 async fn by_sftp_and_by_cat() {
     let server = common::tool("sftp-server", "openssh-sftp-server");
     for sftp in [Some("internal-sftp"), server.to_str(), Some("/bin/false"), None] {
-        let sshd = Sshd::with(sftp, &["ed25519"]);
+        let sshd = Sshd::in_namespace_with("mount -t tmpfs none /run", sftp);
         let session = connect(&sshd).await;
-        let remote = RemoteAgent::place(&session, &agent()).await.unwrap();
+        let remote = RemoteAgent::place(&session, &agent("sftp")).await.unwrap();
         assert!(remote.sent && remote.path().starts_with("/run/"), "{sftp:?}: {remote:?}");
         use_and_leave(&session, &remote).await;
     }
@@ -52,7 +57,7 @@ async fn elsewhere_where_programs_can_run() {
     let setup = "mount -t tmpfs -o noexec none /run && mount -t tmpfs -o size=16k none /tmp";
     let sshd = Sshd::in_namespace(setup);
     let session = connect(&sshd).await;
-    let remote = RemoteAgent::place(&session, &agent()).await.unwrap();
+    let remote = RemoteAgent::place(&session, &agent("elsewhere")).await.unwrap();
     // /run runs nothing, /tmp is full.
     assert!(remote.path().starts_with("/var/tmp/"), "{}", remote.path());
     let left = session.script("ls", "ls /run /tmp", BOUND).await.unwrap();
@@ -62,7 +67,7 @@ async fn elsewhere_where_programs_can_run() {
     let everywhere =
         "for d in /run /tmp /var/tmp /dev/shm /root; do mount -t tmpfs -o noexec none $d; done";
     let sshd = Sshd::in_namespace(everywhere);
-    let error = RemoteAgent::place(&connect(&sshd).await, &agent()).await.unwrap_err();
+    let error = RemoteAgent::place(&connect(&sshd).await, &agent("elsewhere")).await.unwrap_err();
     assert!(matches!(error, UploadError::NoPlace { .. }), "{error}");
     assert!(error.to_string().contains("/dev/shm (mounted noexec)"), "{error}");
 }
@@ -70,11 +75,11 @@ async fn elsewhere_where_programs_can_run() {
 #[tokio::test]
 async fn what_is_there_already_is_used_if_it_is_equal() {
     let old = "/run/keystone-agent.0000";
-    let setup =
-        format!("mount -t tmpfs none /run && mkdir {old} && cp /bin/cat {old}/keystone-agent");
+    let copy = format!("{{ cat /bin/cat; printf 1; }} > {old}/keystone-agent");
+    let setup = format!("mount -t tmpfs none /run && mkdir {old} && {copy}");
     let sshd = Sshd::in_namespace(&setup);
     let session = connect(&sshd).await;
-    let remote = RemoteAgent::place(&session, &agent()).await.unwrap();
+    let remote = RemoteAgent::place(&session, &agent("1")).await.unwrap();
     assert!(!remote.sent);
     use_and_leave(&session, &remote).await;
 
@@ -82,7 +87,7 @@ async fn what_is_there_already_is_used_if_it_is_equal() {
     let alter =
         format!("printf x | dd of={old}/keystone-agent bs=1 seek=9999 conv=notrunc 2>/dev/null");
     session.script("altering", &alter, BOUND).await.unwrap();
-    let remote = RemoteAgent::place(&session, &agent()).await.unwrap();
+    let remote = RemoteAgent::place(&session, &agent("1")).await.unwrap();
     assert!(remote.sent);
     use_and_leave(&session, &remote).await;
 }
@@ -101,7 +106,7 @@ async fn killed_or_cut_off_it_leaves_nothing() {
             watch.script("waiting until it is gone", &script, BOUND).await.unwrap();
         }
     };
-    let remote = RemoteAgent::place(&session, &agent()).await.unwrap();
+    let remote = RemoteAgent::place(&session, &agent("killed")).await.unwrap();
     let running = remote.start("info").await.unwrap();
     let kill = format!(
         "for p in /proc/[0-9]*; do [ $(readlink $p/exe) = {} ] && kill -9 ${{p#/proc/}}; done 2>/dev/null; true",
@@ -111,7 +116,7 @@ async fn killed_or_cut_off_it_leaves_nothing() {
     assert_eq!(running.exit.await.unwrap(), Exit::Status(128 + 9));
     gone(remote.path().to_owned()).await;
 
-    let remote = RemoteAgent::place(&session, &agent()).await.unwrap();
+    let remote = RemoteAgent::place(&session, &agent("killed")).await.unwrap();
     let running = remote.start("info").await.unwrap();
     session.disconnect().await;
     drop(running);
@@ -121,7 +126,7 @@ async fn killed_or_cut_off_it_leaves_nothing() {
 #[tokio::test]
 async fn an_agent_for_another_processor_is_not_sent() {
     let sshd = Sshd::start();
-    let mut agent = agent();
+    let mut agent = agent("processor");
     agent.machine = if agent.machine == "x86_64" { "aarch64" } else { "x86_64" };
     let error = RemoteAgent::place(&connect(&sshd).await, &agent).await.unwrap_err();
     assert!(matches!(error, UploadError::OtherMachine { .. }), "{error}");

@@ -43,9 +43,13 @@ impl Sshd {
 
     /// In a mount namespace of its own, after the POSIX sh lines of `setup`.
     pub fn in_namespace(setup: &str) -> Self {
+        Self::in_namespace_with(setup, Some("internal-sftp"))
+    }
+
+    pub fn in_namespace_with(setup: &str, sftp: Option<&str>) -> Self {
         tool("unshare", "util-linux");
         let (dir, port) = Self::prepare(&["ed25519"]);
-        Self::on(dir, port, Some("internal-sftp"), &["ed25519"], Some(setup))
+        Self::on(dir, port, sftp, &["ed25519"], Some(setup))
     }
 
     fn on(
