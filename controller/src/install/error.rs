@@ -287,4 +287,14 @@ mod tests {
         assert_eq!(codes.len(), Kind::ALL.len());
         assert!(codes.is_sorted());
     }
+
+    #[test]
+    fn the_documentation_lists_them() {
+        let text = include_str!("../../../docs/exit-codes.md");
+        for kind in Kind::ALL {
+            let row = format!("| {} | `{}` | {} |", kind.code(), kind.name(), kind.meaning());
+            assert!(text.contains(&row), "{row}");
+        }
+        assert_eq!(text.matches(" | `").count(), Kind::ALL.len());
+    }
 }

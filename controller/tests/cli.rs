@@ -1,0 +1,185 @@
+//! The `keystone` command: what it refuses, how it says so, and with which exit code.
+
+mod common;
+
+use common::nix::{self, NixStore, logical};
+use common::sshd::Sshd;
+use keystone_controller::ssh::host_key::fingerprint;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+const LAYOUT: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/layouts/keystone/single-disk-root.json");
+
+struct Said {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+/// Runs `keystone` without a terminal and without the machine's own keys.
+fn keystone(args: &[&str]) -> Said {
+    let home = tempfile::tempdir().unwrap();
+    let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_keystone"))
+        .args(args)
+        .env("HOME", home.path())
+        .env_remove("SSH_AUTH_SOCK")
+        .env_remove("KEYSTONE_AGENT")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Said { code: status.code().unwrap(), out: text(stdout), err: text(stderr) }
+}
+
+#[track_caller]
+fn assert_refused(said: &Said, code: i32, words: &[&str]) {
+    assert_eq!(said.code, code, "{}{}", said.out, said.err);
+    for word in words {
+        assert!(said.err.contains(word), "'{word}' is not in: {}", said.err);
+    }
+}
+
+/// `fstab` as Keystone's layout wants it.
+const FSTAB: &str = "rpool/crypt/system / zfs zfsutil,x-initrd.mount 0 0\n\
+     rpool/crypt/system/nix /nix zfs zfsutil,x-initrd.mount 0 0\n\
+     rpool/crypt/system/var /var zfs zfsutil,x-initrd.mount 0 0\n\
+     /dev/disk/by-partlabel/disk-root-ESP /boot vfat defaults 0 2\n";
+
+fn store() -> NixStore {
+    let store = NixStore::with_system();
+    std::fs::write(store.physical(nix::ETC).join("etc/fstab"), FSTAB).unwrap();
+    store
+}
+
+/// A machine that must not be contacted: nobody listens there.
+const NOWHERE: &str = "root@127.0.0.1:1";
+
+fn install(store: &NixStore, destination: &str, more: &[&str]) -> Said {
+    let root = store.root().display().to_string();
+    let system = logical(nix::SYSTEM);
+    let mut args = vec!["install", destination, "--store", &root, "--store-path", &system];
+    if !more.contains(&"--layout") {
+        args.extend(["--layout", LAYOUT]);
+    }
+    args.extend(more);
+    keystone(&args)
+}
+
+#[test]
+fn usage_and_help() {
+    assert_eq!(keystone(&["install"]).code, 64);
+    assert_eq!(keystone(&["erase-everything"]).code, 64);
+    assert_refused(&keystone(&["inventory", "root@host:nine"]), 64, &["port"]);
+    let help = keystone(&["install", "--help"]);
+    assert_eq!(help.code, 0);
+    for word in ["Examples:", "Exit codes:", " 68  the machine can't be reached"] {
+        assert!(help.out.contains(word), "{word}");
+    }
+    assert_eq!(keystone(&["version"]).out, format!("keystone {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn wrong_systems_and_layouts_are_refused_before_connecting() {
+    let good = store();
+    let refused = |break_it: &dyn Fn(&NixStore), words: &[&str]| {
+        let store = store();
+        break_it(&store);
+        assert_refused(&install(&store, NOWHERE, &[]), 65, words);
+    };
+    let top = |store: &NixStore, name: &str| store.physical(nix::SYSTEM).join(name);
+    let remove = |path: PathBuf| std::fs::remove_file(path).unwrap();
+    refused(&|s| remove(top(s, "init")), &["not a NixOS system"]);
+    refused(&|s| remove(top(s, "bin/switch-to-configuration")), &["switch-to-configuration"]);
+    refused(&|s| remove(s.physical(nix::ETC).join("etc/hostid")), &["ZFS root", "hostId"]);
+    let fstab = |s: &NixStore, text: &str| {
+        std::fs::write(s.physical(nix::ETC).join("etc/fstab"), text).unwrap();
+    };
+    let other_type = FSTAB.replace("vfat", "ext4");
+    refused(&|s| fstab(s, &other_type), &["disagree", "/boot", "vfat", "ext4"]);
+    let other_place = FSTAB.replace("/var ", "/srv ");
+    refused(&|s| fstab(s, &other_place), &["disagree", "/var", "/srv"]);
+
+    let dir = tempfile::tempdir().unwrap();
+    let layout = dir.path().join("layout.json");
+    let with_layout = |text: &str| {
+        std::fs::write(&layout, text).unwrap();
+        install(&good, NOWHERE, &["--layout", layout.to_str().unwrap()])
+    };
+    assert_refused(&with_layout("{"), 65, &["the layout can't be used"]);
+    let unknown =
+        std::fs::read_to_string(LAYOUT).unwrap().replace("\"zfs_volume\"", "\"zfs_cube\"");
+    assert_refused(&with_layout(&unknown), 65, &["zfs_cube", "rpool", "credstore"]);
+    let missing = install(&good, NOWHERE, &["--layout", "/nonexistent.json"]);
+    assert_refused(&missing, 65, &["/nonexistent.json"]);
+    let elsewhere = keystone(&[
+        "install",
+        NOWHERE,
+        "--store",
+        "/nonexistent",
+        "--store-path",
+        &logical(nix::SYSTEM),
+        "--layout",
+        LAYOUT,
+    ]);
+    assert_refused(&elsewhere, 65, &["no Nix store", "--store ROOT"]);
+}
+
+#[test]
+fn machines_that_are_not_reached() {
+    let store = store();
+    let agent = ["--agent", "/bin/cat"];
+    let nobody = install(&store, NOWHERE, &agent);
+    assert_refused(&nobody, 68, &["can't reach 127.0.0.1 on port 1", "Connection refused"]);
+    let json = install(&store, NOWHERE, &[&agent[..], &["--json"]].concat());
+    let last: serde_json::Value = serde_json::from_str(json.out.lines().last().unwrap()).unwrap();
+    assert_eq!((last["event"].as_str(), last["exit"].as_i64()), (Some("error"), Some(68)));
+    assert_eq!(last["kind"], "unreachable");
+    let no_name = install(&store, "root@no-such-host.invalid", &agent);
+    assert_refused(&no_name, 68, &["no-such-host.invalid"]);
+    let no_agent = install(&store, NOWHERE, &["--agent", "/nonexistent/agent"]);
+    assert_refused(&no_agent, 71, &["/nonexistent/agent"]);
+}
+
+#[test]
+fn host_keys_and_logins() {
+    let store = store();
+    let sshd = Sshd::start();
+    let destination = sshd.destination().to_string();
+    let key = sshd.key().display().to_string();
+    let known = sshd.dir.path().join("known").display().to_string();
+    let with = |more: &[&str]| {
+        let mut all = vec!["--agent", "/bin/cat", "--known-hosts", &known];
+        all.extend(more);
+        install(&store, &destination, &all)
+    };
+    let print = fingerprint(&sshd.host_key("ed25519"));
+    // Nobody can be asked, so it is refused, and says what it saw.
+    assert_refused(&with(&["-i", &key]), 69, &["is not known", &print, "--host-key"]);
+    let other = Sshd::start();
+    let line = format!(
+        "{} {}\n",
+        sshd.destination().known_hosts_name(),
+        other.host_key("ed25519").to_openssh().unwrap()
+    );
+    std::fs::write(&known, line).unwrap();
+    assert_refused(&with(&["-i", &key]), 69, &["has changed", "ssh-keygen -R", &print]);
+    // What the operator pins counts more than what a file says.
+    let stranger = other.key().display().to_string();
+    let refused = with(&["--host-key", &print, "-i", &stranger]);
+    assert_refused(&refused, 69, &["accepts none of these keys", "authorized_keys"]);
+    assert_refused(&with(&["--host-key", &print]), 69, &["no key to log in with"]);
+}
+
+/// `cat` sends our own hello back: not an agent, and nothing of it is left behind.
+#[test]
+fn what_is_no_agent_is_not_talked_to() {
+    let store = store();
+    let sshd = Sshd::in_namespace("mount -t tmpfs none /run");
+    let key = sshd.key().display().to_string();
+    let print = fingerprint(&sshd.host_key("ed25519"));
+    let args = ["--agent", "/bin/cat", "--host-key", &print, "-i", &key];
+    let said = install(&store, &sshd.destination().to_string(), &args);
+    assert_refused(&said, 71, &["can't understand the agent"]);
+    assert!(Path::new(LAYOUT).exists());
+}
