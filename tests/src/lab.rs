@@ -61,7 +61,12 @@ impl Lab {
     ///
     /// # Errors
     /// Whatever `build` returns, with the artefact's name.
-    pub fn artefact(&self, name: &str, recipe: &str, build: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    pub fn artefact(
+        &self,
+        name: &str,
+        recipe: &str,
+        build: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<PathBuf> {
         let hash = blake3::hash(recipe.as_bytes()).to_hex();
         let done = self.cache.join(format!("{name}-{}", &hash[..16]));
         if done.exists() {
@@ -75,7 +80,8 @@ impl Lab {
         let partial = self.cache.join(format!("{name}.partial"));
         remove(&partial)?;
         fs::create_dir_all(&partial)?;
-        timed(&format!("build {name}"), || build(&partial)).with_context(|| format!("building {name}"))?;
+        timed(&format!("build {name}"), || build(&partial))
+            .with_context(|| format!("building {name}"))?;
         fs::rename(&partial, &done)?;
         self.remove_others(name, &done)?;
         Ok(done)
@@ -85,10 +91,10 @@ impl Lab {
         for entry in fs::read_dir(&self.cache)? {
             let path = entry?.path();
             let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let is_sibling = file
-                .strip_prefix(name)
-                .and_then(|rest| rest.strip_prefix('-'))
-                .is_some_and(|hash| hash.len() == 16 && hash.bytes().all(|b| b.is_ascii_hexdigit()));
+            let is_sibling =
+                file.strip_prefix(name).and_then(|rest| rest.strip_prefix('-')).is_some_and(
+                    |hash| hash.len() == 16 && hash.bytes().all(|b| b.is_ascii_hexdigit()),
+                );
             if is_sibling && path != keep {
                 remove(&path)?;
             }
@@ -102,7 +108,9 @@ fn remove(path: &Path) -> Result<()> {
     if path.symlink_metadata().is_err() {
         return Ok(());
     }
-    crate::run::run(std::process::Command::new("rm").args(["-rf", "--one-file-system", "--"]).arg(path))?;
+    crate::run::run(
+        std::process::Command::new("rm").args(["-rf", "--one-file-system", "--"]).arg(path),
+    )?;
     Ok(())
 }
 

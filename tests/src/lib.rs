@@ -1,4 +1,16 @@
-//! Keystone lab.
+//! Keystone's lab: real machines for the installer's tests.
+//!
+//! | module | job |
+//! |---|---|
+//! | [`setup`] | the Debian packages that all of this needs |
+//! | [`lab`] | the cache, and how things get into it |
+//! | [`debian`] | Debian roots; the kernel with OpenZFS |
+//! | [`installer`] | the live system's boot medium |
+//! | [`native`] | the agent's static libraries, and the agent |
+//! | [`machine`] | virtual machines |
+//! | [`runner`] | running scenarios and unit tests, counting |
+//! | [`scenarios`] | what is seen happening |
+//! | [`shell`] | a live system to look around in |
 
 pub mod debian;
 pub mod installer;
@@ -6,4 +18,8 @@ pub mod lab;
 pub mod machine;
 pub mod native;
 pub mod run;
+pub mod runner;
+#[path = "../scenarios/mod.rs"]
+pub mod scenarios;
+pub mod setup;
 pub mod shell;

@@ -1,12 +1,17 @@
-//! `cargo lab`.
+//! `cargo lab`: see [`keystone_lab`].
 
 use std::ffi::OsString;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use keystone_lab::{debian, installer, lab::Lab, native, shell};
+use keystone_lab::{
+    debian,
+    installer::{self, Variant},
+    lab::Lab,
+    native, runner, scenarios, setup, shell,
+};
 
-/// Keystone's lab
+/// Keystone's lab: real machines for the installer's tests
 #[derive(Debug, Parser)]
 #[command(name = "cargo lab", bin_name = "cargo lab")]
 struct Cli {
@@ -16,22 +21,35 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Build the machines' kernel with OpenZFS
-    Kernel,
+    /// Do all set-up, run unit, property and machine tests, and count them
+    Test {
+        /// Run every scenario, not only the gate's
+        #[arg(long)]
+        all: bool,
+        /// Run only the scenarios whose name contains this, and no unit tests
+        filter: Option<String>,
+    },
+    /// Name the scenarios
+    List,
+    /// Install the Debian packages that the lab needs
+    Setup,
+    /// Boot the live system on a blank machine and give a shell in it
+    Shell {
+        /// The live system that has the tools
+        #[arg(long)]
+        oracle: bool,
+        /// Run this instead
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
     /// Build the installer's boot medium
     Medium {
         /// The one that has the tools
         #[arg(long)]
         oracle: bool,
     },
-    /// Boot the live system on a blank machine and give a shell in it
-    Shell {
-        /// The one that has the tools
-        #[arg(long)]
-        oracle: bool,
-        /// Run this instead
-        command: Vec<String>,
-    },
+    /// Build the machines' kernel, with OpenZFS
+    Kernel,
     /// Build a Debian root with these packages, to look at
     Root {
         /// Names of Debian packages
@@ -51,34 +69,43 @@ enum Command {
 
 fn main() -> Result<()> {
     let Cli { command } = Cli::parse();
+    let variant = |oracle| if oracle { Variant::Oracle } else { Variant::Installer };
+    let native = || native::ensure(&native::default_cache());
     match command {
-        Command::Kernel => {
-            let kernel = debian::kernel(&Lab::open()?)?;
-            println!("Linux {}, OpenZFS {}: {}", kernel.version, kernel.zfs_version, kernel.image.display());
-            return Ok(());
+        Command::Test { all, filter } => runner::test(scenarios::ALL, all, filter.as_deref())?,
+        Command::List => {
+            for scenario in scenarios::ALL {
+                let gate = if scenario.gate { "gate" } else { "all " };
+                println!("{gate}  {}: {}", scenario.name, scenario.about);
+            }
+        }
+        Command::Setup => setup::ensure_all()?,
+        Command::Shell { oracle, command } => {
+            setup::ensure_all()?;
+            shell::shell(&Lab::open()?, variant(oracle), &command)?;
         }
         Command::Medium { oracle } => {
-            let variant = if oracle { installer::Variant::Oracle } else { installer::Variant::Installer };
-            println!("{}", installer::medium(&Lab::open()?, variant)?.image.display());
-            return Ok(());
+            setup::ensure_all()?;
+            println!("{}", installer::medium(&Lab::open()?, variant(oracle))?.image.display());
         }
-        Command::Shell { oracle, command } => {
-            let variant = if oracle { installer::Variant::Oracle } else { installer::Variant::Installer };
-            return shell::shell(&Lab::open()?, variant, &command);
+        Command::Kernel => {
+            setup::ensure_all()?;
+            let kernel = debian::kernel(&Lab::open()?)?;
+            println!(
+                "Linux {}, OpenZFS {}: {}",
+                kernel.version,
+                kernel.zfs_version,
+                kernel.image.display()
+            );
         }
         Command::Root { packages } => {
+            setup::ensure_all()?;
             let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
             println!("{}", debian::Root::new("trial", &packages).build(&Lab::open()?)?.display());
-            return Ok(());
         }
-        _ => {}
-    }
-    let env = native::ensure(&native::default_cache())?;
-    match command {
-        Command::Kernel | Command::Medium { .. } | Command::Shell { .. } | Command::Root { .. } => unreachable!("handled above"),
-        Command::Native => println!(". {}/env.sh", env.prefix.display()),
-        Command::Agent => println!("{}", native::build_agent(&env)?.display()),
-        Command::AgentCargo { args } => native::agent_cargo(&env, args)?,
+        Command::Native => println!(". {}/env.sh", native()?.prefix.display()),
+        Command::Agent => println!("{}", native::build_agent(&native()?)?.display()),
+        Command::AgentCargo { args } => native::agent_cargo(&native()?, args)?,
     }
     Ok(())
 }

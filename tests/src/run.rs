@@ -11,7 +11,8 @@ use anyhow::{Context, Result, bail};
 /// shows the command, its status and the end of what it printed.
 pub fn run(command: &mut Command) -> Result<Output> {
     let line = format!("{command:?}");
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("starting {line}"))?;
+    let output =
+        command.stdin(Stdio::null()).output().with_context(|| format!("starting {line}"))?;
     if !output.status.success() {
         let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
         text.push_str(&String::from_utf8_lossy(&output.stderr));

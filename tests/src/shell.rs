@@ -16,7 +16,8 @@ use crate::{
 /// The medium could not be built or did not come up within five minutes.
 pub fn shell(lab: &Lab, variant: Variant, command: &[String]) -> Result<()> {
     let medium = installer::medium(lab, variant)?;
-    let hardware = Hardware::new("shell").disk(Disk::blank("target", 24)).disk(Disk::blank("spare", 24)).tpm();
+    let hardware =
+        Hardware::new("shell").disk(Disk::blank("target", 24)).disk(Disk::blank("spare", 24)).tpm();
     let mut machine = Machine::new(hardware)?;
     let mut running = machine.start(Some(&medium.image))?;
     let ssh = running.ssh(&medium.key)?;

@@ -32,8 +32,14 @@ pub struct Kernel {
     pub busybox: PathBuf,
 }
 
-const PACKAGES: &[&str] =
-    &["linux-image-cloud-amd64", "linux-headers-cloud-amd64", "zfs-dkms", "kmod", "systemd-boot-efi", "busybox-static"];
+const PACKAGES: &[&str] = &[
+    "linux-image-cloud-amd64",
+    "linux-headers-cloud-amd64",
+    "zfs-dkms",
+    "kmod",
+    "systemd-boot-efi",
+    "busybox-static",
+];
 
 /// Copies what machines need out of the root `$1` to `$ROOT/out`; modules are
 /// unpacked, because unpacking them at every boot costs an emulated machine more.
@@ -84,7 +90,8 @@ pub fn kernel(lab: &Lab) -> Result<Kernel> {
 impl Kernel {
     fn read(dir: &Path) -> Result<Kernel> {
         let line = |name: &str| -> Result<String> {
-            let text = fs::read_to_string(dir.join(name)).with_context(|| format!("reading {name}"))?;
+            let text =
+                fs::read_to_string(dir.join(name)).with_context(|| format!("reading {name}"))?;
             Ok(text.trim().to_owned())
         };
         let version = line("version")?;

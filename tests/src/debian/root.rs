@@ -47,25 +47,27 @@ impl Root {
     /// # Errors
     /// mmdebstrap failed: its output is in the error.
     pub fn build(&self, lab: &Lab) -> Result<PathBuf> {
-        let artefact = lab.artefact(&format!("root-{}", self.name), &format!("{SUITE} {self:?}"), |dir| {
-            let debs = lab.dir("debs")?;
-            let root = dir.join("root");
-            // Without a terminal to ask, debconf takes its defaults.
-            let mut command = Command::new("mmdebstrap");
-            command.env("DEBIAN_FRONTEND", "noninteractive").env("TMPDIR", dir);
-            self.arguments(&mut command, &debs.display().to_string());
-            let mirror = native::machine_mirror().context("looking for the Debian mirror of this machine")?;
-            command.arg(SUITE).arg(&root).arg(format!("deb {mirror} {SUITE} main contrib"));
-            run(&mut command)?;
-            // What the shared cache already holds would only be carried along.
-            for entry in fs::read_dir(root.join("var/cache/apt/archives"))? {
-                let path = entry?.path();
-                if path.extension().is_some_and(|e| e == "deb") {
-                    fs::remove_file(path)?;
+        let artefact =
+            lab.artefact(&format!("root-{}", self.name), &format!("{SUITE} {self:?}"), |dir| {
+                let debs = lab.dir("debs")?;
+                let root = dir.join("root");
+                // Without a terminal to ask, debconf takes its defaults.
+                let mut command = Command::new("mmdebstrap");
+                command.env("DEBIAN_FRONTEND", "noninteractive").env("TMPDIR", dir);
+                self.arguments(&mut command, &debs.display().to_string());
+                let mirror = native::machine_mirror()
+                    .context("looking for the Debian mirror of this machine")?;
+                command.arg(SUITE).arg(&root).arg(format!("deb {mirror} {SUITE} main contrib"));
+                run(&mut command)?;
+                // What the shared cache already holds would only be carried along.
+                for entry in fs::read_dir(root.join("var/cache/apt/archives"))? {
+                    let path = entry?.path();
+                    if path.extension().is_some_and(|e| e == "deb") {
+                        fs::remove_file(path)?;
+                    }
                 }
-            }
-            Ok(())
-        })?;
+                Ok(())
+            })?;
         Ok(artefact.join("root"))
     }
 
@@ -89,14 +91,19 @@ impl Root {
         }
         // Packages are hard links into the shared cache: nothing is copied, and
         // several roots can be built at once.
-        command.args(["--skip=essential/unlink", "--skip=download/empty", "--skip=cleanup/apt/cache"]);
+        command.args([
+            "--skip=essential/unlink",
+            "--skip=download/empty",
+            "--skip=cleanup/apt/cache",
+        ]);
         command.arg(format!(
             "--setup-hook=mkdir -p \"$1/var/cache/apt/archives\" && cp -aln '{debs}/.' \"$1/var/cache/apt/archives/\""
         ));
         for script in &self.customize {
             command.arg(format!("--customize-hook={script}"));
         }
-        command.arg(format!("--customize-hook=cp -aln \"$1\"/var/cache/apt/archives/*.deb '{debs}/'"));
+        command
+            .arg(format!("--customize-hook=cp -aln \"$1\"/var/cache/apt/archives/*.deb '{debs}/'"));
     }
 }
 
@@ -105,5 +112,6 @@ impl Root {
 /// # Errors
 /// As [`Root::build`].
 pub fn base_root(lab: &Lab) -> Result<PathBuf> {
-    Root::new("base", &["systemd", "systemd-sysv", "udev", "kmod", "openssh-server", "iproute2"]).build(lab)
+    Root::new("base", &["systemd", "systemd-sysv", "udev", "kmod", "openssh-server", "iproute2"])
+        .build(lab)
 }

@@ -72,9 +72,14 @@ fn esp(kernel: &Kernel, initrd: &Path, image: &Path) -> Result<()> {
 
     let volume = format!("{}@@{ESP_START}", image.display());
     let sectors = (ESP_SIZE / 512).to_string();
-    run(Command::new("mformat").args(["-i", &volume, "-F", "-T", &sectors, "-v", "KEYSTONE", "::"]))?;
+    run(
+        Command::new("mformat").args(["-i", &volume, "-F", "-T", &sectors, "-v", "KEYSTONE", "::"])
+    )?;
     for name in ["EFI", "loader", "linux", "initrd"] {
-        run(Command::new("mcopy").args(["-i", &volume, "-s", "-Q"]).arg(files.join(name)).arg("::"))?;
+        run(Command::new("mcopy")
+            .args(["-i", &volume, "-s", "-Q"])
+            .arg(files.join(name))
+            .arg("::"))?;
     }
     Ok(())
 }

@@ -20,7 +20,8 @@ const INIT: &str = include_str!("../../installer/init.sh");
 /// Modules to load, in this order, after what each depends on.
 const MODULES: &[&str] = &["virtio_blk", "squashfs", "overlay"];
 
-const APPLETS: &[&str] = &["sh", "mount", "umount", "insmod", "grep", "sed", "mkdir", "usleep", "switch_root"];
+const APPLETS: &[&str] =
+    &["sh", "mount", "umount", "insmod", "grep", "sed", "mkdir", "usleep", "switch_root"];
 
 /// What the initrd is made by, for the cache.
 pub(super) fn recipe() -> String {
@@ -43,8 +44,10 @@ pub(super) fn make(kernel: &Kernel, out: &Path) -> Result<()> {
 
     let mut order = String::new();
     for path in with_dependencies(kernel, MODULES)? {
-        let name = Path::new(&path).file_name().context("a module's path ends in a name")?.to_owned();
-        fs::copy(&path, root.join("modules").join(&name)).with_context(|| format!("copying {path}"))?;
+        let name =
+            Path::new(&path).file_name().context("a module's path ends in a name")?.to_owned();
+        fs::copy(&path, root.join("modules").join(&name))
+            .with_context(|| format!("copying {path}"))?;
         order += &format!("/modules/{}\n", name.to_string_lossy());
     }
     write(root, "modules/order", order)?;
@@ -58,7 +61,8 @@ pub(super) fn make(kernel: &Kernel, out: &Path) -> Result<()> {
 /// Paths of `modules` and what they depend on, in the order to load them.
 fn with_dependencies(kernel: &Kernel, modules: &[&str]) -> Result<Vec<String>> {
     // `lib/modules/<version>` lies under the directory modprobe is told to look in.
-    let base = kernel.modules.ancestors().nth(3).context("the kernel's modules lie under lib/modules")?;
+    let base =
+        kernel.modules.ancestors().nth(3).context("the kernel's modules lie under lib/modules")?;
     let mut found: Vec<String> = Vec::new();
     for module in modules {
         let mut modprobe = Command::new("modprobe");

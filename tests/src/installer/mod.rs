@@ -57,13 +57,38 @@ impl Variant {
     }
 
     fn root(self) -> Root {
-        let mut packages =
-            vec!["systemd", "systemd-sysv", "udev", "kmod", "openssh-server", "openssh-sftp-server", "iproute2"];
+        let mut packages = vec![
+            "systemd",
+            "systemd-sysv",
+            "udev",
+            "kmod",
+            "openssh-server",
+            "openssh-sftp-server",
+            "iproute2",
+        ];
         packages.extend(["e2fsprogs", "procps", "zstd"]);
         if self == Variant::Oracle {
-            packages.extend(["zfsutils-linux", "cryptsetup-bin", "gdisk", "dosfstools", "fdisk", "parted"]);
-            packages.extend(["systemd-cryptsetup", "libtss2-esys-3.0.2-0t64", "libtss2-mu-4.0.1-0t64"]);
-            packages.extend(["libtss2-rc0t64", "libtss2-tcti-device0t64", "tpm2-tools", "sqlite3", "nix-bin", "jq"]);
+            packages.extend([
+                "zfsutils-linux",
+                "cryptsetup-bin",
+                "gdisk",
+                "dosfstools",
+                "fdisk",
+                "parted",
+            ]);
+            packages.extend([
+                "systemd-cryptsetup",
+                "libtss2-esys-3.0.2-0t64",
+                "libtss2-mu-4.0.1-0t64",
+            ]);
+            packages.extend([
+                "libtss2-rc0t64",
+                "libtss2-tcti-device0t64",
+                "tpm2-tools",
+                "sqlite3",
+                "nix-bin",
+                "jq",
+            ]);
         }
         Root::new(self.name(), &packages)
     }
@@ -114,8 +139,10 @@ pub fn medium(lab: &Lab, variant: Variant) -> Result<Medium> {
 pub fn key(lab: &Lab) -> Result<PathBuf> {
     let key = lab.dir("ssh")?.join("id_ed25519");
     if !key.exists() {
-        run(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", "keystone-lab", "-f"]).arg(&key))
-            .context("making the lab's SSH key: install openssh-client")?;
+        run(Command::new("ssh-keygen")
+            .args(["-q", "-t", "ed25519", "-N", "", "-C", "keystone-lab", "-f"])
+            .arg(&key))
+        .context("making the lab's SSH key: install openssh-client")?;
     }
     Ok(key)
 }

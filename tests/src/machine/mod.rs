@@ -12,6 +12,7 @@
 //! | [`serial`] | the serial console |
 //! | [`qmp`] | reset, power, unplugging |
 //! | [`tpm`] | swtpm |
+//! | `spawn` | processes that end with the lab |
 //! | [`ssh`] | commands in the guest |
 
 pub mod accel;
@@ -19,6 +20,7 @@ pub mod disk;
 pub mod qemu;
 pub mod qmp;
 pub mod serial;
+mod spawn;
 pub mod ssh;
 pub mod tpm;
 
@@ -28,7 +30,7 @@ use serial::Serial;
 use ssh::Ssh;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -158,13 +160,13 @@ impl Machine {
             ssh_port,
         };
         let errors = self.dir().join(format!("qemu-{}.log", self.starts));
-        let child = Command::new(qemu::PROGRAM)
+        let mut command = spawn::command(qemu::PROGRAM);
+        command
             .args(qemu::arguments(&self.hardware, accel::probe()?, &files))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(fs::File::create(&errors)?)
-            .spawn()
-            .with_context(|| format!("starting {}: install qemu-system-x86", qemu::PROGRAM))?;
+            .stderr(fs::File::create(&errors)?);
+        let child = spawn::spawn(command)?;
         let mut running = Running {
             name: self.hardware.name.clone(),
             child,

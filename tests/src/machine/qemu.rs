@@ -64,6 +64,8 @@ pub fn arguments(hardware: &Hardware, accel: Accel, files: &Files<'_>) -> Vec<Os
     push("-m", hardware.memory_mib.to_string());
     push("-smp", hardware.cpus.to_string());
     push("-display", "none".to_owned());
+    args.push("-nodefaults".into());
+    let mut push = |flag: &str, value: String| args.extend([flag.into(), value.into()]);
     push("-vga", "none".to_owned());
     push("-rtc", "base=utc".to_owned());
     push("-object", "rng-random,id=rng,filename=/dev/urandom".to_owned());

@@ -1,9 +1,9 @@
 //! A TPM 2.0: swtpm, one process per start of the machine, its state in the machine's directory.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 /// A running swtpm.
@@ -20,7 +20,8 @@ impl Tpm {
         fs::create_dir_all(&state)?;
         let socket = dir.join("tpm.sock");
         let _ = fs::remove_file(&socket);
-        let child = Command::new("swtpm")
+        let mut command = super::spawn::command("swtpm");
+        command
             .args(["socket", "--tpm2", "--terminate"])
             .arg("--tpmstate")
             .arg(format!("dir={}", state.display()))
@@ -28,9 +29,8 @@ impl Tpm {
             .arg(format!("type=unixio,path={}", socket.display()))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("starting swtpm: install swtpm")?;
+            .stderr(Stdio::null());
+        let child = super::spawn::spawn(command)?;
         let mut tpm = Tpm { child, socket };
         let began = Instant::now();
         while !tpm.socket.exists() {

@@ -43,7 +43,7 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 pub use agent::{MAX_AGENT_BYTES, agent_cargo, build_agent};
 pub(crate) use apt::machine_mirror;
@@ -120,7 +120,7 @@ pub fn ensure(cache: &Path) -> Result<NativeEnv> {
     let stamp = prefix.join("stamp");
     let wanted = recipes::stamp(&prefix);
     if fs::read_to_string(&stamp).ok().as_deref() != Some(&wanted) {
-        host_packages()?;
+        crate::setup::ensure_packages(HOST_PACKAGES)?;
         let _ = fs::remove_file(&stamp);
         let versions = recipes::build_all(&prefix)?;
         let json = serde_json::to_string_pretty(&versions)? + "\n";
@@ -172,35 +172,4 @@ fn write_env_sh(prefix: &Path) -> Result<()> {
     }
     fs::write(prefix.join("env.sh"), text)?;
     Ok(())
-}
-
-/// Installs what [`HOST_PACKAGES`] lacks, or says what to install.
-fn host_packages() -> Result<()> {
-    let missing: Vec<&str> = HOST_PACKAGES.iter().copied().filter(|p| !is_installed(p)).collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    if !nix::unistd::geteuid().is_root() {
-        bail!("packages are missing; as root run: apt-get install {}", missing.join(" "));
-    }
-    println!("installing {}", missing.join(" "));
-    for args in
-        [vec!["update"], [vec!["install", "-y", "--no-install-recommends"], missing].concat()]
-    {
-        let status = Command::new("apt-get")
-            .args(["-q", "-o", "DPkg::Lock::Timeout=300"])
-            .args(&args)
-            .env("DEBIAN_FRONTEND", "noninteractive")
-            .status()
-            .context("running apt-get")?;
-        ensure!(status.success(), "apt-get {} ended with {status}", args.join(" "));
-    }
-    Ok(())
-}
-
-fn is_installed(package: &str) -> bool {
-    Command::new("dpkg-query")
-        .args(["-W", "-f=${db:Status-Status}", package])
-        .output()
-        .is_ok_and(|out| out.status.success() && out.stdout == b"installed")
 }

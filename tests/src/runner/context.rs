@@ -1,0 +1,126 @@
+//! What scenarios are given.
+
+use std::{
+    cell::{OnceCell, RefCell, RefMut},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    installer::{self, Medium, Variant},
+    lab::{Lab, timed},
+    machine::{Hardware, Machine, Running, disk::Disk, ssh::Ssh},
+    native::{self, NativeEnv},
+};
+
+/// How long the live system may take to answer SSH: a minute where it is emulated
+/// on an idle computer, several on a busy one.
+const LIVE_BOOT: Duration = Duration::from_secs(420);
+
+/// The lab as scenarios see it. What is built here is built once.
+#[derive(Debug)]
+pub struct Context {
+    lab: Lab,
+    env: NativeEnv,
+    live: RefCell<Option<Live>>,
+    agent: OnceCell<PathBuf>,
+}
+
+/// The live system, running on a machine whose disks are blank when it starts.
+#[derive(Debug)]
+pub struct Live {
+    /// What runs. Declared first: it ends before its machine's files go.
+    pub running: Running,
+    /// The machine.
+    pub machine: Machine,
+    /// Commands in it.
+    pub ssh: Ssh,
+}
+
+impl Context {
+    pub(super) fn new(lab: Lab, env: NativeEnv) -> Context {
+        Context { lab, env, live: RefCell::new(None), agent: OnceCell::new() }
+    }
+
+    /// The lab's cache.
+    pub fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
+    /// The installer's boot medium.
+    ///
+    /// # Errors
+    /// It could not be built.
+    pub fn medium(&self) -> Result<Medium> {
+        installer::medium(&self.lab, Variant::Installer)
+    }
+
+    /// The medium that has the tools.
+    ///
+    /// # Errors
+    /// It could not be built.
+    pub fn oracle(&self) -> Result<Medium> {
+        installer::medium(&self.lab, Variant::Oracle)
+    }
+
+    /// The release build of `keystone-agent`.
+    ///
+    /// # Errors
+    /// It could not be built, or is not what it should be.
+    pub fn agent(&self) -> Result<&Path> {
+        if self.agent.get().is_none() {
+            let path = timed("build the agent", || native::build_agent(&self.env))?;
+            let _ = self.agent.set(path);
+        }
+        Ok(self.agent.get().expect("set above"))
+    }
+
+    /// The shared live system, booted if it does not run: 4 GiB, a TPM, and the
+    /// blank disks `target` and `spare` (24 GiB), `small` (1 GiB) and `native4k`
+    /// (24 GiB, sectors of 4096 bytes).
+    ///
+    /// Leave it as it was: nothing mounted, imported or open, disks as you like.
+    /// If that cannot be, call [`Context::discard_live`] at the end.
+    ///
+    /// # Errors
+    /// It did not come up; the end of its console is in the error.
+    pub fn live(&self) -> Result<RefMut<'_, Live>> {
+        if self.live.borrow().is_none() {
+            let disks = [
+                Disk::blank("target", 24),
+                Disk::blank("spare", 24),
+                Disk::blank("small", 1),
+                Disk { sector_size: 4096, ..Disk::blank("native4k", 24) },
+            ];
+            let hardware =
+                disks.into_iter().fold(Hardware::new("live").memory(4096).tpm(), Hardware::disk);
+            let live = Live::boot(hardware, &self.medium()?)?;
+            self.live.replace(Some(live));
+        }
+        Ok(RefMut::map(self.live.borrow_mut(), |live| live.as_mut().expect("booted above")))
+    }
+
+    /// Turns the shared live system off; the next [`Context::live`] boots another.
+    pub fn discard_live(&self) {
+        self.live.replace(None);
+    }
+}
+
+impl Live {
+    /// Boots `medium` on a new machine and waits for SSH.
+    ///
+    /// # Errors
+    /// It did not come up; the end of its console is in the error.
+    pub fn boot(hardware: Hardware, medium: &Medium) -> Result<Live> {
+        let name = hardware.name.clone();
+        timed(&format!("boot the live system on {name}"), || {
+            let mut machine = Machine::new(hardware)?;
+            let mut running = machine.start(Some(&medium.image))?;
+            let ssh = running.ssh(&medium.key)?;
+            running.wait_ssh(&ssh, LIVE_BOOT).context("the live system did not come up")?;
+            Ok(Live { running, machine, ssh })
+        })
+    }
+}
