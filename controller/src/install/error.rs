@@ -295,6 +295,6 @@ mod tests {
             let row = format!("| {} | `{}` | {} |", kind.code(), kind.name(), kind.meaning());
             assert!(text.contains(&row), "{row}");
         }
-        assert_eq!(text.matches(" | `").count(), Kind::ALL.len());
+        assert_eq!(text.matches("` | ").count(), Kind::ALL.len());
     }
 }
