@@ -7,3 +7,4 @@ pub mod machine;
 pub mod native;
 pub mod run;
 pub mod shell;
+pub mod system;

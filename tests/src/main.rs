@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use keystone_lab::{debian, installer, lab::Lab, native, shell};
+use keystone_lab::{debian, installer, lab::Lab, native, shell, system};
 
 /// Keystone's lab
 #[derive(Debug, Parser)]
@@ -37,6 +37,8 @@ enum Command {
         /// Names of Debian packages
         packages: Vec<String>,
     },
+    /// Build the reference system and its variants
+    System,
     /// Build the static C libraries that the agent links
     Native,
     /// Build the release agent and check that it is static and small enough
@@ -71,11 +73,16 @@ fn main() -> Result<()> {
             println!("{}", debian::Root::new("trial", &packages).build(&Lab::open()?)?.display());
             return Ok(());
         }
+        Command::System => {
+            let system = system::build(&Lab::open()?)?;
+            println!("--store {} {:#?}", system.root.display(), system.toplevels);
+            return Ok(());
+        }
         _ => {}
     }
     let env = native::ensure(&native::default_cache())?;
     match command {
-        Command::Kernel | Command::Medium { .. } | Command::Shell { .. } | Command::Root { .. } => unreachable!("handled above"),
+        Command::Kernel | Command::Medium { .. } | Command::Shell { .. } | Command::Root { .. } | Command::System => unreachable!("handled above"),
         Command::Native => println!(". {}/env.sh", env.prefix.display()),
         Command::Agent => println!("{}", native::build_agent(&env)?.display()),
         Command::AgentCargo { args } => native::agent_cargo(&env, args)?,
