@@ -1,16 +1,37 @@
 //! The scenarios, in the order they run: those that share the live system first.
 
+pub mod installed;
 mod live_system;
+mod refusals;
+mod tpm;
 
 use crate::runner::Scenario;
+use std::time::Duration;
+
+/// How long an installed machine may take from its start to answering SSH.
+pub const BOOT: Duration = Duration::from_secs(420);
 
 /// All scenarios. Names are unique; the gate is what guards the most in the time there is.
-pub const ALL: &[Scenario] = &[Scenario {
+pub const ALL: &[Scenario] = &[
+    Scenario {
     name: "live-system",
     gate: true,
     about: "the installer's medium is what the agent may rely on, and no more",
     run: live_system::run,
-}];
+    },
+    Scenario {
+        name: "tpm",
+        gate: true,
+        about: "a blank machine is installed, boots with no key pressed, is what it should be; with another TPM the recovery key opens it",
+        run: tpm::run,
+    },
+    Scenario {
+        name: "refusals",
+        gate: true,
+        about: "what can't be installed is refused before the first write, with a sentence that helps",
+        run: refusals::run,
+    },
+];
 
 #[cfg(test)]
 mod tests {

@@ -10,10 +10,14 @@
 //! | [`machine`] | virtual machines |
 //! | [`runner`] | running scenarios and unit tests, counting |
 //! | [`scenarios`] | what is seen happening |
+//! | [`keystone`] | the programs under test |
+//! | [`demo`] | `cargo lab demo` |
 //! | [`shell`] | a live system to look around in |
 
 pub mod debian;
+pub mod demo;
 pub mod installer;
+pub mod keystone;
 pub mod lab;
 pub mod machine;
 pub mod native;
@@ -23,3 +27,4 @@ pub mod runner;
 pub mod scenarios;
 pub mod setup;
 pub mod shell;
+pub mod system;

@@ -7,8 +7,9 @@ use clap::{Parser, Subcommand};
 use keystone_lab::{
     debian,
     installer::{self, Variant},
+    keystone::Keystone,
     lab::Lab,
-    native, runner, scenarios, setup, shell,
+    demo, native, runner, scenarios, setup, shell, system,
 };
 
 /// Keystone's lab: real machines for the installer's tests
@@ -21,6 +22,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// From nothing: install the reference system on a blank machine, reboot it, show what was proved
+    Demo,
+    /// Build `keystone` and its agent into target/dist, to use on real machines
+    Build,
     /// Do all set-up, run unit, property and machine tests, and count them
     Test {
         /// Run every scenario, not only the gate's
@@ -55,6 +60,8 @@ enum Command {
         /// Names of Debian packages
         packages: Vec<String>,
     },
+    /// Build the reference system and its variants
+    System,
     /// Build the static C libraries that the agent links
     Native,
     /// Build the release agent and check that it is static and small enough
@@ -73,6 +80,8 @@ fn main() -> Result<()> {
     let native = || native::ensure(&native::default_cache());
     match command {
         Command::Test { all, filter } => runner::test(scenarios::ALL, all, filter.as_deref())?,
+        Command::Demo => demo::run(&runner::context()?)?,
+        Command::Build => println!("{}", Keystone::dist(&native()?)?.display()),
         Command::List => {
             for scenario in scenarios::ALL {
                 let gate = if scenario.gate { "gate" } else { "all " };
@@ -102,6 +111,11 @@ fn main() -> Result<()> {
             setup::ensure_all()?;
             let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
             println!("{}", debian::Root::new("trial", &packages).build(&Lab::open()?)?.display());
+        }
+        Command::System => {
+            setup::ensure_all()?;
+            let system = system::build(&Lab::open()?)?;
+            println!("--store {} {:#?}", system.root.display(), system.toplevels);
         }
         Command::Native => println!(". {}/env.sh", native()?.prefix.display()),
         Command::Agent => println!("{}", native::build_agent(&native()?)?.display()),

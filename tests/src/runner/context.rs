@@ -2,7 +2,7 @@
 
 use std::{
     cell::{OnceCell, RefCell, RefMut},
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -12,7 +12,9 @@ use crate::{
     installer::{self, Medium, Variant},
     lab::{Lab, timed},
     machine::{Hardware, Machine, Running, disk::Disk, ssh::Ssh},
+    keystone::Keystone,
     native::{self, NativeEnv},
+    system::{self, System},
 };
 
 /// How long the live system may take to answer SSH: a minute where it is emulated
@@ -25,7 +27,8 @@ pub struct Context {
     lab: Lab,
     env: NativeEnv,
     live: RefCell<Option<Live>>,
-    agent: OnceCell<PathBuf>,
+    keystone: OnceCell<Keystone>,
+    system: OnceCell<System>,
 }
 
 /// The live system, running on a machine whose disks are blank when it starts.
@@ -41,7 +44,7 @@ pub struct Live {
 
 impl Context {
     pub(super) fn new(lab: Lab, env: NativeEnv) -> Context {
-        Context { lab, env, live: RefCell::new(None), agent: OnceCell::new() }
+        Context { lab, env, live: RefCell::new(None), keystone: OnceCell::new(), system: OnceCell::new() }
     }
 
     /// The lab's cache.
@@ -65,16 +68,32 @@ impl Context {
         installer::medium(&self.lab, Variant::Oracle)
     }
 
-    /// The release build of `keystone-agent`.
+    /// `keystone` and the release build of its agent.
     ///
     /// # Errors
-    /// It could not be built, or is not what it should be.
-    pub fn agent(&self) -> Result<&Path> {
-        if self.agent.get().is_none() {
-            let path = timed("build the agent", || native::build_agent(&self.env))?;
-            let _ = self.agent.set(path);
+    /// They could not be built, or are not what they should be.
+    pub fn keystone(&self) -> Result<&Keystone> {
+        if self.keystone.get().is_none() {
+            let built = timed("build keystone and its agent", || Keystone::build(&self.env))?;
+            let _ = self.keystone.set(built);
         }
-        Ok(self.agent.get().expect("set above"))
+        Ok(self.keystone.get().expect("set above"))
+    }
+
+    /// The reference system.
+    ///
+    /// # Errors
+    /// It could not be built.
+    pub fn system(&self) -> Result<&System> {
+        if self.system.get().is_none() {
+            let _ = self.system.set(system::build(&self.lab)?);
+        }
+        Ok(self.system.get().expect("set above"))
+    }
+
+    /// A layout of Keystone's modules, by the name of its file.
+    pub fn layout(&self, name: &str) -> PathBuf {
+        native::workspace_root().join("tests/layouts/keystone").join(name)
     }
 
     /// The shared live system, booted if it does not run: 4 GiB, a TPM, and the

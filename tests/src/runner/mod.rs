@@ -50,6 +50,17 @@ impl Counts {
     }
 }
 
+/// What scenarios are given, outside of a test.
+///
+/// # Errors
+/// Set-up failed.
+pub fn context() -> Result<Context> {
+    setup::ensure_all()?;
+    let lab = Lab::open()?;
+    let env = timed("static libraries of the agent", || native::ensure(lab.cache()))?;
+    Ok(Context::new(lab, env))
+}
+
 /// `cargo lab test`: set-up, unit and property tests, scenarios; closes with the counts.
 ///
 /// With `filter`, only the scenarios whose name contains it, gate or not, and no unit tests.

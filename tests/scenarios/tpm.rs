@@ -1,0 +1,91 @@
+//! A machine with a TPM: installed, booted with no key pressed, looked at from inside, and opened
+//! by the recovery key after its TPM was replaced.
+
+use super::{BOOT, installed};
+use crate::runner::{Context, Live};
+use crate::keystone::Request;
+use crate::lab::timed;
+use crate::machine::disk::Disk;
+use crate::machine::Hardware;
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+/// Runs the scenario.
+pub fn run(cx: &Context) -> Result<()> {
+    let toplevel = &cx.system()?.toplevels.reference;
+    let medium = cx.medium()?;
+    let hardware = Hardware::new("tpm").disk(Disk::blank("target", 24)).tpm();
+    let files = tempfile::tempdir()?;
+    let recovery_file = files.path().join("recovery-key");
+    let report_file = files.path().join("report.json");
+
+    let Live { running, mut machine, ssh } = Live::boot(hardware, &medium)?;
+    let request = Request {
+        ssh: &ssh,
+        key: &medium.key,
+        store: &cx.system()?.root,
+        toplevel,
+        layout: &cx.layout("single-disk-root.json"),
+    };
+    let (recovery, report) = (recovery_file.display().to_string(), report_file.display().to_string());
+    let ended = timed("install, reboot, verify", || {
+        let install = ["--recovery-key-file", &recovery, "--report", &report];
+        cx.keystone()?.install(&request, &[], &install)?.ok()
+    })?;
+
+    let key = fs::read_to_string(&recovery_file).context("reading the recovery key")?;
+    let key = recovery_key(&key)?;
+    let mode = fs::metadata(&recovery_file)?.permissions().mode();
+    ensure!(mode & 0o777 == 0o600, "the recovery key's file has mode {mode:o}");
+    let report = fs::read_to_string(&report_file).context("reading the report")?;
+    for (what, text) in [("output", &ended.stdout), ("log", &ended.stderr), ("report", &report)] {
+        ensure!(!text.contains(&key), "the recovery key is in the {what}");
+    }
+    let report: Value = serde_json::from_str(&report)?;
+    print_timings(&report);
+
+    let ssh = running.ssh(&medium.key)?;
+    installed::check(&ssh, toplevel, &report, "tpm2")?;
+    installed::check_store(&ssh, cx.system()?, toplevel)?;
+    running.kill()?;
+
+    let mut running = machine.start(None)?;
+    timed("boot again without the medium, no key pressed", || running.wait_ssh(&ssh, BOOT))?;
+    let prompts = running.serial.text().matches(PROMPT).count();
+    ensure!(prompts == 0, "the console asked for a passphrase {prompts} times");
+    running.kill()?;
+
+    machine.replace_tpm()?;
+    let mut running = machine.start(None)?;
+    timed("with another TPM, the recovery key opens it", || {
+        running.serial.wait_for(PROMPT, &[], BOOT)?;
+        std::thread::sleep(Duration::from_secs(1));
+        running.serial.type_text(&format!("{key}\n"))?;
+        running.wait_ssh(&ssh, BOOT)
+    })?;
+    running.kill()
+}
+
+/// What systemd-cryptsetup asks (v257 `src/cryptsetup/cryptsetup.c`).
+pub const PROMPT: &str = "Please enter";
+
+/// The key among the words of its file: eight groups of eight modhex characters.
+fn recovery_key(text: &str) -> Result<String> {
+    text.split_whitespace()
+        .find(|word| {
+            let groups: Vec<&str> = word.split('-').collect();
+            groups.len() == 8 && groups.iter().all(|group| group.len() == 8)
+        })
+        .map(str::to_owned)
+        .with_context(|| "the recovery key's file has no key in systemd's format".to_owned())
+}
+
+fn print_timings(report: &Value) {
+    let empty = Vec::new();
+    for step in report.pointer("/steps").and_then(Value::as_array).unwrap_or(&empty) {
+        println!("    {:>8} ms  {}", step["elapsed_ms"], step["id"].as_str().unwrap_or_default());
+    }
+}

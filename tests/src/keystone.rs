@@ -1,0 +1,179 @@
+//! The programs under test: `keystone` as an operator types it, with the agent it ships.
+
+use crate::machine::ssh::Ssh;
+use crate::native::{self, NativeEnv};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// Both programs, built.
+#[derive(Debug, Clone)]
+pub struct Keystone {
+    /// `keystone`.
+    pub controller: PathBuf,
+    /// `keystone-agent`, static.
+    pub agent: PathBuf,
+}
+
+/// What is installed where.
+#[derive(Debug, Clone)]
+pub struct Request<'a> {
+    /// The installer's SSH server, its host key pinned by an earlier connection.
+    pub ssh: &'a Ssh,
+    /// The key that logs in.
+    pub key: &'a Path,
+    /// The store's root.
+    pub store: &'a Path,
+    /// The system.
+    pub toplevel: &'a str,
+    /// The layout.
+    pub layout: &'a Path,
+}
+
+/// What came of a command.
+#[derive(Debug)]
+pub struct Ended {
+    /// Its exit code; `None` if it was killed.
+    pub code: Option<i32>,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl From<Output> for Ended {
+    fn from(output: Output) -> Self {
+        Ended {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+impl Ended {
+    /// Fails unless it ended well.
+    pub fn ok(self) -> Result<Ended> {
+        ensure!(self.code == Some(0), "keystone ended with {:?}:\n{}{}", self.code, self.stdout, self.stderr);
+        Ok(self)
+    }
+
+    /// Fails unless it was refused with exit code `code` and words that contain each of `words`.
+    pub fn refused(&self, code: i32, words: &[&str]) -> Result<()> {
+        let said = format!("{}{}", self.stdout, self.stderr);
+        if self.code != Some(code) || !words.iter().all(|word| said.contains(word)) {
+            bail!("expected exit code {code} and {words:?}, got {:?} and:\n{said}", self.code);
+        }
+        Ok(())
+    }
+}
+
+impl Keystone {
+    /// Builds both: the agent as it is shipped, the controller as fast as it builds.
+    ///
+    /// # Errors
+    /// Cargo failed, or the agent is not what it should be.
+    pub fn build(env: &NativeEnv) -> Result<Keystone> {
+        let agent = native::build_agent(env)?;
+        cargo_build(&[])?;
+        Ok(Keystone { controller: target().join("debug/keystone"), agent })
+    }
+
+    /// Builds both for use on real machines, side by side, and returns where they are.
+    ///
+    /// # Errors
+    /// Cargo failed, or the agent is not what it should be.
+    pub fn dist(env: &NativeEnv) -> Result<PathBuf> {
+        let agent = native::build_agent(env)?;
+        cargo_build(&["--release"])?;
+        let dist = target().join("dist");
+        fs::create_dir_all(&dist)?;
+        fs::copy(agent, dist.join("keystone-agent"))?;
+        fs::copy(target().join("release/keystone"), dist.join("keystone"))?;
+        Ok(dist)
+    }
+
+    /// `keystone COMMAND root@127.0.0.1` with what `request` says and `more`.
+    pub fn command(&self, command: &str, request: &Request<'_>, more: &[&str]) -> Command {
+        let mut keystone = self.on(command, request.ssh, request.key);
+        keystone
+            .arg("--store")
+            .arg(request.store)
+            .args(["--store-path", request.toplevel, "--layout"])
+            .arg(request.layout)
+            .args(more);
+        keystone
+    }
+
+    /// `keystone COMMAND root@127.0.0.1`, the host key pinned.
+    pub fn on(&self, command: &str, ssh: &Ssh, key: &Path) -> Command {
+        let mut keystone = Command::new(&self.controller);
+        keystone
+            .args([command, "root@127.0.0.1", "--port", &ssh.port().to_string(), "--known-hosts"])
+            .arg(ssh.known_hosts())
+            .arg("--identity")
+            .arg(key)
+            .arg("--agent")
+            .arg(&self.agent)
+            .env("NO_COLOR", "1")
+            .env_remove("SSH_AUTH_SOCK")
+            .stdin(Stdio::null());
+        keystone
+    }
+
+    /// Runs it to its end.
+    pub fn run(&self, command: &str, request: &Request<'_>, more: &[&str]) -> Result<Ended> {
+        run(self.command(command, request, more))
+    }
+
+    /// The plan, as JSON.
+    pub fn plan(&self, request: &Request<'_>, more: &[&str]) -> Result<Value> {
+        let more: Vec<&str> = more.iter().copied().chain(["--json"]).collect();
+        let ended = self.run("plan", request, &more)?.ok()?;
+        for line in ended.stdout.lines() {
+            let value: Value = serde_json::from_str(line).with_context(|| format!("not JSON: {line}"))?;
+            let plan = value.get("plan").unwrap_or(&value);
+            if plan.get("hash").is_some() && plan.get("steps").is_some() {
+                return Ok(plan.clone());
+            }
+        }
+        bail!("keystone plan --json printed no plan:\n{}", ended.stdout)
+    }
+
+    /// Plans, and installs the plan with the hash that was printed; `more` goes to both, `install`
+    /// to the installation only.
+    pub fn install(&self, request: &Request<'_>, more: &[&str], install: &[&str]) -> Result<Ended> {
+        let plan = self.plan(request, more)?;
+        let hash = plan["hash"].as_str().context("a plan has a hash")?;
+        let mut arguments: Vec<&str> = more.to_vec();
+        arguments.extend(["--yes", "--plan-hash", hash]);
+        arguments.extend(install);
+        self.run("install", request, &arguments)
+    }
+}
+
+/// Runs a command to its end, with its output kept.
+pub fn run(mut command: Command) -> Result<Ended> {
+    let line: Vec<OsString> =
+        std::iter::once(command.get_program()).chain(command.get_args()).map(Into::into).collect();
+    let output = command.output().with_context(|| format!("running {line:?}"))?;
+    Ok(output.into())
+}
+
+fn target() -> PathBuf {
+    native::default_cache().parent().expect("the cache lies in the target directory").to_owned()
+}
+
+fn cargo_build(more: &[&str]) -> Result<()> {
+    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .current_dir(native::workspace_root())
+        .args(["build", "--quiet", "--package", "keystone-controller", "--bin", "keystone"])
+        .args(more)
+        .status()
+        .context("running cargo")?;
+    ensure!(status.success(), "cargo build of keystone-controller ended with {status}");
+    Ok(())
+}
