@@ -1,13 +1,13 @@
 //! `keystone-agent`: serves one conversation on stdin and stdout.
 //!
 //! It is uploaded and started by `keystone`; nobody types its name. Without arguments it serves;
-//! `--version` prints its version; `enter-system …` is how it starts itself in a chroot, see
+//! `--version` prints its version; `enter …` is how it starts itself in a chroot, see
 //! [`keystone_agent::activation`].
 
 use keystone_agent::session;
 use keystone_agent::session::wire::WireError;
 use std::process::ExitCode;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
@@ -28,9 +28,9 @@ fn main() -> ExitCode {
 }
 
 fn serve() -> ExitCode {
-    let filter = EnvFilter::try_from_env("KEYSTONE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let level = std::env::var("KEYSTONE_LOG").ok().and_then(|level| level.parse().ok());
     tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_max_level(level.unwrap_or(LevelFilter::INFO))
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .without_time()

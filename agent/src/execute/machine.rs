@@ -222,14 +222,15 @@ impl Machine {
     /// then.
     pub fn close_after_failure(&mut self) -> Vec<String> {
         let target = Path::new(TARGET);
-        let mut left = Vec::new();
-        for (disk, identity) in self.disks.iter().map(|(name, d)| (name, &d.identity)) {
-            left.push(format!(
-                "disk {disk} ({}) is partly written and does not boot",
-                identity.name
-            ));
+        self.zfs = None;
+        let mut left = seal::close_best_effort(&self.roots, target, &self.opened);
+        for (name, disk) in &self.disks {
+            let said = match &disk.guids {
+                None => "was not partitioned by this run".to_owned(),
+                Some(_) => "is partly written".to_owned(),
+            };
+            left.push(format!("disk {name} ({}) {said}", disk.identity.name));
         }
-        left.extend(seal::close_best_effort(&self.roots, target, &self.opened));
         left
     }
 
