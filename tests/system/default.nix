@@ -20,7 +20,7 @@ let
   packages = builtins.foldl' (done: p: done // {
     ${p.name} = run "${p.name}-${p.version}" ./package.sh {
       pname = p.name;
-      inherit (p) deb sha256;
+      inherit (p) deb blake3;
       deps = map (d: done.${d}) p.deps;
     };
   }) { } given.packages;
@@ -28,9 +28,21 @@ let
 
   bash = packages.bash;
 
+  # What may be needed to reach the root file system, and what may be needed later.
+  initrdModules = [
+    "zfs" "virtio_blk" "virtio_pci" "virtio_scsi" "virtio_rng" "virtio_console" "nvme" "ahci" "sd_mod"
+    "dm-mod" "dm-crypt" "aesni_intel" "xts" "ecb" "cbc" "sha256" "af_alg" "algif_skcipher" "algif_hash"
+    "tpm_crb" "tpm_tis" "ext4" "vfat" "nls_ascii" "nls_cp437" "efivarfs" "autofs4"
+  ];
+  systemModules = [
+    "virtio_net" "virtio_balloon" "loop" "overlay" "fuse" "nf_tables" "nft_ct" "nft_reject_inet" "nft_limit"
+    "nf_conntrack" "nls_iso8859-1" "nls_utf8" "configfs" "efi_pstore" "qemu_fw_cfg" "evdev" "button" "sr_mod"
+    "tun" "8021q" "bridge" "binfmt_misc"
+  ];
+
   modules = run "linux-${given.kernel.version}-modules" ./modules.sh {
     inherit (given.kernel) root version id;
-    modules = builtins.concatStringsSep " " (given.modules.initrd ++ given.modules.system);
+    modules = builtins.concatStringsSep " " (initrdModules ++ systemModules);
   };
   kernel = run "linux-${given.kernel.version}" ./kernel.sh { inherit (given.kernel) root version id; };
 
@@ -141,7 +153,7 @@ let
       initrd = run "initrd-linux-${given.kernel.version}" ./initrd/build.sh {
         inherit systemPath sysrootFstab hostid hostname osRelease;
         modulesPath = modules;
-        modules = builtins.concatStringsSep " " given.modules.initrd;
+        modules = builtins.concatStringsSep " " initrdModules;
         inherit (given.kernel) version;
         files = ./initrd/files;
         units = ./initrd/units;

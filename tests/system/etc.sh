@@ -35,3 +35,6 @@ mkdir -p "$e/ssh/authorized_keys.d" "$e/modules-load.d"
 printf '%s\n' "$authorizedKeys" > "$e/ssh/authorized_keys.d/root"
 echo 0444 > "$e/ssh/authorized_keys.d/root.mode"
 echo zfs > "$e/modules-load.d/keystone.conf"
+# Everything this system mounts is in its fstab; and the generator stumbles over /usr being a link.
+mkdir -p "$e/systemd/system-generators"
+ln -s /dev/null "$e/systemd/system-generators/systemd-gpt-auto-generator"

@@ -1,6 +1,6 @@
-# The kernel image of a Debian root.
+# The kernel image.
 #
-# in: $root, $version, $id (changes when the file does), $out
+# in: $root (the lab's kernel), $version, $id (changes when $root does), $out
 export PATH=/usr/sbin:/usr/bin LC_ALL=C
 mkdir -p "$out"
-cp "$root/boot/vmlinuz-$version" "$out/bzImage"
+cp "$root/vmlinuz" "$out/bzImage"

@@ -1,7 +1,7 @@
 # The kernel modules named in $modules and all they depend on, uncompressed,
 # with depmod's indexes.
 #
-# in: $root (Debian root with the kernel and the built zfs.ko), $version, $modules, $out
+# in: $root (the lab's kernel), $version, $id (changes when $root does), $modules, $out
 set -eu
 export PATH=/usr/sbin:/usr/bin LC_ALL=C
 dst=$out/lib/modules/$version
@@ -9,7 +9,7 @@ mkdir -p "$dst"
 cp "$root/lib/modules/$version/modules.order" "$root/lib/modules/$version/modules.builtin" \
     "$root/lib/modules/$version/modules.builtin.modinfo" "$dst/"
 for m in $modules; do
-    # A softdep may name a module this kernel has built in or lacks; the module itself must be there.
+    # It may be built in, but it must be there.
     modprobe -d "$root" -S "$version" --show-depends "$m" > show 2> err || {
         echo "kernel $version has no module $m:" >&2; cat err >&2; exit 1; }
     awk '$1 == "insmod" { print $2 }' show
