@@ -23,3 +23,4 @@ pub mod runner;
 pub mod scenarios;
 pub mod setup;
 pub mod shell;
+pub mod system;

@@ -8,7 +8,7 @@ use keystone_lab::{
     debian,
     installer::{self, Variant},
     lab::Lab,
-    native, runner, scenarios, setup, shell,
+    native, runner, scenarios, setup, shell, system,
 };
 
 /// Keystone's lab: real machines for the installer's tests
@@ -55,6 +55,8 @@ enum Command {
         /// Names of Debian packages
         packages: Vec<String>,
     },
+    /// Build the reference system and its variants
+    System,
     /// Build the static C libraries that the agent links
     Native,
     /// Build the release agent and check that it is static and small enough
@@ -102,6 +104,11 @@ fn main() -> Result<()> {
             setup::ensure_all()?;
             let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
             println!("{}", debian::Root::new("trial", &packages).build(&Lab::open()?)?.display());
+        }
+        Command::System => {
+            setup::ensure_all()?;
+            let system = system::build(&Lab::open()?)?;
+            println!("--store {} {:#?}", system.root.display(), system.toplevels);
         }
         Command::Native => println!(". {}/env.sh", native()?.prefix.display()),
         Command::Agent => println!("{}", native::build_agent(&native()?)?.display()),
