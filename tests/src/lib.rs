@@ -17,6 +17,7 @@ pub mod installer;
 pub mod lab;
 pub mod machine;
 pub mod native;
+pub mod oracle;
 pub mod run;
 pub mod runner;
 #[path = "../scenarios/mod.rs"]
