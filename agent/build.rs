@@ -12,14 +12,15 @@ const FUNCTIONS: &[&str] = &[
     "nvlist_(alloc|free|dup|unpack|remove_all|exists|next_nvpair)",
     "nvlist_add_(string|uint64|boolean_value|nvlist|nvlist_array)",
     "nvlist_lookup_(string|uint64|nvlist|nvlist_array)",
-    "nvpair_(name|type)",
+    "nvpair_(name|value_nvlist)",
     "zfs_(open|close|create|destroy|dataset_exists|valid_proplist|name_to_prop|prop_get|get_type)",
     "zfs_(get_all_props|prop_set_list_flags)",
     "zpool_(create|destroy|export|open_canfail|close|iter|get_config|get_name|get_prop|get_prop_int)",
     "zpool_(search_import|import_props|clear_label|feature_init)",
     "zvol_volsize_to_reservation",
+    "get_system_hostid",
 ];
-const TYPES: &[&str] = &["zfs_error_t", "pool_state_t", "data_type_t", "zfs_type_t"];
+const TYPES: &[&str] = &["zfs_error_t", "mmp_state", "pool_state_t", "data_type_t", "zfs_type_t"];
 const VARIABLES: &[&str] = &[
     "libzfs_config_ops",
     "ZFS_IMPORT_.*",
@@ -53,7 +54,7 @@ fn main() {
     let mut bindings = bindgen::Builder::default()
         .header_contents(
             "openzfs.h",
-            "#include <stdio.h>\n#include <libzfs.h>\n#include <libzfs_core.h>\n#include <libzutil.h>\n#include <zfeature_common.h>\n",
+            "#include <stdio.h>\n#include <libzfs.h>\n#include <libzfs_core.h>\n#include <libzutil.h>\n#include <sys/systeminfo.h>\n#include <zfeature_common.h>\n",
         )
         .clang_arg(format!("-I{}", prefix.join("include/libzfs").display()))
         .clang_arg(format!("-I{}", prefix.join("include/libspl").display()))

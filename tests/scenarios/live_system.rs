@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use crate::{installer::HOSTID, runner::Context};
+use crate::{installer::HOSTID, machine::exec_trace, runner::Context};
 
 /// Programs that must not be anywhere on the medium.
 const FORBIDDEN: &[&str] = &[
@@ -83,12 +83,29 @@ pub(super) fn run(context: &Context) -> Result<()> {
     let sectors = ssh.ok("blockdev --getss /dev/disk/by-id/virtio-native4k")?;
     ensure!(sectors == "4096", "the disk with large sectors has sectors of {sectors}");
 
-    // Opening the device loads the module; nothing else has.
-    let before = ssh.ok("grep -c '^zfs ' /proc/modules || true")?;
-    ssh.ok("bash -c 'exec 3<>/dev/zfs'")?;
-    ssh.ok("grep -q '^zfs ' /proc/modules")?;
-    ensure!(before == "0" || before == "1", "counting modules said {before:?}");
+    // Opening the device loads the module. The control device of device-mapper likewise.
+    for (device, module) in [("/dev/zfs", "zfs"), ("/dev/mapper/control", "dm_mod")] {
+        ssh.ok(&format!("bash -c 'exec 3<>{device}' && test -d /sys/module/{module}"))?;
+    }
     let version = ssh.ok("cat /sys/module/zfs/version")?;
     ensure!(version.starts_with("2.3."), "the OpenZFS module is {version}");
+
+    // Tracing of what is executed sees processes wherever they come from, and changed roots.
+    exec_trace::start(ssh)?;
+    ssh.ok("setsid sh -c '/usr/bin/true; chroot /medium /usr/bin/uname' < /dev/null")?;
+    let trace = exec_trace::stop(ssh)?;
+    let below: Vec<(String, bool)> = trace
+        .below(|program| program.ends_with("/setsid"))
+        .into_iter()
+        .map(|exec| {
+            (exec.program.rsplit('/').next().unwrap_or_default().to_owned(), exec.in_other_root)
+        })
+        .collect();
+    let wanted =
+        [("setsid", false), ("sh", false), ("true", false), ("chroot", false), ("uname", true)];
+    ensure!(
+        below.iter().map(|(name, other)| (name.as_str(), *other)).eq(wanted),
+        "tracing saw {below:?}, not {wanted:?}"
+    );
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 pub mod installed;
 mod live_system;
+mod luks_device;
 mod refusals;
 mod tpm;
 
@@ -14,10 +15,16 @@ pub const BOOT: Duration = Duration::from_secs(420);
 /// All scenarios. Names are unique; the gate is what guards the most in the time there is.
 pub const ALL: &[Scenario] = &[
     Scenario {
-    name: "live-system",
-    gate: true,
-    about: "the installer's medium is what the agent may rely on, and no more",
-    run: live_system::run,
+        name: "live-system",
+        gate: true,
+        about: "the installer's medium is what the agent may rely on, and no more",
+        run: live_system::run,
+    },
+    Scenario {
+        name: "luks-device",
+        gate: false,
+        about: "a container on a disk, opened and closed beside udev, and by systemd through the TPM",
+        run: luks_device::run,
     },
     Scenario {
         name: "tpm",

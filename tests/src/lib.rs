@@ -6,6 +6,7 @@
 //! | [`lab`] | the cache, and how things get into it |
 //! | [`debian`] | Debian roots; the kernel with OpenZFS |
 //! | [`installer`] | the live system's boot medium |
+//! | [`oracle`] | systemd and cryptsetup, to compare with |
 //! | [`native`] | the agent's static libraries, and the agent |
 //! | [`machine`] | virtual machines |
 //! | [`runner`] | running scenarios and unit tests, counting |
@@ -21,6 +22,7 @@ pub mod keystone;
 pub mod lab;
 pub mod machine;
 pub mod native;
+pub mod oracle;
 pub mod run;
 pub mod runner;
 #[path = "../scenarios/mod.rs"]

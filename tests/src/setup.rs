@@ -26,6 +26,7 @@ pub const PACKAGES: &[&str] = &[
     "qemu-system-x86",
     "sqlite3",
     "squashfs-tools",
+    "strace",
     "swtpm",
     "swtpm-tools",
     "xz-utils",

@@ -1,10 +1,10 @@
 //! Who uses a block device.
 
-use super::{DevNo, Roots, sysfs};
+use super::{DevNo, Device, Roots, probe, sysfs};
 use crate::mount::table::{self, MountPoint};
-use keystone_protocol::inventory::Holder;
+use keystone_protocol::inventory::{Holder, Signature};
 use std::fs;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 /// A process that uses something.
@@ -41,13 +41,15 @@ pub fn of(roots: &Roots, name: &str, mounts: &[MountPoint]) -> Vec<Holder> {
     found
 }
 
-/// Who uses a disk, its partitions, or a partition: a phrase each.
+/// Who uses a disk, its partitions, or a partition: a phrase each. This process is left out: it
+/// holds the disk's lock.
 pub fn phrases(roots: &Roots, name: &str) -> Vec<String> {
     let mounts = table::read(roots).unwrap_or_default();
     let mut devices = vec![name.to_owned()];
     devices.extend(sysfs::partitions(roots, name).into_iter().map(|partition| partition.name));
     let mut phrases = Vec::new();
     for device in &devices {
+        let seen = phrases.len();
         phrases.extend(of(roots, device, &mounts).into_iter().map(|holder| match holder {
             Holder::Mount { target } => format!("the mount at {target}"),
             Holder::Swap => format!("swapping to {device}"),
@@ -56,11 +58,30 @@ pub fn phrases(roots: &Roots, name: &str) -> Vec<String> {
             Holder::Device { kernel_name, name: Some(name) } => format!("{name} ({kernel_name})"),
         }));
         if let Some(devno) = sysfs::devno(roots, device) {
-            phrases.extend(processes_with_device(roots, devno).iter().map(ToString::to_string));
+            let others = processes_with_device(roots, devno).into_iter();
+            let others = others.filter(|process| process.pid != std::process::id());
+            phrases.extend(others.map(|process| process.to_string()));
+        }
+        if phrases.len() == seen && is_in_a_pool(roots, device) {
+            phrases.push(format!("an imported ZFS pool (on {device})"));
         }
     }
     phrases.dedup();
     phrases
+}
+
+/// Whether a device is claimed and says it is a pool's: the kernel does not tell that ZFS has it.
+fn is_in_a_pool(roots: &Roots, name: &str) -> bool {
+    let claimed = fs::File::options()
+        .read(true)
+        .custom_flags(libc::O_EXCL)
+        .open(roots.node(name))
+        .is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY));
+    claimed
+        && Device::open_read(roots, name).is_ok_and(|device| {
+            let found = probe::signatures((&device).into()).unwrap_or_default();
+            found.contains(&Signature::Other { name: probe::ZFS_MEMBER.to_owned() })
+        })
 }
 
 /// Processes that have the block device open.

@@ -135,25 +135,29 @@ pub(super) mod tests {
         assert!(!option.is(Uuid::nil(), "EFI/systemd/systemd-bootx64.efi"));
     }
 
-    /// `Boot0001` of OVMF (edk2 2022.11) with a CD-ROM: no partition and no file.
+    /// Boot options as OVMF (edk2 2022.11) makes them: a CD-ROM, and HTTP from a network card.
     #[test]
     fn reads_options_without_a_file() {
-        let mut bytes = 1u32.to_le_bytes().to_vec();
-        let paths = [
-            node(2, 1, &[0xd0, 0x41, 0x03, 0x0a, 0, 0, 0, 0]),
-            node(1, 1, &[0x02, 0x1f]),
-            node(3, 18, &[2, 0, 0xff, 0xff, 0, 0]),
-            node(END, 0xff, &[]),
-        ]
-        .concat();
-        bytes.extend_from_slice(&(paths.len() as u16).to_le_bytes());
-        bytes.extend_from_slice(&utf16("UEFI QEMU DVD-ROM QM00005 "));
-        bytes.extend_from_slice(&paths);
-        // Optional data follow.
-        bytes.extend_from_slice(&[0x4e, 0xac, 0x08, 0x81]);
-        let option = LoadOption::parse(&bytes).unwrap();
-        assert_eq!((option.partition, option.file), (None, None));
-        assert_eq!(option.description, "UEFI QEMU DVD-ROM QM00005 ");
+        for (bytes, description) in [
+            (
+                "01000000200055004500460049002000510045004d00550020004400560044002d0052004f004d0020\
+                 0051004d00300030003000300035002000000002010c00d041030a0000000001010600021f03120a00\
+                 0200ffff00007fff0400",
+                "UEFI QEMU DVD-ROM QM00005 ",
+            ),
+            (
+                "010000005a0055004500460049002000480054005400500076003400200028004d00410043003a0035\
+                 003200350034003000300031003200330034003500360029000000\
+                 02010c00d041030a00000000010106000004030b2500525400123456000000000000000000000000\
+                 000000000000000000000000000001030c1b00000000000000000000000000000000000000000000\
+                 0000031804007fff0400",
+                "UEFI HTTPv4 (MAC:525400123456)",
+            ),
+        ] {
+            let option = LoadOption::parse(&hex::decode(bytes).unwrap()).unwrap();
+            assert_eq!((option.partition, option.file), (None, None));
+            assert_eq!(option.description, description);
+        }
     }
 
     proptest! {

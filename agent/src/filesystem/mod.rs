@@ -5,6 +5,7 @@
 //! | [`vfat`] | FAT32, by the `fatfs` crate |
 //! | [`ext4`] | ext4, by the running system's `mkfs.ext4` |
 //! | [`tool`] | finding and running such a program |
+//! | `window` | a device read and written in large pieces |
 //! | [`key`] | the raw key of an encrypted dataset, made once |
 //!
 //! A file system that is there already stays: the steps before removed whatever was on the disk.
@@ -14,6 +15,7 @@ pub mod ext4;
 pub mod key;
 pub mod tool;
 pub mod vfat;
+mod window;
 
 use crate::block::{BlockError, Device, probe};
 use keystone_protocol::inventory::Signature;

@@ -5,11 +5,12 @@
 //! boot sector in sector 6, random volume id, no label. An ESP is FAT32 whatever its size (UEFI
 //! 2.10, section 13.3).
 
+use super::window::Window;
 use super::{FilesystemError, is_there};
 use crate::block::{BlockError, Device, DiskLock, Roots};
 use crate::ensure::Ensured;
 use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
-use std::io::{self, Seek, SeekFrom};
+use std::io::{self, Seek, Write};
 
 /// The fewest clusters that make a FAT volume FAT32 (Microsoft, "FAT: General Overview", 1.03).
 const LEAST_CLUSTERS: u64 = 65525;
@@ -60,15 +61,15 @@ fn format(device: &Device) -> io::Result<FatType> {
         .bytes_per_sector(device.sector_size() as u16)
         .total_sectors(u32::try_from(sectors).unwrap_or(u32::MAX))
         .volume_id(rand::random());
-    let mut file = device.file();
-    file.seek(SeekFrom::Start(0))?;
-    fatfs::format_volume(file, options)?;
+    let mut window = Window::new(device.file(), device.size());
+    fatfs::format_volume(&mut window, options)?;
     // Opened once: counting the free clusters fills in FSInfo, which formatting leaves unknown.
-    file.seek(SeekFrom::Start(0))?;
-    let filesystem = FileSystem::new(file, FsOptions::new())?;
+    window.rewind()?;
+    let filesystem = FileSystem::new(&mut window, FsOptions::new())?;
     let fat_type = filesystem.fat_type();
     filesystem.stats()?;
     filesystem.unmount()?;
+    window.flush()?;
     device.sync().map_err(|error| match error {
         BlockError::Io { source, .. } => source,
         other => io::Error::other(other),

@@ -15,7 +15,13 @@ pub fn names(roots: &Roots) -> Vec<String> {
         .filter(|name| is_disk_name(name))
         .filter(|name| number(roots, name, "hidden") != Some(1))
         .filter(|name| size(roots, name).is_some_and(|size| size > 0))
+        .filter(|name| !is_empty_drive(roots, name))
         .collect()
+}
+
+/// An optical drive shows the size of its last medium, or a made-up one; opening it tells.
+fn is_empty_drive(roots: &Roots, name: &str) -> bool {
+    name.starts_with("sr") && fs::File::open(roots.node(name)).is_err()
 }
 
 fn is_disk_name(name: &str) -> bool {

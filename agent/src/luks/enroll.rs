@@ -8,7 +8,7 @@
 use super::container::Container;
 use super::slot::{Kdf, add_key, ensure_key, test_key, undo_slot};
 use super::token::{RECOVERY, TPM2, Tpm2Token, recovery};
-use super::{LuksError, RecoveryKey, Slot, dump};
+use super::{LuksError, RecoveryKey, Slot, dump, ephemeral_key};
 use crate::ensure::Ensured;
 use crate::tpm2::{PcrPolicy, Tpm, TpmError, Unsealing, random};
 use base64::Engine as _;
@@ -52,8 +52,7 @@ pub fn enroll_tpm2(
             Err(error) => tracing::debug!(%error, token = token.number, "not as wanted"),
         }
     }
-    let raw = Zeroizing::new(random::<32>());
-    let secret = Secret::new(raw.to_vec());
+    let secret = ephemeral_key();
     let salt = policy.pin.is_some().then(random::<32>);
     let salted = match (&policy.pin, &salt) {
         (Some(pin), Some(salt)) => Some(salted_pin(pin, salt)),

@@ -4,12 +4,14 @@ use super::container::Container;
 use super::slot::{Kdf, test_key};
 use super::{LuksError, Slot};
 use crate::ensure::Ensured;
+use crate::tpm2::random;
 use keystone_protocol::secret::Secret;
 use libcryptsetup_rs::consts::flags::CryptVolumeKey;
 use libcryptsetup_rs::consts::vals::EncryptionFormat;
 use libcryptsetup_rs::{CryptParamsLuks2, CryptParamsLuks2Ref, Either};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
+use zeroize::Zeroizing;
 
 /// Where the ephemeral key of a bootstrap slot is: LUKS2's last keyslot, so that the lasting ones
 /// are numbered from 0 as if it had never been there.
@@ -29,6 +31,12 @@ pub enum FirstSlot {
     Bootstrap,
     /// For a key that stays, keyslot 0, as `luksFormat` makes it: argon2id.
     Lasting,
+}
+
+/// A key for [`FirstSlot::Bootstrap`], as strong as the volume key: 256 random bits, only here.
+pub fn ephemeral_key() -> Secret {
+    let bytes = Zeroizing::new(random::<32>());
+    Secret::new(bytes.to_vec())
 }
 
 /// Makes a LUKS2 container that `key` opens, unless there is one that it opens.

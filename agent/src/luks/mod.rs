@@ -14,7 +14,7 @@
 //! | [`recovery`] | recovery keys in systemd's format |
 //! | [`dump`] | what is in a header, for reports |
 //!
-//! A container's life in an installation: [`format`](format()) with a random key and
+//! A container's life in an installation: [`format`](format()) with an [`ephemeral_key`] in
 //! [`FirstSlot::Bootstrap`], [`open`], the `enroll` functions with that key as the source, then
 //! [`remove_slot`] of [`BOOTSTRAP_SLOT`]; [`close`] at the end.
 
@@ -31,7 +31,7 @@ pub mod token;
 mod tests;
 
 pub use dump::dump;
-pub use format::{BOOTSTRAP_SLOT, FirstSlot, format};
+pub use format::{BOOTSTRAP_SLOT, FirstSlot, ephemeral_key, format};
 pub use mapping::{close, open, status};
 pub use recovery::RecoveryKey;
 pub use slot::{Kdf, ensure_key, remove_slot, test_key};

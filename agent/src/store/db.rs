@@ -151,6 +151,11 @@ pub(crate) fn register(
         .query_row("pragma wal_checkpoint(truncate)", [], |_| Ok(()))
         .doing("empty the log")?;
     close(connection)?;
+    // SQLite goes by the umask; Nix's clients that are not root read the file.
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let file = openat(&dir.fd, "db.sqlite", flags, Mode::empty());
+    file.and_then(|fd| fchmod(fd, Mode::from_bits_truncate(0o644)))
+        .at("set the mode of", dir.path.join("db.sqlite"))?;
     ensure_file(dir, "big-lock", 0o600, b"")?;
     if dir.stat("reserved")?.is_none_or(|stat| stat.st_size != RESERVED as i64) {
         ensure_file(dir, "reserved", 0o600, &vec![b'X'; RESERVED])?;
@@ -279,7 +284,7 @@ fn write(
     Ok(added)
 }
 
-/// Makes or overwrites a file unless it is there with this length, and syncs it.
+/// Makes or overwrites a file, and syncs it.
 fn ensure_file(dir: &OpenDir, name: &str, mode: u32, contents: &[u8]) -> Result<(), FsError> {
     let path = dir.path.join(name);
     let mode = Mode::from_bits_truncate(mode);

@@ -232,6 +232,16 @@ impl TpmError {
         matches!(self, TpmError::Refused { code, .. } if codes.contains(&code.base()))
     }
 
+    /// What a refusal of something authorized by the storage root key means.
+    pub(super) fn about_storage_root_key(self) -> Self {
+        match self {
+            error if error.is_refused_with(&[rc::AUTH_FAIL, rc::BAD_AUTH]) => {
+                TpmError::NotAStorageKey("it has a password of its own")
+            }
+            error => error,
+        }
+    }
+
     /// What a refusal of something authorized by a PIN means.
     pub(super) fn about_pin(self) -> Self {
         match self {

@@ -146,7 +146,9 @@ impl Tpm {
                 Command::new("TPM2_Create", cc::CREATE).object(super::key::SRK_HANDLE, &srk.name);
             command.parameters.sized(sensitive.bytes()).sized(public.bytes()).sized(&[]).u32(0);
             let authorization = SessionUse::new(session, DECRYPT, &[], true);
-            let response = command.run(tpm, Authorization::Session(authorization))?;
+            let response = command
+                .run(tpm, Authorization::Session(authorization))
+                .map_err(TpmError::about_storage_root_key)?;
             let length = response.read(|parameters| {
                 parameters.sized()?;
                 parameters.sized()?;
@@ -176,7 +178,7 @@ impl Tpm {
         load.parameters.raw(sealed.blob);
         let loaded = load.run(self, Authorization::EmptyPassword).map_err(|error| match error {
             error if error.is_refused_with(&[rc::INTEGRITY]) => TpmError::OtherTpm,
-            error => error,
+            error => error.about_storage_root_key(),
         })?;
         let unsealed = self.unseal_loaded(&loaded, sealed.policy, pin);
         self.flush(loaded.handle);

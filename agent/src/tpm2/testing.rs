@@ -4,6 +4,7 @@ use super::Tpm;
 use super::command::{Authorization, Command};
 use super::inventory::Bank;
 use super::transport::Socket;
+use super::wire::{Writer, cc};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command as Process, Stdio};
 use std::thread::sleep;
@@ -89,6 +90,28 @@ impl Tpm {
             command.parameters.u16(algorithm).u8(3).raw(&[bits; 3]);
         }
         command.run(self, Authorization::EmptyPassword).unwrap();
+    }
+
+    /// Stores an RSA key as the storage root key, as Windows and older systems do; with a
+    /// password of its own, if one is given.
+    pub(crate) fn store_rsa_storage_root_key(&mut self, password: &[u8]) {
+        let mut public = Writer::new();
+        // TPMT_PUBLIC of the provisioning guidance's RSA template: SHA-256, AES-128-CFB, no
+        // scheme, 2048 bits, default exponent, empty modulus.
+        public.u16(0x0001).u16(0x000b).u32(0x0003_0472).sized(&[]);
+        public.u16(0x0006).u16(128).u16(0x0043).u16(0x0010).u16(2048).u32(0).sized(&[]);
+        let mut sensitive = Writer::new();
+        sensitive.sized(password).sized(&[]);
+        let mut command = Command::new("TPM2_CreatePrimary", cc::CREATE_PRIMARY)
+            .handle(super::wire::handle::OWNER);
+        command.parameters.sized(sensitive.bytes()).sized(public.bytes()).sized(&[]).u32(0);
+        let key = command.run(self, Authorization::EmptyPassword).unwrap().handle;
+        let mut command = Command::new("TPM2_EvictControl", cc::EVICT_CONTROL)
+            .handle(super::wire::handle::OWNER)
+            .handle(key);
+        command.parameters.u32(super::key::SRK_HANDLE);
+        command.run(self, Authorization::EmptyPassword).unwrap();
+        self.flush(key);
     }
 
     /// `TPM2_HierarchyChangeAuth` of the owner hierarchy.

@@ -117,6 +117,23 @@ fn an_owner_password_matters_without_a_storage_root_key_only() {
 }
 
 #[test]
+fn a_storage_root_key_that_is_there_is_used_whatever_its_kind() {
+    let software = SoftwareTpm::start();
+    let mut tpm = software.connect();
+    tpm.store_rsa_storage_root_key(&[]);
+    let policy = PcrPolicy::new("sha256", &[7]).unwrap();
+    let sealed = tpm.seal(&secret("key"), &policy, None).unwrap();
+    assert_eq!(sealed.srk_algorithm, "rsa");
+    assert_eq!(unseal(&mut tpm, &sealed, &policy, None).unwrap(), secret("key"));
+
+    let software = SoftwareTpm::start();
+    let mut tpm = software.connect();
+    tpm.store_rsa_storage_root_key(b"password");
+    let refused = tpm.seal(&secret("key"), &policy, None);
+    assert!(matches!(refused, Err(TpmError::NotAStorageKey(_))), "{refused:?}");
+}
+
+#[test]
 fn another_tpm_unseals_nothing() {
     let (first, second) = (SoftwareTpm::start(), SoftwareTpm::start());
     let policy = PcrPolicy::new("sha256", &[]).unwrap();

@@ -8,7 +8,8 @@ use std::{io, path::PathBuf};
 pub enum Error {
     /// The running kernel has no ZFS.
     #[error(
-        "the ZFS kernel module is missing: {reason}; boot an installer whose kernel {kernel} has ZFS"
+        "the ZFS kernel module is missing: {reason}; boot an installer that has it for its \
+         kernel (this one is {kernel})"
     )]
     ModuleMissing {
         /// Release of the running kernel.
@@ -56,6 +57,18 @@ pub enum Error {
         /// Why not.
         #[source]
         source: io::Error,
+    },
+    /// Another host has the pool, or had it last and did not export it.
+    #[error(
+        "pool {pool} was last used by {hostname} (host id {hostid:08x}) and not exported there"
+    )]
+    ForeignHost {
+        /// The pool.
+        pool: String,
+        /// The other host's name.
+        hostname: String,
+        /// The other host's id.
+        hostid: u64,
     },
     /// The key does not open the dataset.
     #[error("the key does not open {dataset}")]

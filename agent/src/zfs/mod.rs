@@ -7,7 +7,8 @@
 //! | [`Vdev`] (`vdev`) | what a pool is made of, as `zpool create` describes it; pure |
 //! | [`Label`] (`label`) | what a device says of the pool it belongs to, without importing |
 //! | `module` | the kernel module: present, version, features |
-//! | `pool`, `dataset`, `key`, `volume` | methods of [`Zfs`] |
+//! | `pool`, `dataset`, `key` | methods of [`Zfs`] |
+//! | `users` | who keeps a pool busy |
 //! | `ffi` | all of the C |
 //!
 //! Pools are made and imported through libzfs (libzfs_core has no call for it)
@@ -46,8 +47,8 @@ mod key;
 mod label;
 mod module;
 mod pool;
+mod users;
 mod vdev;
-mod volume;
 
 pub use error::{Error, Result};
 pub use key::KeyStatus;

@@ -94,9 +94,10 @@ pub fn module_version() -> Option<String> {
     Some(version.trim().to_owned())
 }
 
-/// Names (`feature@NAME`) of the pool features that the loaded module supports,
-/// sorted. OpenZFS lists them in sysfs since 0.8, a directory per feature GUID
-/// (module/os/linux/zfs/zfs_sysfs.c).
+/// Names (`feature@NAME`) of the pool features that a pool can be made with here, sorted:
+/// the loaded module supports them and the linked libzfs can enable them. The module's are
+/// in sysfs since OpenZFS 0.8, a directory per feature GUID (module/os/linux/zfs/zfs_sysfs.c);
+/// of a module newer than the library only the library's are usable.
 ///
 /// # Errors
 /// If the directory cannot be read: the module is not loaded.
@@ -109,6 +110,8 @@ pub fn module_features() -> Result<Vec<String>> {
             fs::read_to_string(entry.map_err(failed)?.path().join("uname")).map_err(failed)?;
         names.push(name.trim().to_owned());
     }
+    let known = super::Zfs::known_features();
+    names.retain(|name| known.contains(name));
     names.sort();
     Ok(names)
 }

@@ -16,9 +16,10 @@ use super::{
     Zfs,
     error::{Error, Result},
     ffi::{self, NvList, Pool},
+    users,
     vdev::{self, TopVdev},
 };
-use crate::ensure::Ensured;
+use crate::{block::Roots, ensure::Ensured};
 
 /// A pool to make.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -143,8 +144,9 @@ impl Zfs {
     /// [`Ensured::AlreadySo`] if it is imported with that altroot.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if it is on none of the devices; [`Error::Refused`] if another
-    /// host has it (see [`Import::any_host`]) or it lacks devices.
+    /// [`Error::NotFound`] if it is on none of the devices; [`Error::ForeignHost`] if another
+    /// host had it last and did not export it (see [`Import::any_host`]); [`Error::Refused`]
+    /// if devices are missing.
     pub fn ensure_imported(&self, import: &Import) -> Result<Ensured> {
         let imported = self.imported_pools()?;
         if let Some(pool) = imported.iter().find(|p| p.guid == import.guid) {
@@ -167,6 +169,9 @@ impl Zfs {
         if let Some(altroot) = &import.altroot {
             properties.add_string("altroot", altroot)?;
         }
+        if !import.any_host {
+            check_host(config, ffi::system_hostid())?;
+        }
         self.library.import(config, &properties, import.any_host)?;
         Ok(Ensured::Created)
     }
@@ -175,13 +180,18 @@ impl Zfs {
     /// [`Ensured::AlreadySo`] if no pool of that name is imported.
     ///
     /// # Errors
-    /// [`Error::Busy`] if something still uses it: see [`Error::is_busy`].
+    /// [`Error::Busy`], naming who, if something still uses it: see [`Error::is_busy`]. Should
+    /// only the kernel know who, the block devices of its volumes may be gone until it is
+    /// imported again.
     pub fn ensure_exported(&self, name: &str, force: bool) -> Result<Ensured> {
-        match Pool::open(&self.library, name) {
-            Ok(pool) => pool.export(force).map(|()| Ensured::Created),
-            Err(Error::NotFound { .. }) => Ok(Ensured::AlreadySo),
-            Err(error) => Err(error),
-        }
+        let pool = match Pool::open(&self.library, name) {
+            Ok(pool) => pool,
+            Err(Error::NotFound { .. }) => return Ok(Ensured::AlreadySo),
+            Err(error) => return Err(error),
+        };
+        check_unused(name, "export")?;
+        pool.export(force)?;
+        Ok(Ensured::Created)
     }
 
     /// Destroys the imported pool; nothing of it may be mounted or open.
@@ -203,6 +213,7 @@ impl Zfs {
                 difference: format!("its GUID is {found}, not {guid}"),
             });
         }
+        check_unused(name, "destroy")?;
         pool.destroy()?;
         Ok(Ensured::Created)
     }
@@ -289,6 +300,38 @@ impl PoolSpec {
     }
 }
 
+fn check_unused(pool: &str, verb: &str) -> Result<()> {
+    let users = users::of(&Roots::default(), pool);
+    if users.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Busy { action: format!("cannot {verb} '{pool}'"), reason: users.join("; ") })
+}
+
+/// Whether `zpool import` would want `-f` (OpenZFS 2.3 cmd/zpool/zpool_main.c,
+/// zfs_force_import_required); the kernel itself does not ask.
+fn check_host(config: &NvList, own_hostid: u64) -> Result<()> {
+    let info = config.list("load_info");
+    let info = info.as_ref();
+    let number = |key| info.and_then(|i| i.u64(key)).or_else(|| config.u64(key));
+    let hostid = number("hostid").unwrap_or(0);
+    let exported = config.u64("state") == Some(u64::from(ffi::POOL_STATE_EXPORTED));
+    let multihost = info.and_then(|i| i.u64("mmp_state"));
+    let inactive = multihost.is_none_or(|state| state == u64::from(ffi::MMP_STATE_INACTIVE));
+    if (exported || hostid == own_hostid) && inactive {
+        return Ok(());
+    }
+    let hostname = ["mmp_hostname", "hostname"]
+        .iter()
+        .find_map(|key| info.and_then(|i| i.string(key)))
+        .or_else(|| config.string("hostname"));
+    Err(Error::ForeignHost {
+        pool: config.string("name").unwrap_or_default(),
+        hostname: hostname.unwrap_or_else(|| "an unnamed host".into()),
+        hostid: info.and_then(|i| i.u64("mmp_hostid")).unwrap_or(hostid),
+    })
+}
+
 fn check_altroot(pool: &ImportedPool, wanted: Option<&str>) -> Result<()> {
     if pool.altroot.as_deref() == wanted {
         return Ok(());
@@ -361,6 +404,36 @@ mod tests {
     fn bad_values_are_refused() {
         assert!(spec(&[("ashift", "4K")], &[]).ashift().is_err());
         assert!(spec(&[("feature@blake3", "active")], &[]).all_properties().is_err());
+    }
+
+    #[test]
+    fn another_hosts_pool_needs_force() {
+        let config = |state: u32, label_hostid: u64, loaded: &[(&str, u64)]| {
+            let mut info = NvList::new().unwrap();
+            for (key, value) in loaded {
+                info.add_u64(key, *value).unwrap();
+            }
+            let mut config = NvList::new().unwrap();
+            config.add_u64("state", u64::from(state)).unwrap();
+            config.add_u64("hostid", label_hostid).unwrap();
+            config.add_string("name", "rpool").unwrap();
+            config.add_string("hostname", "laptop").unwrap();
+            config.add_list("load_info", &info).unwrap();
+            config
+        };
+        let (active, exported) = (ffi::POOL_STATE_ACTIVE, ffi::POOL_STATE_EXPORTED);
+        check_host(&config(exported, 1, &[]), 2).unwrap();
+        check_host(&config(active, 2, &[]), 2).unwrap();
+        // What the pool itself says counts more than the label.
+        check_host(&config(active, 1, &[("hostid", 2)]), 2).unwrap();
+        let error = check_host(&config(active, 0xbeef, &[]), 2).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "pool rpool was last used by laptop (host id 0000beef) and not exported there"
+        );
+        // Multihost: somebody writes to it now, whatever the label says.
+        assert!(check_host(&config(exported, 2, &[("mmp_state", 0)]), 2).is_err());
+        check_host(&config(exported, 2, &[("mmp_state", 1)]), 2).unwrap();
     }
 
     #[test]

@@ -6,6 +6,7 @@ use crate::ssh::PublicKey;
 use crate::ssh::host_key::fingerprint;
 use crate::ui::CommandLine;
 use crate::ui::format::elapsed;
+use crate::ui::steps::State;
 use crate::ui::style::Style;
 use keystone_protocol::report::{EndsAt, Report};
 use serde_json::{Value, json};
@@ -40,26 +41,41 @@ impl Trouble {
         trouble.next = refusal.and_then(|refusal| refusal.hint.clone());
         if let InstallError::Execute { error, log, .. } = error {
             trouble.last_lines = log.iter().rev().take(10).rev().cloned().collect();
-            if let ExecuteError::Failed { step, failure, cause, .. } = error.as_ref() {
-                trouble.message = failure.message.clone();
-                trouble.causes = failure.causes.clone();
-                if let Some(cause) = cause {
-                    trouble.causes.push(crate::chain(cause));
-                }
-                trouble.left = failure.left.clone();
-                trouble.next = Some(failure.next.clone()).filter(|next| !next.is_empty());
-                let step = step.as_deref().and_then(|id| operator.steps().get(id));
-                if let Some((number, view)) = step {
-                    let total = operator.steps().all().len();
-                    trouble.step = Some(format!("{number}/{total} {}", view.title));
-                    let output: Vec<String> = view.output().map(str::to_owned).collect();
-                    if !output.is_empty() {
-                        trouble.last_lines = output;
-                    }
-                }
-            }
+            trouble.add_execution(error, operator);
         }
         trouble
+    }
+
+    fn add_execution(&mut self, error: &ExecuteError, operator: &CommandLine) {
+        let steps = operator.steps();
+        let step = match error {
+            ExecuteError::Failed { step, failure, cause, .. } => {
+                self.message.clone_from(&failure.message);
+                self.causes.clone_from(&failure.causes);
+                self.causes.extend(cause.as_ref().map(|cause| crate::chain(cause)));
+                self.left.clone_from(&failure.left);
+                self.next = Some(failure.next.clone()).filter(|next| !next.is_empty());
+                step.as_deref().and_then(|id| steps.get(id))
+            }
+            ExecuteError::Refused(_) => None,
+            ExecuteError::Left | ExecuteError::Conversation(_) => {
+                if steps.all().iter().any(|step| step.state != State::Pending) {
+                    self.left.push(
+                        "the disks are written in part; the agent undoes what it opened as soon \
+                         as it notices that nobody is there"
+                            .into(),
+                    );
+                    self.next = Some("run the same command again, with --erase".into());
+                }
+                steps.current()
+            }
+        };
+        if let Some((number, view)) = step {
+            self.step = Some(format!("{number}/{} {}", steps.all().len(), view.title));
+            if view.output().next().is_some() {
+                self.last_lines = view.output().map(str::to_owned).collect();
+            }
+        }
     }
 
     /// Of anything else.
@@ -97,6 +113,7 @@ impl Trouble {
     pub fn text(&self, style: Style) -> String {
         let mut out = String::new();
         let head = match &self.step {
+            Some(step) if self.kind == Kind::Interrupted => format!("stopped in step {step}"),
             Some(step) => format!("step {step} failed"),
             None => "error".to_owned(),
         };

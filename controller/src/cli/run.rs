@@ -16,6 +16,7 @@ use crate::stop::{self, Stop, Stopper};
 use crate::ui::command_line::Answers;
 use crate::ui::json::Json;
 use crate::ui::plain::Plain;
+use crate::ui::screen::Pause;
 use crate::ui::style::Style;
 use crate::ui::terminal::Terminal;
 use crate::ui::{CommandLine, Screen, prompt};
@@ -154,26 +155,31 @@ fn operator(link: &LinkArgs, install: Option<&InstallArgs>) -> CommandLine {
 }
 
 /// Asks for passphrases where somebody can answer.
-struct TerminalPassphrase;
+struct TerminalPassphrase {
+    pause: Pause,
+}
 
 impl PassphrasePrompt for TerminalPassphrase {
     fn passphrase(&self, file: &Path, again: bool) -> Option<Zeroizing<String>> {
         if !prompt::is_interactive() {
             return None;
         }
-        if again {
-            eprintln!("that is not its passphrase");
-        }
         let question = format!("Passphrase of {}: ", file.display());
-        rpassword::prompt_password(question).ok().map(Zeroizing::new)
+        self.pause.during(|| {
+            if again {
+                eprintln!("that is not its passphrase");
+            }
+            prompt::secret_text(&question).ok()
+        })
     }
 }
 
-fn link_options(args: &LinkArgs) -> Result<LinkOptions, InstallError> {
+fn link_options(args: &LinkArgs, operator: &mut CommandLine) -> Result<LinkOptions, InstallError> {
     let mut destination = args.destination.clone();
     if let Some(port) = args.port {
         destination.port = port;
     }
+    let passphrase = TerminalPassphrase { pause: operator.screen().pause() };
     let known_hosts = match args.known_hosts.is_empty() {
         true => known_hosts::default_files(),
         false => args.known_hosts.clone(),
@@ -182,7 +188,7 @@ fn link_options(args: &LinkArgs) -> Result<LinkOptions, InstallError> {
         destination,
         connect: ConnectOptions {
             host_key: HostKeyPolicy { pinned: args.host_key.clone(), known_hosts },
-            identities: Identities::new(&args.identities, Arc::new(TerminalPassphrase)),
+            identities: Identities::new(&args.identities, Arc::new(passphrase)),
             timeout: Duration::from_secs(args.connect_timeout),
         },
         agent: LocalAgent::find(args.agent.as_deref())?,
@@ -196,7 +202,7 @@ async fn inventory(
     stop: &Stop,
 ) -> Result<(), InstallError> {
     let look = async {
-        let mut link = Link::open(&link_options(args)?, operator).await?;
+        let mut link = Link::open(&link_options(args, operator)?, operator).await?;
         let inventory = link.conversation.inventory(operator).await;
         link.close().await;
         Ok::<_, InstallError>(inventory?)
@@ -228,7 +234,7 @@ async fn install_and_tell(
     let closure = Closure::read(&store, &system.store_path)
         .map_err(|error| InstallError::Preflight(error.into()))?;
     preflight(&layout, &closure)?;
-    let options = link_options(link)?;
+    let options = link_options(link, operator)?;
     let destination = options.destination.clone();
     let agent = options.agent.hash;
     let until = match args {

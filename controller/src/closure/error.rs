@@ -158,7 +158,7 @@ pub enum ClosureError {
     },
     /// A ZFS root without a host id.
     #[error(
-        "{toplevel} has a ZFS root and no host id: a pool that another system had imported could \
+        "{toplevel} has a ZFS root and no host id (etc/hostid): a pool that another system had imported could \
          not be imported at boot. Set networking.hostId in its configuration \
          (head -c4 /dev/urandom | od -A none -t x4)"
     )]

@@ -22,11 +22,11 @@ pub fn plan_text(host: &str, inventory: &Inventory, plan: &Plan, style: Style) -
         true => "DISKS TO BE WRITTEN",
         false => "DISKS TO BE ERASED",
     });
-    for destroyed in &plan.basis.destroys {
-        let id = &destroyed.identity;
-        out.line(2, &format!("{}  (the layout's disk {})", style.bold(&id.name), destroyed.disk));
+    for (name, id) in &plan.basis.disks {
+        let destroyed = plan.basis.destroys.iter().find(|d| d.disk == *name);
+        out.line(2, &format!("{}  (the layout's disk {name})", style.bold(&id.name)));
         out.line(6, &format!("{}, {}", bytes(id.size), identity_details(id)));
-        match destroyed.contents.as_slice() {
+        match destroyed.map(|d| d.contents.as_slice()).unwrap_or_default() {
             [] => out.line(6, "it is blank"),
             contents => {
                 out.line(6, &style.red("on it now, and gone afterwards:"));

@@ -9,9 +9,12 @@ use keystone_protocol::frame::{ControlBytes, HEADER, parse_header, parse_payload
 use keystone_protocol::message::{MessageError, ToController, decode};
 use std::future::Future;
 use std::io;
+use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 /// Where bytes for the agent go.
 pub trait Outgoing: Send + 'static {
@@ -64,7 +67,8 @@ pub(super) struct Wire {
     pub(super) incoming: mpsc::Receiver<Incoming>,
     pub(super) control: mpsc::UnboundedSender<Bytes>,
     pub(super) blocks: mpsc::Sender<Block>,
-    tasks: Vec<JoinHandle<()>>,
+    reader: JoinHandle<()>,
+    writer: Option<JoinHandle<()>>,
 }
 
 /// Messages read ahead of whoever handles them.
@@ -97,7 +101,7 @@ impl Wire {
             let _ = incoming_in.send(Incoming::Ended(exit.await)).await;
         });
         let writer = tokio::spawn(write(out, control_out, blocks_out));
-        Wire { incoming, control, blocks, tasks: vec![reader, writer] }
+        Wire { incoming, control, blocks, reader, writer: Some(writer) }
     }
 
     /// Queues a control message, in front of blocks that wait.
@@ -114,11 +118,20 @@ impl Wire {
     }
 }
 
+/// Bound of saying goodbye: a writer may wait for an agent that takes nothing any more.
+const GOODBYE: Duration = Duration::from_secs(10);
+
 impl Drop for Wire {
     fn drop(&mut self) {
-        // The writer ends by itself once its queues are closed, and says goodbye.
-        for task in self.tasks.drain(..1) {
-            task.abort();
+        self.reader.abort();
+        // The writer ends by itself once its queues are closed, which happens now.
+        if let (Some(writer), Ok(runtime)) = (self.writer.take(), Handle::try_current()) {
+            runtime.spawn(async move {
+                let abort = writer.abort_handle();
+                if timeout(GOODBYE, writer).await.is_err() {
+                    abort.abort();
+                }
+            });
         }
     }
 }

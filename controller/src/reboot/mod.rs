@@ -128,9 +128,13 @@ pub async fn wait<O: Operator>(
     let started = Instant::now();
     let mut seen = Seen::Nobody("the machine is going down".into());
     let mut installer_looks = 0;
+    let mut said = String::new();
     loop {
         let words = seen.to_string();
-        operator.notice(Notice::Waiting { at: &at, bound: options.bound, seen: &words });
+        if words != said {
+            operator.notice(Notice::Waiting { at: &at, bound: options.bound, seen: &words });
+            said.clone_from(&words);
+        }
         let pause = match &seen {
             Seen::Nobody(_) | Seen::GoingDown | Seen::Starting => PAUSE,
             _ => LONG_PAUSE,

@@ -90,10 +90,9 @@ impl CommandLine {
         what: &str,
         question: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> Result<T, OperatorError> {
-        self.screen.suspend();
-        let answer = tokio::task::spawn_blocking(question).await;
-        self.screen.resume();
-        answer
+        let pause = self.screen.pause();
+        tokio::task::spawn_blocking(move || pause.during(question))
+            .await
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
             .map_err(|source| OperatorError::Io { what: what.to_owned(), source })
     }
@@ -219,9 +218,9 @@ impl Operator for CommandLine {
         let text = plan_text(host, inventory, plan, Style::of(&io::stderr()));
         if given {
             if self.answers.print_plan {
-                self.screen.suspend();
-                let _ = io::stderr().write_all(format!("{text}\n").as_bytes());
-                self.screen.resume();
+                let print = || io::stderr().write_all(format!("{text}\n").as_bytes());
+                // Nobody reads it, perhaps; it is agreed to.
+                let _ = self.screen.pause().during(print);
             }
             return Ok(());
         }

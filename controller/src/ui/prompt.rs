@@ -25,8 +25,23 @@ pub fn line(question: &str) -> io::Result<String> {
 
 /// Asks for a secret, without echo.
 pub fn secret(question: &str) -> io::Result<Secret> {
-    let text = Zeroizing::new(rpassword::prompt_password(question)?);
+    let text = secret_text(question)?;
     Ok(Secret::new(text.as_bytes().to_vec()))
+}
+
+/// Asks for a secret that is text, without echo.
+pub fn secret_text(question: &str) -> io::Result<Zeroizing<String>> {
+    match rpassword::prompt_password(question) {
+        Ok(text) => Ok(Zeroizing::new(text)),
+        // Ctrl-C comes as a character while echo is off: it is to mean what it always means.
+        Err(e) if e.kind() == io::ErrorKind::Interrupted => {
+            let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGINT);
+            // Whoever listens ends the program before this is an error.
+            std::thread::sleep(std::time::Duration::from_secs(2));
+            Err(e)
+        }
+        Err(e) => Err(e),
+    }
 }
 
 /// Yes or no; no unless it is clearly yes.

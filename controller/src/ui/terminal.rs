@@ -2,11 +2,11 @@
 
 use super::format::elapsed;
 use super::plain::{progress, sentence};
-use super::screen::Screen;
+use super::screen::{Pause, Screen};
 use super::steps::{State, Steps};
 use super::style::Style;
 use crate::operator::Notice;
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use keystone_protocol::event::{Event, EventKind, Outcome};
 use std::io::stderr;
 use std::time::Duration;
@@ -157,13 +157,8 @@ impl Screen for Terminal {
         }
     }
 
-    fn suspend(&mut self) {
-        let _ = self.display.clear();
-        self.display.set_draw_target(ProgressDrawTarget::hidden());
-    }
-
-    fn resume(&mut self) {
-        self.display.set_draw_target(ProgressDrawTarget::stderr());
+    fn pause(&self) -> Pause {
+        Pause::of(&self.display)
     }
 
     fn finish(&mut self) {

@@ -60,6 +60,8 @@ async fn by_sftp(session: &Session, place: &Place, agent: &LocalAgent) -> Result
         .map_err(|e| e.to_string())?;
     let send = async {
         let sftp = SftpSession::new(stream).await.map_err(|e| e.to_string())?;
+        // A reply comes only after what was sent before it, on a slow link long after.
+        sftp.set_timeout(FILE.as_secs());
         let mut attributes = FileAttributes::empty();
         attributes.permissions = Some(0o700);
         let flags = OpenFlags::CREATE | OpenFlags::EXCLUDE | OpenFlags::WRITE;

@@ -51,9 +51,18 @@ impl Root {
             lab.artefact(&format!("root-{}", self.name), &format!("{SUITE} {self:?}"), |dir| {
                 let debs = lab.dir("debs")?;
                 let root = dir.join("root");
-                // Without a terminal to ask, debconf takes its defaults.
-                let mut command = Command::new("mmdebstrap");
-                command.env("DEBIAN_FRONTEND", "noninteractive").env("TMPDIR", dir);
+                // In namespaces of its own: however this ends, no process goes on and
+                // nothing stays mounted below the cache.
+                let mut command = Command::new("setpriv");
+                command.args(["--pdeathsig", "KILL", "--", "unshare", "--mount", "--propagation"]);
+                command.args(["private", "--pid", "--fork", "--kill-child", "--mount-proc", "--"]);
+                // Without a terminal to ask, debconf takes its defaults; and no initrd of
+                // Debian's is ever booted.
+                command
+                    .arg("mmdebstrap")
+                    .env("DEBIAN_FRONTEND", "noninteractive")
+                    .env("INITRD", "No");
+                command.env("TMPDIR", dir);
                 self.arguments(&mut command, &debs.display().to_string());
                 let mirror = native::machine_mirror()
                     .context("looking for the Debian mirror of this machine")?;

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`accel`] | KVM if a guest really runs under it, else TCG |
 //! | [`disk`] | disk images |
+//! | [`exec_trace`] | what the guest executed, from its kernel |
 //! | [`qemu`] | the command line |
 //! | [`serial`] | the serial console |
 //! | [`qmp`] | reset, power, unplugging |
@@ -17,6 +18,7 @@
 
 pub mod accel;
 pub mod disk;
+pub mod exec_trace;
 pub mod qemu;
 pub mod qmp;
 pub mod serial;

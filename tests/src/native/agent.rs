@@ -32,6 +32,15 @@ pub fn build_agent(env: &NativeEnv) -> Result<PathBuf> {
     Ok(agent)
 }
 
+/// Builds one of the agent's examples, static as the agent is, and returns its path.
+///
+/// # Errors
+/// If cargo fails.
+pub fn build_example(env: &NativeEnv, name: &str) -> Result<PathBuf> {
+    agent_cargo(env, ["build", "--quiet", "--example", name])?;
+    Ok(target_dir().join(TARGET).join("debug/examples").join(name))
+}
+
 /// Runs `cargo <command> -p keystone-agent <rest>` with the static libraries.
 ///
 /// # Errors

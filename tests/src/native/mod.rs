@@ -45,7 +45,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-pub use agent::{MAX_AGENT_BYTES, agent_cargo, build_agent};
+pub use agent::{MAX_AGENT_BYTES, agent_cargo, build_agent, build_example};
 pub(crate) use apt::machine_mirror;
 pub use elf::is_static;
 

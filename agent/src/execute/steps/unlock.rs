@@ -13,13 +13,10 @@ use keystone_protocol::plan::{ContainerUnlock, DeviceRef};
 use keystone_protocol::secret::Secret;
 use std::collections::BTreeMap;
 
-/// Length of an ephemeral key, in bytes: as strong as the volume key of AES-256.
-const BOOTSTRAP_BYTES: usize = 32;
-
 /// Formats a container with an ephemeral key that is only in memory, and opens it.
 pub(super) fn format(run: &mut Execution<'_>, device: &DeviceRef, name: &str) -> StepResult {
     let node = run.machine.node(device)?;
-    let bootstrap = Secret::new(rand::random::<[u8; BOOTSTRAP_BYTES]>().to_vec());
+    let bootstrap = luks::ephemeral_key();
     let formatted = luks::format(&node.path, FirstSlot::Bootstrap, &bootstrap)?;
     let container = Container {
         uuid: luks::uuid(&node.path)?.to_string(),

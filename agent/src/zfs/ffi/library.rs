@@ -148,10 +148,12 @@ impl Library {
                 code: search.lpc_error,
             });
         };
-        Ok(found.names().iter().filter_map(|name| found.list(name)).collect())
+        // Keyed by pool name, and two pools may have the same.
+        Ok(found.list_values())
     }
 
-    /// Imports a pool that [`Library::search`] has found, without mounting anything.
+    /// Imports a pool that [`Library::search`] has found, without mounting anything. The
+    /// kernel asks for no host id here: that is the caller's business.
     pub(in crate::zfs) fn import(
         &self,
         config: &NvList,
@@ -250,14 +252,8 @@ pub(in crate::zfs) fn known_features() -> Vec<String> {
     }
 }
 
-/// The dataset behind a volume's block device: `BLKZNAME` of OpenZFS
-/// include/sys/fs/zfs.h, `_IOR(0x12, 125, char[256])`.
-pub(in crate::zfs) fn volume_name(device: BorrowedFd<'_>) -> io::Result<String> {
-    const NAME_LEN: usize = 256;
-    nix::ioctl_read!(blkzname, 0x12, 125, [u8; NAME_LEN]);
-    let mut name = [0; NAME_LEN];
-    // SAFETY: the kernel writes at most NAME_LEN bytes, NUL-terminated.
-    unsafe { blkzname(device.as_raw_fd(), &mut name)? };
-    let name = CStr::from_bytes_until_nul(&name).map_err(|_| io::ErrorKind::InvalidData)?;
-    Ok(name.to_string_lossy().into_owned())
+/// This system's host id as ZFS sees it (module parameter, else `/etc/hostid`); 0 is none.
+pub(in crate::zfs) fn system_hostid() -> u64 {
+    // SAFETY: the function only reads files.
+    unsafe { sys::get_system_hostid() }
 }

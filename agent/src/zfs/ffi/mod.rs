@@ -13,10 +13,10 @@ mod sys;
 
 pub(super) use core::{create, load_key, sync, unload_key};
 pub(super) use dataset::Dataset;
-pub(super) use library::{Kind, Library, known_features, volume_name};
+pub(super) use library::{Kind, Library, known_features, system_hostid};
 pub(super) use nvlist::NvList;
 pub(super) use pool::Pool;
 pub(super) use sys::{
-    POOL_STATE_ACTIVE, POOL_STATE_DESTROYED, POOL_STATE_EXPORTED, POOL_STATE_L2CACHE,
-    POOL_STATE_SPARE,
+    MMP_STATE_INACTIVE, POOL_STATE_ACTIVE, POOL_STATE_DESTROYED, POOL_STATE_EXPORTED,
+    POOL_STATE_L2CACHE, POOL_STATE_SPARE,
 };

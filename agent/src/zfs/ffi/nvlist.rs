@@ -165,20 +165,33 @@ impl NvList {
 
     /// The names of all pairs, in the list's order.
     pub(in crate::zfs) fn names(&self) -> Vec<String> {
-        let mut names = Vec::new();
+        self.pairs()
+            // SAFETY: the pair and its name live as long as our list.
+            .map(|pair| unsafe { CStr::from_ptr(sys::nvpair_name(pair)) }.to_string_lossy().into())
+            .collect()
+    }
+
+    /// All values that are lists, whatever their names. Works for lists whose names
+    /// are not unique too, where looking up by name does not.
+    pub(in crate::zfs) fn list_values(&self) -> Vec<NvList> {
+        let value = |pair| {
+            let mut value = ptr::null_mut();
+            // SAFETY: the pair lives as long as our list, `value` is a place for the result.
+            let errno = unsafe { sys::nvpair_value_nvlist(pair, &mut value) };
+            // SAFETY: on success `value` is a list inside ours.
+            if errno == 0 { unsafe { NvList::copy_of(value) }.ok() } else { None }
+        };
+        self.pairs().filter_map(value).collect()
+    }
+
+    fn pairs(&self) -> impl Iterator<Item = *mut sys::nvpair_t> {
         let mut pair = ptr::null_mut();
-        loop {
+        std::iter::from_fn(move || {
             // SAFETY: the list is ours and not changed while it is walked; `pair`
             // is null at first and a pair of this list later.
             pair = unsafe { sys::nvlist_next_nvpair(self.as_ptr(), pair) };
-            if pair.is_null() {
-                return names;
-            }
-            // SAFETY: the name lives as long as the pair.
-            names.push(
-                unsafe { CStr::from_ptr(sys::nvpair_name(pair)) }.to_string_lossy().into_owned(),
-            );
-        }
+            (!pair.is_null()).then_some(pair)
+        })
     }
 }
 
@@ -205,6 +218,7 @@ mod tests {
         assert_eq!(list.string("ashift"), None);
         assert_eq!(list.lists("children")[0].string("type").as_deref(), Some("disk"));
         assert_eq!(list.names(), ["ashift", "children"]);
+        assert!(list.list_values().is_empty());
         // Names are unique: the later value wins, as with the C tools.
         list.add_u64("ashift", 13).unwrap();
         assert_eq!(list.u64("ashift"), Some(13));

@@ -1,0 +1,139 @@
+//! A device read and written through one window, for code that goes through it entry by entry.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
+
+/// Bytes in the window.
+const LENGTH: u64 = 1 << 20;
+
+/// A device of which one aligned piece is held in memory. What was written is on the device after
+/// [`Write::flush`], and only then.
+#[derive(Debug)]
+pub(super) struct Window<'a> {
+    file: &'a File,
+    size: u64,
+    position: u64,
+    held: Vec<u8>,
+    held_at: u64,
+    dirty: bool,
+}
+
+impl<'a> Window<'a> {
+    /// Of a device of that size.
+    pub(super) fn new(file: &'a File, size: u64) -> Self {
+        Window { file, size, position: 0, held: Vec::new(), held_at: 0, dirty: false }
+    }
+
+    /// The held bytes from the position on; empty at the end.
+    fn here(&mut self) -> io::Result<&mut [u8]> {
+        let at = self.position / LENGTH * LENGTH;
+        if self.position >= self.size {
+            return Ok(&mut []);
+        }
+        if self.held.is_empty() || at != self.held_at {
+            self.flush()?;
+            self.held.resize(LENGTH.min(self.size - at) as usize, 0);
+            self.held_at = at;
+            if let Err(error) = self.file.read_exact_at(&mut self.held, at) {
+                self.held.clear();
+                return Err(error);
+            }
+        }
+        Ok(&mut self.held[(self.position - at) as usize..])
+    }
+}
+
+impl Read for Window<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let here = self.here()?;
+        let length = here.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&here[..length]);
+        self.position += length as u64;
+        Ok(length)
+    }
+}
+
+impl Write for Window<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let here = self.here()?;
+        let length = here.len().min(bytes.len());
+        here[..length].copy_from_slice(&bytes[..length]);
+        self.position += length as u64;
+        self.dirty |= length > 0;
+        Ok(length)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.dirty {
+            self.file.write_all_at(&self.held, self.held_at)?;
+            self.dirty = false;
+        }
+        Ok(())
+    }
+}
+
+impl Seek for Window<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let position = match to {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::End(by) => self.size.checked_add_signed(by),
+            SeekFrom::Current(by) => self.position.checked_add_signed(by),
+        };
+        self.position = position.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.position)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::io::Cursor;
+
+    const SIZE: usize = 5 * LENGTH as usize / 2;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        /// Whatever is written and read where, it is as with the device itself.
+        #[test]
+        fn is_the_device(
+            steps in prop::collection::vec((0..SIZE, 0..3 * SIZE / 5, any::<u8>(), any::<bool>()), 1..20)
+        ) {
+            let file = tempfile::tempfile().unwrap();
+            file.set_len(SIZE as u64).unwrap();
+            let mut window = Window::new(&file, SIZE as u64);
+            let mut model = Cursor::new(vec![0; SIZE]);
+            for (at, length, byte, write) in steps {
+                let length = length.min(SIZE - at);
+                window.seek(SeekFrom::Start(at as u64)).unwrap();
+                model.set_position(at as u64);
+                if write {
+                    window.write_all(&vec![byte; length]).unwrap();
+                    model.write_all(&vec![byte; length]).unwrap();
+                } else {
+                    let (mut one, mut other) = (vec![0; length], vec![0; length]);
+                    window.read_exact(&mut one).unwrap();
+                    model.read_exact(&mut other).unwrap();
+                    prop_assert!(one == other);
+                }
+            }
+            window.flush().unwrap();
+            let mut on_disk = vec![0; SIZE];
+            file.read_exact_at(&mut on_disk, 0).unwrap();
+            prop_assert!(on_disk == model.into_inner());
+        }
+    }
+
+    #[test]
+    fn nothing_is_past_the_end() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(10).unwrap();
+        let mut window = Window::new(&file, 10);
+        window.seek(SeekFrom::End(-2)).unwrap();
+        assert_eq!(window.read(&mut [0; 8]).unwrap(), 2);
+        assert_eq!(window.read(&mut [0; 8]).unwrap(), 0);
+        assert!(window.write_all(&[1]).is_err());
+    }
+}

@@ -1,0 +1,271 @@
+//! A person at a terminal: questions, answers, and what stays on the screen.
+//!
+//! Without a harness: started with `child`, this program is the one that asks; otherwise it runs
+//! itself at a pseudo-terminal (util-linux' `script`), reads what is asked and types.
+
+mod common;
+
+use keystone_controller::confirm::Consent;
+use keystone_controller::operator::{Operator, Proposal};
+use keystone_controller::ui::CommandLine;
+use keystone_controller::ui::command_line::Answers;
+use keystone_controller::ui::plain::Plain;
+use keystone_protocol::inventory::Inventory;
+use keystone_protocol::plan::{Basis, ContainerPlan, ContainerUnlock, Plan, basis_hash};
+use keystone_protocol::secret::Secret;
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+const KEY: &str = "cbdefghi-jklnrtuv";
+
+fn main() -> ExitCode {
+    let child = std::env::args().nth(1).filter(|arg| arg == "child");
+    if child.is_some() {
+        return child_main(&std::env::args().nth(2).unwrap_or_default());
+    }
+    let tests: &[(&str, fn())] = &[
+        ("names_are_typed", names_are_typed),
+        ("other_names_are_no", other_names_are_no),
+        ("passwords_are_not_echoed_and_asked_for_twice", passwords),
+        ("a_recovery_key_is_confirmed_and_taken_off_the_screen", recovery_key),
+        ("an_interrupt_leaves_the_terminal_as_it_was", interrupt),
+        ("an_unknown_host_key_is_asked_about", host_key),
+    ];
+    println!("\nrunning {} tests", tests.len());
+    for (name, test) in tests {
+        test();
+        println!("test {name} ... ok");
+    }
+    println!("\ntest result: ok. {} passed; 0 failed\n", tests.len());
+    ExitCode::SUCCESS
+}
+
+fn inventory() -> Inventory {
+    serde_json::from_str(include_str!("../src/confirm/fixtures/inventory.json")).unwrap()
+}
+
+fn plan() -> Plan {
+    let basis = Basis {
+        layout: "{}".into(),
+        options: Default::default(),
+        toplevel: "/nix/store/x".into(),
+        disks: BTreeMap::from([("root".into(), inventory().disks[0].identity.clone())]),
+        destroys: vec![],
+        steps: vec![],
+    };
+    let container = ContainerPlan {
+        name: "credstore".into(),
+        unlock: ContainerUnlock::Password,
+        reason: "there is no TPM".into(),
+    };
+    Plan {
+        hash: basis_hash(&basis),
+        basis,
+        steps: vec![],
+        containers: vec![container],
+        notes: vec![],
+        warnings: vec![],
+    }
+}
+
+/// Asks as `what` says and prints what came of it.
+fn child_main(what: &str) -> ExitCode {
+    let answers = Answers {
+        interactive: true,
+        consent: Consent::Typed,
+        print_plan: true,
+        password: None,
+        pin: None,
+        recovery_key_file: None,
+    };
+    let screen = Box::new(Plain::new(std::io::stderr(), false));
+    let mut operator = CommandLine::new(screen, answers);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let (inventory, plan) = (inventory(), plan());
+    runtime.block_on(async {
+        match what {
+            "confirm" => {
+                let proposal = Proposal { host: "10.0.0.5", inventory: &inventory, plan: &plan };
+                match operator.confirm(&proposal).await {
+                    Ok(()) => println!("AGREED"),
+                    Err(error) => println!("NO: {error}"),
+                }
+            }
+            "password" => {
+                let password = operator.password(&["credstore"]).await.unwrap();
+                println!("GOT {} BYTES", password.len());
+            }
+            "key" => {
+                let key = Secret::new(KEY.as_bytes().to_vec());
+                operator.keep_recovery_key("credstore", &key).await.unwrap();
+                println!("KEPT {:?}", operator.kept());
+            }
+            other => panic!("{other}"),
+        }
+    });
+    ExitCode::SUCCESS
+}
+
+/// A program at a pseudo-terminal.
+struct Terminal {
+    child: Child,
+    output: Receiver<Vec<u8>>,
+    seen: String,
+}
+
+impl Terminal {
+    fn run(command: &str) -> Self {
+        let mut child = Command::new(common::tool("script", "bsdutils"))
+            .args(["--quiet", "--return", "--command", command, "/dev/null"])
+            .env("TERM", "xterm")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdout = child.stdout.take().unwrap();
+        let (sender, output) = channel();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(n @ 1..) = stdout.read(&mut buffer) {
+                if sender.send(buffer[..n].to_vec()).is_err() {
+                    return;
+                }
+            }
+        });
+        Terminal { child, output, seen: String::new() }
+    }
+
+    fn child(what: &str) -> Self {
+        Self::run(&format!("{} child {what}", std::env::current_exe().unwrap().display()))
+    }
+
+    /// Waits until `text` is on the screen, and forgets what was before.
+    fn expect(&mut self, text: &str) -> String {
+        let until = Instant::now() + Duration::from_secs(60);
+        loop {
+            if let Some(at) = self.seen.find(text) {
+                let rest = self.seen.split_off(at + text.len());
+                return std::mem::replace(&mut self.seen, rest);
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            match self.output.recv_timeout(left) {
+                Ok(bytes) => self.seen.push_str(&String::from_utf8_lossy(&bytes)),
+                Err(e) => panic!("'{text}' is not shown ({e}): {}", self.seen),
+            }
+        }
+    }
+
+    fn type_line(&mut self, text: &str) {
+        // A person is slower than the switch that turns echo off.
+        std::thread::sleep(Duration::from_millis(100));
+        self.child.stdin.as_mut().unwrap().write_all(format!("{text}\r").as_bytes()).unwrap();
+    }
+
+    /// What is still shown, and the exit status.
+    fn end(mut self) -> (String, i32) {
+        let status = self.child.wait().unwrap();
+        while let Ok(bytes) = self.output.recv() {
+            self.seen.push_str(&String::from_utf8_lossy(&bytes));
+        }
+        (self.seen, status.code().unwrap())
+    }
+}
+
+fn names_are_typed() {
+    let mut terminal = Terminal::child("confirm");
+    let shown = terminal.expect("Type the host to install (10.0.0.5): ");
+    assert!(shown.contains(&plan().hash) && shown.contains("/dev/disk/by-id/virtio-target"));
+    terminal.type_line("10.0.0.6");
+    terminal.expect("Type the host to install");
+    terminal.type_line("10.0.0.5");
+    terminal.expect("Type the name of the disk to erase (virtio-target): ");
+    terminal.type_line("virtio-target");
+    terminal.expect("AGREED");
+}
+
+fn other_names_are_no() {
+    let mut terminal = Terminal::child("confirm");
+    for answer in ["yes", "y", ""] {
+        terminal.expect("Type the host to install");
+        terminal.type_line(answer);
+    }
+    terminal.expect("NO: not confirmed");
+}
+
+fn passwords() {
+    let mut terminal = Terminal::child("password");
+    let question = "at least 12 characters, at least 6 of them different, no control characters): ";
+    terminal.expect(question);
+    terminal.type_line("short");
+    terminal.expect("has 5 characters; it needs at least 12");
+    terminal.expect(question);
+    terminal.type_line("correct horse battery");
+    terminal.expect("The same again: ");
+    terminal.type_line("correct horse cattery");
+    terminal.expect("the two are not the same");
+    terminal.expect(question);
+    terminal.type_line("correct horse battery");
+    terminal.expect("The same again: ");
+    terminal.type_line("correct horse battery");
+    let shown = terminal.expect("GOT 21 BYTES");
+    assert!(!shown.contains("horse"), "{shown}");
+}
+
+fn recovery_key() {
+    let mut terminal = Terminal::child("key");
+    let shown = terminal.expect("type its last group: ");
+    assert!(shown.contains(KEY), "{shown}");
+    terminal.type_line("cbdefghi");
+    terminal.expect("type its last group: ");
+    terminal.type_line("jklnrtuv");
+    // Eight lines up: the seven that were written and the two questions, less the one it is on.
+    let shown = terminal.expect("KEPT");
+    assert!(shown.contains("\u{1b}[") && shown.contains("A\u{1b}[J"), "{shown:?}");
+    let (rest, _) = terminal.end();
+    assert!(rest.contains("credstore shown once") && !rest.contains(KEY), "{rest}");
+}
+
+/// `keystone` itself, interrupted while echo is off.
+fn interrupt() {
+    let sshd = common::sshd::Sshd::start();
+    let locked = sshd.dir.path().join("locked");
+    common::sshd::keygen(&locked, "ed25519", "correct horse");
+    let print = keystone_controller::ssh::host_key::fingerprint(&sshd.host_key("ed25519"));
+    let command = format!(
+        "{} inventory {} -i {} --host-key {print} --agent /bin/cat; echo EXIT $?; stty -a",
+        env!("CARGO_BIN_EXE_keystone"),
+        sshd.destination(),
+        locked.display()
+    );
+    let mut terminal = Terminal::run(&command);
+    terminal.expect("Passphrase of");
+    std::thread::sleep(Duration::from_millis(300));
+    terminal.child.stdin.as_mut().unwrap().write_all(b"\x03").unwrap();
+    terminal.expect("interrupted; nothing was written");
+    terminal.expect("EXIT 130");
+    let (settings, _) = terminal.end();
+    assert!(settings.contains(" echo ") && settings.contains(" icanon "), "{settings}");
+}
+
+fn host_key() {
+    let sshd = common::sshd::Sshd::start();
+    let print = keystone_controller::ssh::host_key::fingerprint(&sshd.host_key("ed25519"));
+    let command = format!(
+        "{} inventory {} -i {} --known-hosts /nonexistent --agent /bin/cat",
+        env!("CARGO_BIN_EXE_keystone"),
+        sshd.destination(),
+        sshd.key().display()
+    );
+    for (answer, exit) in [("no", 69), ("yes", 71)] {
+        let mut terminal = Terminal::run(&command);
+        let shown = terminal.expect("Is it? (yes/no) ");
+        assert!(shown.contains(&print), "{shown}");
+        terminal.type_line(answer);
+        // `cat` is no agent: who said yes gets as far as that.
+        let (shown, status) = terminal.end();
+        assert_eq!(status, exit, "{shown}");
+    }
+}
