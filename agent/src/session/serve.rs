@@ -14,7 +14,7 @@ use keystone_protocol::inventory::Inventory;
 use keystone_protocol::message::{
     ExecuteRequest, PlanRequest, Refusal, RefusalKind, ToAgent, ToController,
 };
-use keystone_protocol::plan::Plan;
+use keystone_protocol::plan::{ContainerUnlock, Plan};
 use keystone_protocol::version::{self, End, PROTOCOL_VERSION};
 use std::cell::RefCell;
 use std::fs::File;
@@ -131,6 +131,9 @@ impl Session<'_> {
                 None,
             ));
         }
+        if let Some(refusal) = missing_secret(&plan, password.is_some(), pin.is_some()) {
+            return self.send(&ToController::Refused(refusal));
+        }
         let journal = match Journal::open(Path::new(JOURNAL), &plan.hash) {
             Ok(journal) => journal,
             Err(error) => {
@@ -171,6 +174,26 @@ impl Session<'_> {
             Err(error) => self.send(&refused(RefusalKind::TargetUnfit, chain(&error), None)),
         }
     }
+}
+
+/// Why the containers could not all be enrolled, known before the first write.
+fn missing_secret(plan: &Plan, password: bool, pin: bool) -> Option<Refusal> {
+    let problem = plan.containers.iter().find_map(|container| {
+        let name = &container.name;
+        match &container.unlock {
+            ContainerUnlock::Password if !password => {
+                Some(format!("{name} is opened by a password, and none was given"))
+            }
+            ContainerUnlock::Tpm2 { pin: true, .. } if !pin => {
+                Some(format!("{name} is opened by TPM and PIN, and no PIN was given"))
+            }
+            ContainerUnlock::KeyFile { path, .. } => File::open(path)
+                .err()
+                .map(|error| format!("{name} is opened by the key file {path}: {error}")),
+            ContainerUnlock::Password | ContainerUnlock::Tpm2 { .. } => None,
+        }
+    });
+    problem.map(|message| Refusal { kind: RefusalKind::TargetUnfit, message, hint: None })
 }
 
 fn inventory_and_plan(request: &PlanRequest) -> Result<(Inventory, Plan), Refusal> {
