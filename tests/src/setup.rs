@@ -9,18 +9,25 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::{lab::timed, native};
 
-/// Packages for building roots and media, and for running machines.
+/// Packages for building roots and media, for running machines, and the judges that tests hold
+/// our own results against.
 pub const PACKAGES: &[&str] = &[
+    "bsdutils",
     "build-essential",
+    "busybox-static",
     "ca-certificates",
     "cpio",
     "debian-archive-keyring",
     "dosfstools",
+    "e2fsprogs",
+    "fdisk",
     "gdisk",
     "kmod",
     "mmdebstrap",
     "mtools",
+    "nix-bin",
     "openssh-client",
+    "openssh-server",
     "ovmf",
     "procps",
     "qemu-system-x86",
