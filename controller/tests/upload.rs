@@ -33,7 +33,10 @@ async fn use_and_leave(session: &Session, remote: &RemoteAgent) {
     running.stdin.eof().await.unwrap();
     let mut said = String::new();
     running.stdout.read_to_string(&mut said).await.unwrap();
-    assert_eq!((said.as_str(), running.exit.await.unwrap()), ("over and out", Exit::Status(0)));
+    assert_eq!(
+        (said.as_str(), tokio::time::timeout(BOUND, running.exit).await.unwrap().unwrap()),
+        ("over and out", Exit::Status(0))
+    );
     let there = format!("ls -d $(dirname {}) 2>/dev/null || echo gone", remote.path());
     assert_eq!(session.script("ls", &there, BOUND).await.unwrap(), b"gone\n");
 }
@@ -108,12 +111,17 @@ async fn killed_or_cut_off_it_leaves_nothing() {
     };
     let remote = RemoteAgent::place(&session, &agent("killed")).await.unwrap();
     let running = remote.start("info").await.unwrap();
+    // The shell that starts it may not have got that far: until it is there.
     let kill = format!(
-        "for p in /proc/[0-9]*; do [ $(readlink $p/exe) = {} ] && kill -9 ${{p#/proc/}}; done 2>/dev/null; true",
+        "while :; do for p in /proc/[0-9]*; do [ \"$(readlink $p/exe)\" = {} ] && \
+         kill -9 ${{p#/proc/}} && exit 0; done 2>/dev/null; sleep 0.1; done",
         remote.path()
     );
     watch.script("killing", &kill, BOUND).await.unwrap();
-    assert_eq!(running.exit.await.unwrap(), Exit::Status(128 + 9));
+    assert_eq!(
+        tokio::time::timeout(BOUND, running.exit).await.unwrap().unwrap(),
+        Exit::Status(128 + 9)
+    );
     gone(remote.path().to_owned()).await;
 
     let remote = RemoteAgent::place(&session, &agent("killed")).await.unwrap();

@@ -62,53 +62,62 @@ chattr -f +i /var/empty || true
 
 echo "setting up /etc..."
 setupEtc() {
-    local file source mode owner
+    local file source dir
+    declare -A is
     mkdir -p /etc
     ln -sfn "@etc@/etc" /etc/.static.new && mv -T /etc/.static.new /etc/static || return
-    (cd /etc/static && find . -type l -o -type f) | while read -r file; do
-        file=${file#./}
-        case $file in *.mode | *.owner) continue ;; esac
+    # What is there, found at once: at most boots, nothing has changed.
+    while IFS=$'\t' read -r file source; do is[$file]=$source; done <<< "$(find /etc -xdev -type l -printf '%P\t%l\n')"
+    while read -r file; do
+        case $file in *.mode | '') continue ;; esac
         source=/etc/static/$file
-        mkdir -p "/etc/$(dirname "$file")"
+        dir=/etc/$file
+        dir=${dir%/*}
+        [ -d "$dir" ] || mkdir -p "$dir"
         if [ -e "$source.mode" ]; then
             # A real file, for programs that mind where a link leads.
-            mode=$(cat "$source.mode")
-            cp --remove-destination -L "$source" "/etc/.$$.new"
-            chmod "$mode" "/etc/.$$.new"
+            install -m "$(cat "$source.mode")" "$source" "/etc/.$$.new"
             mv -T "/etc/.$$.new" "/etc/$file"
-        elif [ "$(readlink "/etc/$file")" != "$source" ]; then
+        elif [ "${is[$file]:-}" != "$source" ]; then
             if [ -d "/etc/$file" ] && [ ! -L "/etc/$file" ]; then
                 echo "/etc/$file is a directory, and this system wants a link there" >&2
                 return 1
             fi
-            ln -sfn "$source" "/etc/.$$.new"
-            mv -T "/etc/.$$.new" "/etc/$file"
+            ln -s "$source" "/etc/.$$.new" && mv -T "/etc/.$$.new" "/etc/$file" || return
         fi
-    done || return
+    done <<< "$(find /etc/static/ \( -type l -o -type f \) -printf '%P\n')"
     # Links of an earlier system that this one no longer has.
-    find /etc -xdev -type l -lname '/etc/static/*' | while read -r file; do
-        [ -e "$file" ] || [ -L "/etc/static/${file#/etc/}" ] || rm -f "$file"
+    for file in "${!is[@]}"; do
+        case ${is[$file]} in
+            /etc/static/*) [ -e "/etc/$file" ] || [ -L "/etc/static/$file" ] || rm -f "/etc/$file" ;;
+        esac
     done
     # The mark of a NixOS system.
-    touch /etc/NIXOS
+    [ -e /etc/NIXOS ] || : > /etc/NIXOS
 }
 setupEtc || failed etc $?
 
 echo "setting up users and groups..."
 users() {
-    local name uid gid group home shell members
+    local name uid gid group home shell members rest
+    declare -A isUser isGroup isShadow
     touch /etc/passwd /etc/group /etc/shadow || return
+    while IFS=: read -r name rest; do isUser[$name]=1; done < /etc/passwd
+    while IFS=: read -r name rest; do isShadow[$name]=1; done < /etc/shadow
+    while IFS=: read -r name rest gid members; do isGroup[$name]=$gid; done < /etc/group
     while IFS=: read -r name gid members; do
         case $name in '' | '#'*) continue ;; esac
-        grep -q "^$name:" /etc/group || echo "$name:x:$gid:$members" >> /etc/group
+        [ -z "${isGroup[$name]:-}" ] || continue
+        isGroup[$name]=$gid
+        echo "$name:x:$gid:$members" >> /etc/group
     done < @etc@/users/groups
     while IFS=: read -r name uid group home shell; do
         case $name in '' | '#'*) continue ;; esac
-        gid=$(grep "^$group:" /etc/group | cut -d: -f3)
+        gid=${isGroup[$group]:-}
         [ -n "$gid" ] || { echo "user $name has no group $group" >&2; return 1; }
-        grep -q "^$name:" /etc/passwd || echo "$name:x:$uid:$gid:$name:$home:$shell" >> /etc/passwd
+        [ -n "${isUser[$name]:-}" ] || echo "$name:x:$uid:$gid:$name:$home:$shell" >> /etc/passwd
         # No password opens any account.
-        grep -q "^$name:" /etc/shadow || echo "$name:*:1::::::" >> /etc/shadow
+        [ -n "${isShadow[$name]:-}" ] || echo "$name:*:1::::::" >> /etc/shadow
     done < @etc@/users/users
     chmod 0644 /etc/passwd /etc/group
     chown 0:42 /etc/shadow

@@ -1,6 +1,6 @@
 # /etc, as activation links it.
 #
-# in: $systemPath, $overlay (files of this system), $systemUnits, $fstab,
+# in: $packages, $systemPath, $overlay (files of this system), $systemUnits, $fstab,
 #     $hostid (8 hex digits, or empty for none), $hostname, $osRelease, $authorizedKeys, $out
 set -eu
 export PATH=/usr/sbin:/usr/bin LC_ALL=C
@@ -35,6 +35,11 @@ mkdir -p "$e/ssh/authorized_keys.d" "$e/modules-load.d"
 printf '%s\n' "$authorizedKeys" > "$e/ssh/authorized_keys.d/root"
 echo 0444 > "$e/ssh/authorized_keys.d/root.mode"
 echo zfs > "$e/modules-load.d/keystone.conf"
-# Everything this system mounts is in its fstab; and the generator stumbles over /usr being a link.
+# Generators with nothing to do here. The first stumbles over /usr being a link,
+# and everything this system mounts is in its fstab.
 mkdir -p "$e/systemd/system-generators"
-ln -s /dev/null "$e/systemd/system-generators/systemd-gpt-auto-generator"
+for g in systemd-gpt-auto systemd-bless-boot systemd-hibernate-resume systemd-integritysetup systemd-rc-local \
+    systemd-ssh systemd-system-update systemd-sysv systemd-tpm2 systemd-veritysetup zfs-mount; do
+    [ -e "$systemPath/usr/lib/systemd/system-generators/$g-generator" ] || { echo "no package has $g-generator" >&2; exit 1; }
+    ln -s /dev/null "$e/systemd/system-generators/$g-generator"
+done
