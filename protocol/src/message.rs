@@ -195,3 +195,69 @@ pub fn decode<M: for<'de> Deserialize<'de>>(frame: &Frame) -> Result<M, MessageE
         Frame::Block(..) => Err(MessageError::UnexpectedBlock),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inventory::DiskIdentity;
+    use crate::report::{ContainerReport, DiskReport, EndsAt, PoolReport, StepReport};
+
+    /// Tagged messages are buffered by serde, which then reads no numbers from map keys.
+    #[test]
+    fn a_report_survives_the_journey() {
+        let identity = DiskIdentity {
+            name: "virtio-target".to_owned(),
+            serial: Some("target".to_owned()),
+            wwn: None,
+            model: None,
+            size: 24 << 30,
+            sector_size: 512,
+        };
+        let report = Report {
+            version: crate::report::REPORT_VERSION,
+            agent_version: "1".to_owned(),
+            plan: "ab".to_owned(),
+            toplevel: "/nix/store/x".to_owned(),
+            disks: [(
+                "root".to_owned(),
+                DiskReport {
+                    identity,
+                    guid: "g".to_owned(),
+                    partitions: [("ESP".to_owned(), "p".to_owned())].into(),
+                },
+            )]
+            .into(),
+            pools: [(
+                "rpool".to_owned(),
+                PoolReport { guid: "1".to_owned(), features: vec!["encryption".to_owned()] },
+            )]
+            .into(),
+            containers: [(
+                "credstore".to_owned(),
+                ContainerReport {
+                    uuid: "u".to_owned(),
+                    keyslots: [("0".to_owned(), "tpm2".to_owned())].into(),
+                },
+            )]
+            .into(),
+            ssh_host_key: Some("ssh-ed25519 AAAA".to_owned()),
+            steps: vec![StepReport {
+                id: "seal".to_owned(),
+                elapsed_ms: 1,
+                outcome: crate::event::Outcome::Created,
+            }],
+            warnings: vec!["w".to_owned()],
+            ends_at: EndsAt::Sealed,
+            started_at: 1,
+        };
+        let framed = encode(&ToController::Done(Box::new(report.clone()))).unwrap();
+        let header = framed.0[..crate::frame::HEADER].try_into().unwrap();
+        let (kind, _) = crate::frame::parse_header(header).unwrap();
+        let payload = framed.0[crate::frame::HEADER..].to_vec();
+        let frame = crate::frame::parse_payload(kind, payload).unwrap();
+        match decode(&frame).unwrap() {
+            ToController::Done(read) => assert_eq!(*read, report),
+            other => panic!("{other:?}"),
+        }
+    }
+}

@@ -73,8 +73,10 @@ pub struct PoolReport {
 pub struct ContainerReport {
     /// The LUKS UUID.
     pub uuid: String,
-    /// Keyslots: number → what opens it (`tpm2`, `recovery`, `password`, `key-file`).
-    pub keyslots: BTreeMap<u32, String>,
+    /// Keyslots: number → what opens it (`tpm2`, `recovery`, `password`, `key-file`). The
+    /// numbers are text, as JSON's keys are: messages are tagged, and serde reads no number
+    /// from a key inside one.
+    pub keyslots: BTreeMap<String, String>,
 }
 
 /// A step and its time.

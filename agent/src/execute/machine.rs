@@ -257,7 +257,11 @@ impl Machine {
         let containers = self.containers.iter().map(|(name, container)| {
             let report = ContainerReport {
                 uuid: container.uuid.clone(),
-                keyslots: container.keyslots.clone(),
+                keyslots: container
+                    .keyslots
+                    .iter()
+                    .map(|(slot, by)| (slot.to_string(), by.clone()))
+                    .collect(),
             };
             (name.clone(), report)
         });

@@ -98,7 +98,7 @@ pub fn arguments(hardware: &Hardware, accel: Accel, files: &Files<'_>) -> Vec<Os
         push(
             "-device",
             format!(
-                "virtio-blk-pci,drive=medium-image,id={MEDIUM_DEVICE},serial=keystone-installer,bus=medium-port,bootindex=1"
+                "virtio-blk-pci,drive=medium-image,id={MEDIUM_DEVICE},serial=keystone-installer,bus=medium-port,bootindex=99"
             ),
         );
     }
@@ -112,7 +112,7 @@ pub fn arguments(hardware: &Hardware, accel: Accel, files: &Files<'_>) -> Vec<Os
                 disk.serial,
                 disk.sector_size,
                 disk.sector_size.max(512),
-                index + 2
+                index + 1
             ),
         );
     }
