@@ -159,7 +159,10 @@ let
         units = ./initrd/units;
         bin = ./initrd/bin;
         crypttab = "credstore /dev/zvol/rpool/credstore - tpm2-device=auto,tpm2-measure-pcr=yes";
-        poolDevices = builtins.replaceStrings [ "-" "/" ] [ "\\x2d" "-" ] (builtins.substring 1 (-1) device) + ".device";
+        # The pool's own partition: the disk's unit is up before the links of its partitions are,
+        # and an import that looks for them then finds no pool.
+        poolDevices =
+          builtins.replaceStrings [ "-" "/" ] [ "\\x2d" "-" ] (builtins.substring 1 (-1) "${device}-part2") + ".device";
         importDir = builtins.dirOf device;
         datasets = builtins.concatStringsSep " " datasets;
       };
