@@ -15,7 +15,7 @@ mod code {
 }
 
 /// Runs the scenario: one machine with a blank disk, a small one and the installer's medium.
-pub fn run(cx: &Context) -> Result<()> {
+pub(super) fn run(cx: &Context) -> Result<()> {
     let hardware = Hardware::new("refusals")
         .disk(Disk::blank("target", 24))
         .disk(Disk::blank("small", 10));

@@ -14,7 +14,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 /// Runs the scenario.
-pub fn run(cx: &Context) -> Result<()> {
+pub(super) fn run(cx: &Context) -> Result<()> {
     let toplevel = &cx.system()?.toplevels.reference;
     let medium = cx.medium()?;
     let hardware = Hardware::new("tpm").disk(Disk::blank("target", 24)).tpm();
@@ -70,7 +70,7 @@ pub fn run(cx: &Context) -> Result<()> {
 }
 
 /// What systemd-cryptsetup asks (v257 `src/cryptsetup/cryptsetup.c`).
-pub const PROMPT: &str = "Please enter";
+const PROMPT: &str = "Please enter";
 
 /// The key among the words of its file: eight groups of eight modhex characters.
 fn recovery_key(text: &str) -> Result<String> {
