@@ -5,6 +5,7 @@ mod live_system;
 mod luks_device;
 mod refusals;
 mod tpm;
+mod zfs_tools;
 
 use crate::runner::Scenario;
 use std::time::Duration;
@@ -37,6 +38,12 @@ pub const ALL: &[Scenario] = &[
         gate: false,
         about: "what can't be installed is refused before the first write, with a sentence that helps",
         run: refusals::run,
+    },
+    Scenario {
+        name: "zfs-equals-the-tools",
+        gate: false,
+        about: "pools, datasets, volumes and keys are what zpool and zfs make with disko's commands",
+        run: zfs_tools::run,
     },
 ];
 

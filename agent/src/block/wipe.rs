@@ -13,12 +13,12 @@ pub const END: u64 = 4 << 20;
 
 /// Zeroes both ends of a region of a device; all of a region that is not longer than both.
 pub fn region(device: &Device, region: Range<u64>) -> Result<(), BlockError> {
-    const ZEROES: &[u8] = &[0; 1 << 20];
+    let zeroes = vec![0; 1 << 20];
     for part in ends(region) {
         let mut at = part.start;
         while at < part.end {
-            let length = (part.end - at).min(ZEROES.len() as u64);
-            device.write_at(&ZEROES[..length as usize], at)?;
+            let length = (part.end - at).min(zeroes.len() as u64);
+            device.write_at(&zeroes[..length as usize], at)?;
             at += length;
         }
     }

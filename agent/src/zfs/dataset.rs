@@ -221,11 +221,22 @@ fn with_key_properties(properties: &BTreeMap<String, String>) -> Result<BTreeMap
     Ok(complete)
 }
 
-/// The block size that `zfs create -V` takes without `-b`: no smaller than what
-/// the pool allocates at least (OpenZFS 2.3 cmd/zfs/zfs_main.c, default_volblocksize).
+/// The block size that `zfs create -V` takes without `-b`: no smaller than what the pool
+/// allocates at least. Later modules of 2.3 say that themselves (`max_alloc`, which the tools
+/// of 2.3.9 believe); for older ones it is computed (OpenZFS 2.3.2 cmd/zfs/zfs_main.c,
+/// default_volblocksize).
 fn default_volume_block(config: &NvList) -> u64 {
+    let allocation = config.u64("max_alloc").unwrap_or_else(|| smallest_allocation(config));
+    let mut block = DEFAULT_VOLUME_BLOCK;
+    while block * 2 <= allocation {
+        block *= 2;
+    }
+    block
+}
+
+fn smallest_allocation(config: &NvList) -> u64 {
     let tops = config.list("vdev_tree").map(|tree| tree.lists("children")).unwrap_or_default();
-    let smallest_allocation = |top: &NvList| {
+    let of_vdev = |top: &NvList| {
         let sector = 1u64.checked_shl(u32::try_from(top.u64("ashift")?).ok()?)?;
         let sectors = match (top.u64("draid_ndata"), top.u64("nparity")) {
             (Some(data), _) => data,
@@ -235,12 +246,7 @@ fn default_volume_block(config: &NvList) -> u64 {
         };
         Some(sectors * sector)
     };
-    let allocation = tops.iter().filter_map(smallest_allocation).max().unwrap_or(0);
-    let mut block = DEFAULT_VOLUME_BLOCK;
-    while block * 2 <= allocation {
-        block *= 2;
-    }
-    block
+    tops.iter().filter_map(of_vdev).max().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -279,6 +285,12 @@ mod tests {
             32 << 10
         );
         assert_eq!(default_volume_block(&NvList::new().unwrap()), 16 << 10);
+        // What the module says counts more.
+        let mut told = config(&[&[("ashift", 13), ("nparity", 2)]]);
+        told.add_u64("max_alloc", 8 << 10).unwrap();
+        assert_eq!(default_volume_block(&told), 16 << 10);
+        told.add_u64("max_alloc", 64 << 10).unwrap();
+        assert_eq!(default_volume_block(&told), 64 << 10);
     }
 
     #[test]

@@ -35,10 +35,12 @@ pub fn build_agent(env: &NativeEnv) -> Result<PathBuf> {
 /// Builds one of the agent's examples, static as the agent is, and returns its path.
 ///
 /// # Errors
-/// If cargo fails.
+/// If cargo fails, or if the executable needs a loader or a shared library.
 pub fn build_example(env: &NativeEnv, name: &str) -> Result<PathBuf> {
     agent_cargo(env, ["build", "--quiet", "--example", name])?;
-    Ok(target_dir().join(TARGET).join("debug/examples").join(name))
+    let example = target_dir().join(TARGET).join("debug/examples").join(name);
+    ensure!(is_static(&example)?, "{} needs a loader; it must be static", example.display());
+    Ok(example)
 }
 
 /// Runs `cargo <command> -p keystone-agent <rest>` with the static libraries.

@@ -237,7 +237,8 @@ fn unpack_source(
 
 /// Replaces each text that is there exactly once.
 fn patch(file: &Path, replacements: &[(&str, &str)]) -> Result<()> {
-    let mut text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+    let mut text =
+        fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
     for (from, to) in replacements {
         ensure!(
             text.matches(from).count() == 1,

@@ -96,6 +96,14 @@ impl Context {
         native::workspace_root().join("tests/layouts/keystone").join(name)
     }
 
+    /// An example of the agent's crate: a program that drives one module by hand.
+    ///
+    /// # Errors
+    /// It could not be built, or is not static.
+    pub fn agent_example(&self, name: &str) -> Result<PathBuf> {
+        timed(&format!("build the example {name}"), || native::build_example(&self.env, name))
+    }
+
     /// The shared live system, booted if it does not run: 4 GiB, a TPM, and the
     /// blank disks `target` and `spare` (24 GiB), `small` (1 GiB) and `native4k`
     /// (24 GiB, sectors of 4096 bytes).
