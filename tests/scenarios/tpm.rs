@@ -52,7 +52,9 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     installed::check_store(&ssh, cx.system()?, toplevel)?;
     running.kill()?;
 
+    // Each start has a port of its own.
     let mut running = machine.start(None)?;
+    let ssh = running.ssh(&medium.key)?;
     timed("boot again without the medium, no key pressed", || running.wait_ssh(&ssh, BOOT))?;
     let prompts = running.serial.text().matches(PROMPT).count();
     ensure!(prompts == 0, "the console asked for a passphrase {prompts} times");
@@ -60,6 +62,7 @@ pub(super) fn run(cx: &Context) -> Result<()> {
 
     machine.replace_tpm()?;
     let mut running = machine.start(None)?;
+    let ssh = running.ssh(&medium.key)?;
     timed("with another TPM, the recovery key opens it", || {
         running.serial.wait_for(PROMPT, &[], BOOT)?;
         std::thread::sleep(Duration::from_secs(1));
