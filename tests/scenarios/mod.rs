@@ -3,8 +3,13 @@
 pub mod installed;
 mod live_system;
 mod luks_device;
+mod password;
+mod reference_system;
 mod refusals;
+mod run_again;
+mod steps;
 mod tpm;
+mod unsealed;
 mod zfs_tools;
 
 use crate::runner::Scenario;
@@ -29,15 +34,39 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "tpm",
-        gate: false,
+        gate: true,
         about: "a blank machine is installed, boots with no key pressed, is what it should be; with another TPM the recovery key opens it",
         run: tpm::run,
     },
     Scenario {
-        name: "refusals",
+        name: "password",
+        gate: true,
+        about: "without a TPM the boot takes a typed password; the agent executes only itself and mkfs.ext4",
+        run: password::run,
+    },
+    Scenario {
+        name: "run-again",
+        gate: true,
+        about: "stopped, killed and over an installed system: refused without consent, and works with it",
+        run: run_again::run,
+    },
+    Scenario {
+        name: "unsealed",
         gate: false,
+        about: "a machine whose installation was not sealed does not boot",
+        run: unsealed::run,
+    },
+    Scenario {
+        name: "refusals",
+        gate: true,
         about: "what can't be installed is refused before the first write, with a sentence that helps",
         run: refusals::run,
+    },
+    Scenario {
+        name: "reference-system",
+        gate: false,
+        about: "the system under installation, installed by hand with everyone's tools, boots, and its boot's checks bite",
+        run: reference_system::run,
     },
     Scenario {
         name: "zfs-equals-the-tools",

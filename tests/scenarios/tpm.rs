@@ -1,7 +1,7 @@
 //! A machine with a TPM: installed, booted with no key pressed, looked at from inside, and opened
 //! by the recovery key after its TPM was replaced.
 
-use super::{BOOT, installed};
+use super::{BOOT, installed, steps};
 use crate::runner::{Context, Live};
 use crate::keystone::Request;
 use crate::lab::timed;
@@ -11,7 +11,6 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::time::Duration;
 
 /// Runs the scenario.
 pub(super) fn run(cx: &Context) -> Result<()> {
@@ -56,24 +55,15 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     let mut running = machine.start(None)?;
     let ssh = running.ssh(&medium.key)?;
     timed("boot again without the medium, no key pressed", || running.wait_ssh(&ssh, BOOT))?;
-    let prompts = running.serial.text().matches(PROMPT).count();
+    let prompts = running.serial.text().matches(steps::PROMPT).count();
     ensure!(prompts == 0, "the console asked for a passphrase {prompts} times");
     running.kill()?;
 
     machine.replace_tpm()?;
-    let mut running = machine.start(None)?;
-    let ssh = running.ssh(&medium.key)?;
-    timed("with another TPM, the recovery key opens it", || {
-        running.serial.wait_for(PROMPT, &[], BOOT)?;
-        std::thread::sleep(Duration::from_secs(1));
-        running.serial.type_text(&format!("{key}\n"))?;
-        running.wait_ssh(&ssh, BOOT)
-    })?;
+    let what = "with another TPM, the recovery key opens it";
+    let (running, _) = steps::boot_typing(&mut machine, &medium, what, &[&key])?;
     running.kill()
 }
-
-/// What systemd-cryptsetup asks (v257 `src/cryptsetup/cryptsetup.c`).
-const PROMPT: &str = "Please enter";
 
 /// The key among the words of its file: eight groups of eight modhex characters.
 fn recovery_key(text: &str) -> Result<String> {

@@ -2,12 +2,15 @@
 
 use crate::machine::ssh::Ssh;
 use crate::native::{self, NativeEnv};
+use crate::run::tail;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::NamedTempFile;
 
 /// Both programs, built.
 #[derive(Debug, Clone)]
@@ -138,8 +141,12 @@ impl Keystone {
 
     /// The plan, as JSON.
     pub fn plan(&self, request: &Request<'_>, more: &[&str]) -> Result<Value> {
+        self.planned("plan", request, more)
+    }
+
+    fn planned(&self, command: &str, request: &Request<'_>, more: &[&str]) -> Result<Value> {
         let more: Vec<&str> = more.iter().copied().chain(["--json"]).collect();
-        let ended = self.run("plan", request, &more)?.ok()?;
+        let ended = self.run(command, request, &more)?.ok()?;
         for line in ended.stdout.lines() {
             let value: Value = serde_json::from_str(line).with_context(|| format!("not JSON: {line}"))?;
             let plan = value.get("plan").unwrap_or(&value);
@@ -147,18 +154,104 @@ impl Keystone {
                 return Ok(plan.clone());
             }
         }
-        bail!("keystone plan --json printed no plan:\n{}", ended.stdout)
+        bail!("keystone {command} --json printed no plan:\n{}", ended.stdout)
     }
 
     /// Plans, and installs the plan with the hash that was printed; `more` goes to both, `install`
     /// to the installation only.
     pub fn install(&self, request: &Request<'_>, more: &[&str], install: &[&str]) -> Result<Ended> {
-        let plan = self.plan(request, more)?;
-        let hash = plan["hash"].as_str().context("a plan has a hash")?;
-        let mut arguments: Vec<&str> = more.to_vec();
-        arguments.extend(["--yes", "--plan-hash", hash]);
-        arguments.extend(install);
+        let arguments = self.agreed(request, more, install)?;
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         self.run("install", request, &arguments)
+    }
+
+    /// As [`Keystone::install`], not waiting for the end; with `--json`.
+    pub fn start_install(
+        &self,
+        request: &Request<'_>,
+        more: &[&str],
+        install: &[&str],
+    ) -> Result<Started> {
+        let arguments = self.agreed(request, more, install)?;
+        let mut arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        arguments.push("--json");
+        Started::new(self.command("install", request, &arguments))
+    }
+
+    fn agreed(&self, request: &Request<'_>, more: &[&str], install: &[&str]) -> Result<Vec<String>> {
+        let dry: Vec<&str> = more.iter().copied().chain(["--dry-run"]).collect();
+        let plan = self.planned("install", request, &dry)?;
+        let hash = plan["hash"].as_str().context("a plan has a hash")?;
+        let agreed = ["--yes", "--plan-hash", hash];
+        Ok(more.iter().chain(&agreed).chain(install).map(|word| (*word).to_owned()).collect())
+    }
+}
+
+/// A command that runs.
+#[derive(Debug)]
+pub struct Started {
+    child: Child,
+    stdout: NamedTempFile,
+    stderr: NamedTempFile,
+}
+
+impl Started {
+    fn new(mut command: Command) -> Result<Started> {
+        let (stdout, stderr) = (NamedTempFile::new()?, NamedTempFile::new()?);
+        let child = command.stdout(stdout.reopen()?).stderr(stderr.reopen()?).spawn()?;
+        Ok(Started { child, stdout, stderr })
+    }
+
+    /// Waits until it printed a line that has all of `words`. Fails if it ends before.
+    pub fn wait_for(&mut self, words: &[&str], bound: Duration) -> Result<()> {
+        let began = Instant::now();
+        loop {
+            let text = fs::read_to_string(self.stdout.path())?;
+            if text.lines().any(|line| words.iter().all(|word| line.contains(word))) {
+                return Ok(());
+            }
+            let ended = self.child.try_wait()?;
+            if ended.is_some() || began.elapsed() > bound {
+                let errors = fs::read_to_string(self.stderr.path())?;
+                bail!(
+                    "in {} s no line with {words:?} (ended: {ended:?}):\n{}\n{errors}",
+                    began.elapsed().as_secs(),
+                    tail(&text, 20)
+                );
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// What Ctrl-C does.
+    pub fn interrupt(&self) -> Result<()> {
+        let status = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status()?;
+        ensure!(status.success(), "kill ended with {status}");
+        Ok(())
+    }
+
+    /// Waits for its end, no longer than `bound`.
+    pub fn end(mut self, bound: Duration) -> Result<Ended> {
+        let began = Instant::now();
+        let status = loop {
+            if let Some(status) = self.child.try_wait()? {
+                break status;
+            }
+            ensure!(began.elapsed() < bound, "waited {} s for keystone to end", bound.as_secs());
+            std::thread::sleep(Duration::from_millis(50));
+        };
+        Ok(Ended {
+            code: status.code(),
+            stdout: fs::read_to_string(self.stdout.path())?,
+            stderr: fs::read_to_string(self.stderr.path())?,
+        })
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

@@ -2,7 +2,7 @@
 # install-systemd-boot TOPLEVEL: systemd-boot, and one entry for every
 # generation of the system profile, on the ESP.
 set -euo pipefail
-export PATH=@path@
+export PATH=@path@ HOME=/root
 esp=/boot
 default=$1
 

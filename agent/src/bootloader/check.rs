@@ -1,7 +1,9 @@
 //! The ESP compared with the store.
 
 use super::loader::{Choice, Entry, choose};
+use super::load_option::Partition;
 use super::variables::{BootNext, Variables, VariablesError};
+use crate::ensure::Ensured;
 use bootspec::v1::GenerationV1;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
@@ -13,7 +15,6 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
-use uuid::Uuid;
 
 /// How much is compared at once, in bytes.
 const CHUNK: usize = 256 << 10;
@@ -27,8 +28,8 @@ pub struct Installed {
     pub root: PathBuf,
     /// Where the ESP is mounted in the system (`/boot`).
     pub esp: String,
-    /// The ESP's unique partition GUID.
-    pub esp_partition: Uuid,
+    /// The ESP's partition.
+    pub esp_partition: Partition,
     /// The system's store path.
     pub toplevel: String,
     /// The firmware's variables, where they can be read.
@@ -202,6 +203,27 @@ pub fn check(installed: &Installed) -> Result<BootCheck, BootCheckError> {
         loaders,
         firmware,
     })
+}
+
+/// Adds the firmware's boot entry where the system's own installer left none: `bootctl` makes none
+/// when it runs in a chroot (systemd 257, `bootctl(1)` under `--variables=`). What it is called is
+/// what `bootctl` calls it, which finds it again by partition and file.
+///
+/// # Errors
+/// The variables could not be written. The fallback path still boots the machine.
+pub fn ensure_boot_entry(
+    installed: &Installed,
+    checked: &mut BootCheck,
+) -> Result<Ensured, VariablesError> {
+    let (Some(variables), Firmware::FallbackPath) = (&installed.variables, &checked.firmware)
+    else {
+        return Ok(Ensured::AlreadySo);
+    };
+    let loader = checked.loaders.first().expect("a check without a loader fails");
+    let number =
+        variables.add_boot_entry("Linux Boot Manager", &installed.esp_partition, loader)?;
+    checked.firmware = Firmware::Entry { number };
+    Ok(Ensured::Created)
 }
 
 /// Makes the machine boot what was checked next, where its variables can be written.
@@ -416,7 +438,7 @@ fn firmware(
     if let Some(variables) = &installed.variables {
         let ours = variables.boot_entries()?.into_iter().find(|entry| {
             let option = &entry.option;
-            option.active && loaders.iter().any(|file| option.is(installed.esp_partition, file))
+            option.active && loaders.iter().any(|file| option.is(installed.esp_partition.guid, file))
         });
         if let Some(entry) = ours {
             return Ok(Firmware::Entry { number: entry.number });

@@ -3,6 +3,7 @@ use super::*;
 use crate::ensure::Ensured;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use std::os::unix::fs::symlink;
+use uuid::Uuid;
 
 const TOPLEVEL: &str = "/nix/store/00000000000000000000000000000000-nixos-system-test";
 const KERNEL: &str = "/nix/store/11111111111111111111111111111111-linux/bzImage";
@@ -79,7 +80,12 @@ impl Machine {
         Installed {
             root: self.dir.path().to_path_buf(),
             esp: "/boot".to_owned(),
-            esp_partition: self.partition,
+            esp_partition: Partition {
+                guid: self.partition,
+                number: 1,
+                first_lba: 2048,
+                sectors: 1 << 21,
+            },
             toplevel: TOPLEVEL.to_owned(),
             variables: Some(Variables::new(self.path("efivars"))),
         }
@@ -121,6 +127,14 @@ fn finds_what_boots_the_system() {
     assert_eq!(checked.firmware, Firmware::FallbackPath);
     let not_set = set_boot_next(&machine.installed(), &checked);
     assert!(matches!(not_set, BootNext::NotSet { .. }), "{not_set:?}");
+    // Nobody made one: it is made once, and then found.
+    let other = Machine::new(false);
+    let mut made = other.check().unwrap();
+    assert_eq!(ensure_boot_entry(&other.installed(), &mut made).unwrap(), Ensured::Created);
+    assert_eq!(made.firmware, Firmware::Entry { number: 1 });
+    let mut again = other.check().unwrap();
+    assert_eq!(again.firmware, made.firmware);
+    assert_eq!(ensure_boot_entry(&other.installed(), &mut again).unwrap(), Ensured::AlreadySo);
     put_entry(
         &machine.path("efivars"),
         7,

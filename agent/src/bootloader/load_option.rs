@@ -10,7 +10,56 @@ const MEDIA: u8 = 4;
 const HARD_DRIVE: u8 = 1;
 const FILE_PATH: u8 = 4;
 const END: u8 = 0x7f;
+const END_ENTIRE: u8 = 0xff;
+const FORMAT_GPT: u8 = 2;
 const SIGNATURE_GUID: u8 = 2;
+
+/// Where a partition is, as a load option names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Partition {
+    /// Its unique GUID.
+    pub guid: Uuid,
+    /// Its number in the table, from 1.
+    pub number: u32,
+    /// Its first logical sector.
+    pub first_lba: u64,
+    /// Its length, in logical sectors.
+    pub sectors: u64,
+}
+
+/// The data of a `Boot####` variable, without its attributes: an active option that starts
+/// `path` (`EFI/systemd/systemd-bootx64.efi`) on `partition`. The device path is the short form
+/// that begins with the partition (UEFI 2.10, 3.1.2), as boot loaders' own installers write it.
+pub fn encode(description: &str, partition: &Partition, path: &str) -> Vec<u8> {
+    let mut drive = partition.number.to_le_bytes().to_vec();
+    drive.extend_from_slice(&partition.first_lba.to_le_bytes());
+    drive.extend_from_slice(&partition.sectors.to_le_bytes());
+    drive.extend_from_slice(&partition.guid.to_bytes_le());
+    drive.extend_from_slice(&[FORMAT_GPT, SIGNATURE_GUID]);
+    let file = format!("\\{}", path.trim_start_matches('/').replace('/', "\\"));
+    let paths = [
+        node(MEDIA, HARD_DRIVE, &drive),
+        node(MEDIA, FILE_PATH, &utf16(&file)),
+        node(END, END_ENTIRE, &[]),
+    ]
+    .concat();
+    let mut out = LOAD_OPTION_ACTIVE.to_le_bytes().to_vec();
+    out.extend_from_slice(&(paths.len() as u16).to_le_bytes());
+    out.extend_from_slice(&utf16(description));
+    out.extend_from_slice(&paths);
+    out
+}
+
+fn utf16(text: &str) -> Vec<u8> {
+    text.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect()
+}
+
+fn node(kind: u8, subtype: u8, body: &[u8]) -> Vec<u8> {
+    let mut out = vec![kind, subtype];
+    out.extend_from_slice(&(body.len() as u16 + 4).to_le_bytes());
+    out.extend_from_slice(body);
+    out
+}
 
 /// A load option.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,42 +139,34 @@ pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn utf16(text: &str) -> Vec<u8> {
-        text.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect()
+    pub(in super::super) fn of(description: &str, guid: Uuid, path: &str) -> Vec<u8> {
+        let partition = Partition { guid, number: 1, first_lba: 2048, sectors: 1_048_576 };
+        encode(description, &partition, path)
     }
 
-    fn node(kind: u8, subtype: u8, body: &[u8]) -> Vec<u8> {
-        let mut out = vec![kind, subtype];
-        out.extend_from_slice(&(body.len() as u16 + 4).to_le_bytes());
-        out.extend_from_slice(body);
-        out
-    }
-
-    /// A load option as bootctl writes it (systemd v257 `src/shared/efi-api.c`,
-    /// `efi_add_boot_option`).
-    pub(in super::super) fn encode(description: &str, partition: Uuid, file: &str) -> Vec<u8> {
-        let mut drive = 1u32.to_le_bytes().to_vec();
-        drive.extend_from_slice(&2048u64.to_le_bytes());
-        drive.extend_from_slice(&1_048_576u64.to_le_bytes());
-        drive.extend_from_slice(&partition.to_bytes_le());
-        drive.extend_from_slice(&[2, SIGNATURE_GUID]);
-        let paths = [
-            node(MEDIA, HARD_DRIVE, &drive),
-            node(MEDIA, FILE_PATH, &utf16(file)),
-            node(END, 0xff, &[]),
-        ]
-        .concat();
-        let mut out = LOAD_OPTION_ACTIVE.to_le_bytes().to_vec();
-        out.extend_from_slice(&(paths.len() as u16).to_le_bytes());
-        out.extend_from_slice(&utf16(description));
-        out.extend_from_slice(&paths);
-        out
+    /// `efibootmgr -v` of a machine that bootctl installed, byte by byte: attributes, length of
+    /// the paths, description, HD(1,GPT,…,0x800,0x100000), File(…), end.
+    #[test]
+    fn writes_what_the_specification_says() {
+        let guid = Uuid::parse_str("0fc63daf-8483-4772-8e79-3d69d8477de4").unwrap();
+        let expected = "01000000\
+             3800\
+             78000000\
+             04012a00\
+             01000000\
+             0008000000000000\
+             0000100000000000\
+             af3dc60f838472478e793d69d8477de4\
+             0202\
+             04040a005c0061000000\
+             7fff0400";
+        assert_eq!(hex::encode(of("x", guid, "a")), expected);
     }
 
     #[test]
     fn reads_what_the_specification_says() {
         let guid = Uuid::parse_str("0fc63daf-8483-4772-8e79-3d69d8477de4").unwrap();
-        let bytes = encode("Linux Boot Manager", guid, "\\EFI\\systemd\\systemd-bootx64.efi");
+        let bytes = of("Linux Boot Manager", guid, "/EFI/systemd/systemd-bootx64.efi");
         let option = LoadOption::parse(&bytes).unwrap();
         assert!(option.active);
         assert_eq!(option.description, "Linux Boot Manager");
@@ -168,7 +209,7 @@ pub(super) mod tests {
 
         #[test]
         fn no_change_makes_it_panic(at in 0..150usize, byte: u8, cut in 0..200usize) {
-            let mut bytes = encode("x", Uuid::nil(), "\\a");
+            let mut bytes = of("x", Uuid::nil(), "a");
             let length = bytes.len();
             bytes[at % length] = byte;
             let _ = LoadOption::parse(&bytes[..cut.min(length)]);

@@ -6,7 +6,7 @@
 //! | module | job |
 //! |---|---|
 //! | [`loader`] | systemd-boot's configuration and entries: pure |
-//! | [`load_option`] | what a `Boot####` variable says: pure |
+//! | [`load_option`] | what a `Boot####` variable says, read and written: pure |
 //! | [`variables`] | EFI variables, read and written |
 //! | [`check`](mod@check) | reads the ESP, compares it with the store |
 //!
@@ -18,5 +18,8 @@ pub mod load_option;
 pub mod loader;
 pub mod variables;
 
-pub use check::{BootCheck, BootCheckError, Copied, Firmware, Installed, check, set_boot_next};
+pub use check::{
+    BootCheck, BootCheckError, Copied, Firmware, Installed, check, ensure_boot_entry, set_boot_next,
+};
+pub use load_option::Partition;
 pub use variables::{BootNext, Variables, VariablesError};

@@ -4,7 +4,7 @@
 //! data. It is written by one write, and the kernel makes most of them immutable. Source: Linux
 //! `Documentation/filesystems/efivarfs.rst`.
 
-use super::load_option::LoadOption;
+use super::load_option::{self, LoadOption, Partition};
 use crate::ensure::Ensured;
 use nix::errno::Errno;
 use std::fs::{File, OpenOptions};
@@ -119,6 +119,31 @@ impl Variables {
         }))
     }
 
+    /// Adds a boot entry for `path` on `partition`, first in the firmware's order, and returns its
+    /// number. The lowest free number is taken.
+    pub fn add_boot_entry(
+        &self,
+        description: &str,
+        partition: &Partition,
+        path: &str,
+    ) -> Result<u16, VariablesError> {
+        let list = |source| VariablesError { action: "list", name: "Boot####".to_owned(), source };
+        let mut taken = std::collections::BTreeSet::new();
+        for file in std::fs::read_dir(&self.dir).map_err(list)? {
+            taken.extend(file.map_err(list)?.file_name().to_str().and_then(boot_number));
+        }
+        let number = (0..=u16::MAX)
+            .find(|number| !taken.contains(number))
+            .ok_or_else(|| list(io::Error::from(io::ErrorKind::StorageFull)))?;
+        let data = load_option::encode(description, partition, path);
+        self.write(&format!("Boot{number:04X}"), GLOBAL, &data)?;
+        let order = self.read("BootOrder", GLOBAL)?.unwrap_or_default();
+        let rest = order.chunks_exact(2).filter(|pair| **pair != number.to_le_bytes()).flatten();
+        let order: Vec<u8> = number.to_le_bytes().iter().chain(rest).copied().collect();
+        self.write("BootOrder", GLOBAL, &order)?;
+        Ok(number)
+    }
+
     /// Makes the machine boot the entry next.
     pub fn set_boot_next(&self, number: u16) -> Result<Ensured, VariablesError> {
         let data = number.to_le_bytes();
@@ -194,7 +219,7 @@ fn boot_number(file: &str) -> Option<u16> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::super::load_option::tests::encode;
+    use super::super::load_option::tests::of;
     use super::*;
     use uuid::Uuid;
 
@@ -204,7 +229,7 @@ pub(super) mod tests {
     }
 
     pub(in super::super) fn put_entry(dir: &Path, number: u16, partition: Uuid, file: &str) {
-        put(dir, &format!("Boot{number:04X}"), GLOBAL, &encode("entry", partition, file));
+        put(dir, &format!("Boot{number:04X}"), GLOBAL, &of("entry", partition, file));
     }
 
     #[test]
@@ -219,6 +244,24 @@ pub(super) mod tests {
         let numbers: Vec<u16> =
             Variables::new(dir.path()).boot_entries().unwrap().iter().map(|e| e.number).collect();
         assert_eq!(numbers, [0x2a, 1, 3]);
+    }
+
+    #[test]
+    fn a_new_entry_takes_a_free_number_and_is_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let variables = Variables::new(dir.path());
+        let guid = Uuid::new_v4();
+        let partition = Partition { guid, number: 2, first_lba: 34, sectors: 7 };
+        put_entry(dir.path(), 0, Uuid::nil(), "x.efi");
+        put(dir.path(), "BootOrder", GLOBAL, &[0, 0, 1, 0]);
+        // A number that only the order still has is free, and not there twice.
+        let number = variables.add_boot_entry("Linux", &partition, "EFI/a.efi").unwrap();
+        assert_eq!(number, 1);
+        let entries = variables.boot_entries().unwrap();
+        assert_eq!(entries[0].number, 1);
+        assert!(entries[0].option.active && entries[0].option.is(guid, "EFI/a.efi"));
+        let order = std::fs::read(dir.path().join(format!("BootOrder-{GLOBAL}"))).unwrap();
+        assert_eq!(order, [7, 0, 0, 0, 1, 0, 0, 0]);
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! What the plan's names are on this machine: nodes, GUIDs, and keys that are only in memory.
 
 use crate::block::find::{self, Node};
+use crate::bootloader::Partition;
 use crate::gpt::TableIds;
 use crate::block::{BlockError, Roots};
 use crate::seal::{self, Opened};
 use crate::zfs::{self, Zfs};
 use keystone_protocol::inventory::{DiskIdentity, Inventory};
-use keystone_protocol::plan::{DeviceRef, KeyRef, PartitionTable, Plan};
+use keystone_protocol::plan::{DeviceRef, KeyRef, PartitionTable, Plan, PlannedPartition};
 use keystone_protocol::report::{
     ContainerReport, DiskReport, EndsAt, PoolReport, REPORT_VERSION, Report, StepReport,
 };
@@ -65,8 +66,8 @@ struct Disk {
     kernel_name: String,
     identity: DiskIdentity,
     guids: Option<TableIds>,
-    /// Numbers of the partitions by the layout's names.
-    partitions: BTreeMap<String, u32>,
+    /// The partitions that were made.
+    partitions: Vec<PlannedPartition>,
 }
 
 /// A container that this plan formatted.
@@ -92,7 +93,7 @@ impl Machine {
                     kernel_name: found.kernel_name.clone(),
                     identity: identity.clone(),
                     guids: None,
-                    partitions: BTreeMap::new(),
+                    partitions: Vec::new(),
                 };
                 Some((name.clone(), disk))
             })
@@ -151,21 +152,26 @@ impl Machine {
     pub fn partitioned(&mut self, table: &PartitionTable, guids: TableIds) {
         if let Some(disk) = self.disks.get_mut(&table.disk) {
             disk.guids = Some(guids);
-            disk.partitions =
-                table.partitions.iter().map(|p| (p.name.clone(), p.number)).collect();
+            disk.partitions = table.partitions.clone();
         }
     }
 
-    /// The GUID that a partition got.
-    pub fn partition_guid(&self, device: &DeviceRef) -> Result<Uuid, ResolveError> {
+    /// Where a partition is, with the GUID it got.
+    pub fn partition(&self, device: &DeviceRef) -> Result<Partition, ResolveError> {
         let DeviceRef::Partition { disk, number } = device else {
             return Err(ResolveError::NotAPartition(device.clone()));
         };
-        let guids = self.disks.get(disk).and_then(|disk| disk.guids.as_ref());
-        guids
-            .and_then(|guids| guids.partitions.get(number))
-            .and_then(|guid| Uuid::parse_str(guid).ok())
-            .ok_or_else(|| ResolveError::NotPartitioned { disk: disk.clone(), number: *number })
+        let found = self.disks.get(disk).and_then(|disk| {
+            let guid = disk.guids.as_ref()?.partitions.get(number)?;
+            let planned = disk.partitions.iter().find(|planned| planned.number == *number)?;
+            Some(Partition {
+                guid: Uuid::parse_str(guid).ok()?,
+                number: *number,
+                first_lba: planned.first_lba,
+                sectors: planned.last_lba - planned.first_lba + 1,
+            })
+        });
+        found.ok_or_else(|| ResolveError::NotPartitioned { disk: disk.clone(), number: *number })
     }
 
     /// Notes a pool that was made.
@@ -244,8 +250,8 @@ impl Machine {
     ) -> Report {
         let disks = self.disks.iter().filter_map(|(name, disk)| {
             let guids = disk.guids.as_ref()?;
-            let partitions = disk.partitions.iter().filter_map(|(name, number)| {
-                Some((name.clone(), guids.partitions.get(number)?.clone()))
+            let partitions = disk.partitions.iter().filter_map(|planned| {
+                Some((planned.name.clone(), guids.partitions.get(&planned.number)?.clone()))
             });
             let report = DiskReport {
                 identity: disk.identity.clone(),

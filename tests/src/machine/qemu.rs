@@ -98,7 +98,7 @@ pub fn arguments(hardware: &Hardware, accel: Accel, files: &Files<'_>) -> Vec<Os
         push(
             "-device",
             format!(
-                "virtio-blk-pci,drive=medium-image,id={MEDIUM_DEVICE},serial=keystone-installer,bus=medium-port,bootindex=99"
+                "virtio-blk-pci,drive=medium-image,id={MEDIUM_DEVICE},serial=keystone-installer,bus=medium-port,bootindex=0"
             ),
         );
     }

@@ -55,24 +55,72 @@ impl Serial {
         }
     }
 
-    /// Types `text`; a newline is the return key.
-    pub fn type_text(&mut self, text: &str) -> Result<()> {
+    /// Waits until it has said `wanted` for the `times`th time, bounded.
+    pub fn wait_for_times(&self, wanted: &str, times: usize, bound: Duration) -> Result<()> {
+        let began = Instant::now();
+        while self.text().matches(wanted).count() < times {
+            if began.elapsed() > bound {
+                bail!(
+                    "waited {} s for the console to say {wanted:?} {times} times; its end:\n{}",
+                    bound.as_secs(),
+                    self.tail(40)
+                );
+            }
+            std::thread::sleep(Duration::from_millis(250));
+        }
+        Ok(())
+    }
+
+    /// Types `secret` and the return key at a prompt of systemd's that is on the screen, as a
+    /// person does: looking for the bullet of each key, and pressing again a key that was lost.
+    /// systemd resets the console now and then, and what was typed just then is gone.
+    ///
+    /// # Errors
+    /// Keys don't arrive.
+    pub fn type_secret(&mut self, secret: &str) -> Result<()> {
+        let bullets = |serial: &Serial| serial.text().matches(BULLET).count();
+        for byte in secret.bytes() {
+            let before = bullets(self);
+            self.press_until(byte, |serial| bullets(serial) > before)?;
+        }
+        let before = self.text().len();
+        self.press_until(b'\r', |serial| serial.text().len() > before)
+    }
+
+    fn press_until(&mut self, key: u8, seen: impl Fn(&Serial) -> bool) -> Result<()> {
+        for _ in 0..KEY_PRESSES {
+            self.press(key)?;
+            let began = Instant::now();
+            while began.elapsed() < KEY_ECHO {
+                if seen(self) {
+                    return Ok(());
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+        bail!("a key was pressed {KEY_PRESSES} times to no effect; the console's end:\n{}", self.tail(10))
+    }
+
+    fn press(&mut self, key: u8) -> Result<()> {
         if self.connection.is_none() {
             let stream =
                 UnixStream::connect(&self.socket).context("connecting to the serial console")?;
             self.connection = Some(stream);
         }
         let connection = self.connection.as_mut().expect("connected above");
-        // A person does not type faster, and a console without flow control drops what comes at
-        // once.
-        for byte in text.replace('\n', "\r").bytes() {
-            connection.write_all(&[byte]).context("typing into the serial console")?;
-            connection.flush()?;
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Ok(())
+        connection.write_all(&[key]).context("typing into the serial console")?;
+        Ok(connection.flush()?)
     }
 }
+
+/// What systemd shows for each character of a secret.
+const BULLET: &str = "\u{2022}";
+
+/// How long a key's echo may take, where the machine is emulated on a busy computer.
+const KEY_ECHO: Duration = Duration::from_secs(5);
+
+/// How often a key is pressed before that is given up.
+const KEY_PRESSES: usize = 6;
 
 /// Text without ANSI escape sequences and carriage returns.
 fn strip_escapes(text: &str) -> String {

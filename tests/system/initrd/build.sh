@@ -134,11 +134,13 @@ printf '%s\n' "$sysrootFstab" > "$r/etc/fstab.sysroot"
 cat > "$r/etc/systemd/system.conf" <<'U'
 [Manager]
 DefaultEnvironment=PATH=/bin:/sbin
+# Why a machine does not boot must be seen where there is nothing else to look at.
+DefaultStandardError=journal+console
 ManagerEnvironment=PATH=/bin:/sbin SYSTEMD_SYSROOT_FSTAB=/etc/fstab.sysroot
 U
 mkdir -p "$r/etc/systemd/journald.conf.d" "$r/etc/modules-load.d"
 printf '[Journal]\nStorage=volatile\n' > "$r/etc/systemd/journald.conf.d/initrd.conf"
-printf 'root:x:0:0::/root:/bin/bash\nnobody:x:65534:65534::/:/bin/false\n' > "$r/etc/passwd"
+printf 'root:x:0:0::/root:/bin/bash\ntss:x:78:78::/:/bin/false\nnobody:x:65534:65534::/:/bin/false\n' > "$r/etc/passwd"
 printf 'root:x:0:\ntty:x:5:\ndisk:x:8:\nkmem:x:15:\ndialout:x:20:\ncdrom:x:24:\naudio:x:29:\nvideo:x:44:\ninput:x:71:\nkvm:x:72:\nrender:x:73:\nsgx:x:75:\nclock:x:76:\ntss:x:78:\nlp:x:9:\nfloppy:x:25:\ntape:x:26:\nnogroup:x:65534:\n' > "$r/etc/group"
 # No one logs into the initrd.
 printf 'root:*:::::::\n' > "$r/etc/shadow"

@@ -78,12 +78,15 @@ pub(super) fn verify_bootloader(
     let installed = Installed {
         root: TARGET.into(),
         esp: mountpoint.to_owned(),
-        esp_partition: run.machine.partition_guid(esp)?,
+        esp_partition: run.machine.partition(esp)?,
         toplevel: toplevel.to_owned(),
         variables: variables(run)?,
     };
-    let checked = bootloader::check(&installed)?;
+    let mut checked = bootloader::check(&installed)?;
     run.output(step, &format!("{} boots {}", checked.entry, checked.init));
+    if let Err(error) = bootloader::ensure_boot_entry(&installed, &mut checked) {
+        run.warn(step, format!("{error}: {}; the firmware finds the disk by its fallback path", error.source));
+    }
     match bootloader::set_boot_next(&installed, &checked) {
         BootNext::Set { .. } => {}
         BootNext::NotSet { reason } => run.warn(step, format!("BootNext was not set: {reason}")),

@@ -1,0 +1,122 @@
+//! What several scenarios do.
+
+use super::BOOT;
+use crate::installer::Medium;
+use crate::keystone::Request;
+use crate::lab::timed;
+use crate::machine::ssh::Ssh;
+use crate::machine::{Machine, Running};
+use crate::runner::Context;
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use std::{fs, thread};
+use tempfile::TempDir;
+
+/// What systemd-cryptsetup asks (v257 `src/cryptsetup/cryptsetup.c`).
+pub(super) const PROMPT: &str = "Please enter";
+
+/// What the initrd says of a pool that another system did not export (OpenZFS 2.3
+/// `cmd/zpool/zpool_main.c`).
+pub(super) const NOT_EXPORTED: &str =
+    "cannot import 'rpool': pool was previously in use from another system";
+
+/// A password that is long enough.
+pub(super) const PASSWORD: &str = "correct horse battery staple";
+
+/// The installation of `toplevel` with Keystone's own layout.
+pub(super) fn request<'a>(
+    cx: &'a Context,
+    ssh: &'a Ssh,
+    medium: &'a Medium,
+    toplevel: &'a str,
+    layout: &'a Path,
+) -> Result<Request<'a>> {
+    Ok(Request { ssh, key: &medium.key, store: &cx.system()?.root, toplevel, layout })
+}
+
+/// Files that an installation reads and writes on the operator's computer.
+pub(super) struct Files {
+    dir: TempDir,
+}
+
+impl Files {
+    /// A directory with [`PASSWORD`] in it.
+    pub(super) fn new() -> Result<Files> {
+        let dir = tempfile::tempdir()?;
+        fs::write(dir.path().join("password"), format!("{PASSWORD}\n"))?;
+        Ok(Files { dir })
+    }
+
+    /// Where `name` is.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn word(&self, name: &str) -> String {
+        self.path(name).display().to_string()
+    }
+
+    /// Recovery key and report go to the files `recovery-key` and `report`.
+    pub(super) fn outputs(&self) -> Vec<String> {
+        let report = ["--report".to_owned(), self.word("report")];
+        let recovery = ["--recovery-key-file".to_owned(), self.word("recovery-key")];
+        [report, recovery].concat()
+    }
+
+    /// The boot password is [`PASSWORD`].
+    pub(super) fn password(&self) -> Vec<String> {
+        vec!["--password-file".to_owned(), self.word("password")]
+    }
+
+    /// The report.
+    pub(super) fn report(&self) -> Result<Value> {
+        let text = fs::read_to_string(self.path("report")).context("reading the report")?;
+        Ok(serde_json::from_str(&text)?)
+    }
+
+    /// Forgets what an installation wrote, so that the next one may write it.
+    pub(super) fn forget(&self) {
+        for name in ["recovery-key", "report"] {
+            let _ = fs::remove_file(self.path(name));
+        }
+    }
+}
+
+/// As words of a command line.
+pub(super) fn words(strings: &[String]) -> Vec<&str> {
+    strings.iter().map(String::as_str).collect()
+}
+
+/// Starts the machine without a medium, types `secrets` one after another at the prompt, and
+/// waits for SSH.
+pub(super) fn boot_typing(
+    machine: &mut Machine,
+    medium: &Medium,
+    what: &str,
+    secrets: &[&str],
+) -> Result<(Running, Ssh)> {
+    timed(what, || {
+        let mut running = machine.start(None)?;
+        for (times, secret) in secrets.iter().enumerate() {
+            running.serial.wait_for_times(PROMPT, times + 1, BOOT)?;
+            thread::sleep(Duration::from_secs(1));
+            running.serial.type_secret(secret)?;
+        }
+        let ssh = running.ssh(&medium.key)?;
+        running.wait_ssh(&ssh, BOOT)?;
+        Ok((running, ssh))
+    })
+}
+
+/// Starts the machine without a medium, which must end with `why` on the console and in an
+/// emergency, without having asked for anything.
+pub(super) fn boots_not(machine: &mut Machine, what: &str, why: &str) -> Result<()> {
+    timed(&format!("{what} must not boot"), || {
+        let running = machine.start(None)?;
+        running.serial.wait_for(why, &[PROMPT], BOOT)?;
+        running.serial.wait_for("emergency", &[PROMPT], BOOT)?;
+        running.kill()
+    })
+}
