@@ -1,5 +1,7 @@
 //! The scenarios, in the order they run: those that share the live system first.
 
+mod by_hand;
+mod equals_the_tools;
 pub mod installed;
 mod live_system;
 mod luks_device;
@@ -61,6 +63,12 @@ pub const ALL: &[Scenario] = &[
         gate: true,
         about: "what can't be installed is refused before the first write, with a sentence that helps",
         run: refusals::run,
+    },
+    Scenario {
+        name: "equals-the-tools",
+        gate: false,
+        about: "a whole installation beside the disk that disko's commands make: table, pool, datasets, container",
+        run: equals_the_tools::run,
     },
     Scenario {
         name: "reference-system",

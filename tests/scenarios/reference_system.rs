@@ -1,7 +1,7 @@
 //! The reference system itself: installed by hand with everyone's tools, it must boot; and each
 //! of its boot's checks must be seen to bite. What our installer does is not in question here.
 
-use super::{BOOT, steps};
+use super::{BOOT, by_hand, steps};
 use crate::{
     lab::timed,
     machine::{Hardware, Machine, disk::Disk, ssh::Ssh},
@@ -9,7 +9,7 @@ use crate::{
     runner::{Context, Live},
     system::System,
 };
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -33,11 +33,9 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     let oracle = cx.oracle()?;
 
     let Live { running, mut machine, ssh } = Live::boot(hardware, &oracle)?;
-    let script = files.path().join("by-hand.sh");
-    fs::write(&script, include_str!("by-hand.sh"))?;
-    ssh.put(&script, "/run/by-hand.sh")?;
     timed("install by hand", || {
-        ssh.ok(&format!("printf %s '{PASSWORD}' | /run/by-hand.sh {toplevel} > /run/by-hand.log 2>&1 || {{ tail -n 60 /run/by-hand.log; exit 1; }}"))
+        by_hand::storage(&ssh, "target")?;
+        by_hand::system(&ssh, toplevel)
     })?;
     running.kill()?;
 

@@ -105,6 +105,10 @@ impl Serial {
         if self.connection.is_none() {
             let stream =
                 UnixStream::connect(&self.socket).context("connecting to the serial console")?;
+            // What the machine says is read from the log; but QEMU holds the machine up while a
+            // connection has unread data.
+            let mut unread = stream.try_clone()?;
+            std::thread::spawn(move || std::io::copy(&mut unread, &mut std::io::sink()));
             self.connection = Some(stream);
         }
         let connection = self.connection.as_mut().expect("connected above");

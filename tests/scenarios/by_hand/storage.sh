@@ -1,12 +1,9 @@
 #!/bin/sh
-# by-hand.sh TOPLEVEL: installs the system closure on /dev/disk/by-id/virtio-target
-# with the tools everyone has, in the way disko, nixos-install and nixos-enter do.
-# On the disk virtio-closure are the closure and its registration; the password is
-# on standard input. Ends with the pool still imported, as a careless installer does.
+# storage.sh DISK: the disk of Keystone's single-disk layout, made with the tools everyone has, by
+# the commands that disko runs for it; mounted below /mnt at the end. The password of the
+# credstore is on standard input.
 set -eu
-toplevel=$1
-disk=/dev/disk/by-id/virtio-target
-label=/dev/disk/by-partlabel/disk-root
+disk=$1
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
 umask 022
 password=$(cat)
@@ -26,13 +23,13 @@ sgdisk --align-end --new=2:0:-8G --change-name=2:disk-root-zfs --typecode=2:8300
 sgdisk --align-end --new=3:0:-0 --change-name=3:disk-root-encryptedSwap --typecode=3:8200 "$disk"
 partprobe "$disk" || true
 udevadm settle --timeout 120
-wait_for "$label-ESP"
-wait_for "$label-zfs"
-mkfs.vfat "$label-ESP"
+wait_for "$disk-part1"
+wait_for "$disk-part2"
+mkfs.vfat "$disk-part1"
 
 echo "== pool"
 zpool create -f -R /mnt -o ashift=12 -O mountpoint=none -O compression=zstd -O acltype=posixacl -O xattr=sa \
-    -O com.sun:auto-snapshot=true rpool "$label-zfs"
+    -O com.sun:auto-snapshot=true rpool "$disk-part2"
 zfs create -V 100M rpool/credstore
 wait_for /dev/zvol/rpool/credstore
 printf %s "$password" | cryptsetup -q luksFormat /dev/zvol/rpool/credstore --key-file -
@@ -53,33 +50,5 @@ mount -t zfs -o zfsutil rpool/crypt/system /mnt
 mkdir /mnt/nix /mnt/var /mnt/boot
 mount -t zfs -o zfsutil rpool/crypt/system/nix /mnt/nix
 mount -t zfs -o zfsutil rpool/crypt/system/var /mnt/var
-mount "$label-ESP" /mnt/boot
+mount "$disk-part1" /mnt/boot
 
-echo "== closure"
-mkdir -p /run/closure /mnt/nix/store
-mount -o ro /dev/disk/by-id/virtio-closure /run/closure
-cp -a /run/closure/store/. /mnt/nix/store/
-nix-store --store "local?root=/mnt" --load-db < /run/closure/registration
-nix-env --store "local?root=/mnt" -p /mnt/nix/var/nix/profiles/system --set "$toplevel"
-umount /run/closure
-
-echo "== boot loader"
-mkdir -p /mnt/etc/ssh /mnt/dev /mnt/sys /mnt/proc /mnt/run
-touch /mnt/etc/NIXOS
-ln -sfn /proc/mounts /mnt/etc/mtab
-ssh-keygen -q -t ed25519 -N '' -C '' -f /mnt/etc/ssh/ssh_host_ed25519_key
-export toplevel
-unshare --fork --kill-child --mount --uts --pid sh -eu -c '
-    mount --make-rprivate /
-    mount --rbind /dev /mnt/dev
-    mount --rbind /sys /mnt/sys
-    mount -t proc proc /mnt/proc
-    mount -t tmpfs tmpfs /mnt/run
-    chroot /mnt "$toplevel/activate"
-    chroot /mnt "$toplevel/sw/bin/systemd-tmpfiles" --create --remove -E || echo "systemd-tmpfiles ended with $?"
-    NIXOS_INSTALL_BOOTLOADER=1 chroot /mnt /run/current-system/bin/switch-to-configuration boot
-'
-umount -R /mnt
-sync
-zpool sync
-echo "== done"
