@@ -76,6 +76,8 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     run_command(cx.keystone()?.command("install", &reference, &["--no-such-option"]))?
         .refused(code::USAGE, &["--no-such-option"])?;
 
+    without_uefi(cx, &reference)?;
+    without_zfs(cx, &reference)?;
     changed_host_key(cx, &ssh)?;
     ensure!(fingerprint(&ssh)? == before, "a refusal wrote to a disk");
     ssh.ok("test -z \"$(ls /run | grep keystone-agent)\"")?;
@@ -98,6 +100,23 @@ fn refused(ended: &Ended, words: &[&str]) -> Result<()> {
     ensure!(!said.contains("panicked"), "{said}");
     println!("    refused: {}", ended.stderr.lines().next().unwrap_or_default());
     Ok(())
+}
+
+/// As on a machine that was booted by its BIOS: the kernel shows no EFI.
+fn without_uefi(cx: &Context, request: &Request<'_>) -> Result<()> {
+    request.ssh.ok("mount -t tmpfs none /sys/firmware")?;
+    expect(cx, request, &[], &["UEFI"])?;
+    request.ssh.ok("umount /sys/firmware").map(drop)
+}
+
+/// As on an installer that was built without ZFS.
+fn without_zfs(cx: &Context, request: &Request<'_>) -> Result<()> {
+    request.ssh.ok(
+        "set -e; mount -t tmpfs none /lib/modules; \
+         for m in zfs spl; do if test -d /sys/module/$m; then rmmod $m; fi; done",
+    )?;
+    expect(cx, request, &[], &["ZFS", "module"])?;
+    request.ssh.ok("umount /lib/modules").map(drop)
 }
 
 /// The installer answers with another key than the one that was pinned.

@@ -161,7 +161,7 @@ pub struct InstallArgs {
     /// Write the report to this file (- for standard output)
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
-    /// Leave the pool imported and the container open, to prove that booting then fails
+    /// Leave the pool imported, to prove that booting then fails
     #[arg(long, hide = true)]
     pub skip_seal_for_tests: bool,
 }
