@@ -18,7 +18,7 @@ mod code {
 pub(super) fn run(cx: &Context) -> Result<()> {
     let hardware = Hardware::new("refusals")
         .disk(Disk::blank("target", 24))
-        .disk(Disk::blank("small", 10));
+        .disk(Disk::blank("small", 9));
     let medium = cx.medium()?;
     let Live { running, machine, ssh } = Live::boot(hardware, &medium)?;
     let layout = cx.layout("single-disk-root.json");
@@ -98,7 +98,8 @@ fn refused(ended: &Ended, words: &[&str]) -> Result<()> {
     let missing: Vec<&&str> = words.iter().filter(|word| !said.contains(**word)).collect();
     ensure!(missing.is_empty(), "refused without a word of {missing:?}:\n{said}");
     ensure!(!said.contains("panicked"), "{said}");
-    println!("    refused: {}", ended.stderr.lines().next().unwrap_or_default());
+    let error = ended.stderr.lines().find(|line| line.starts_with("error"));
+    println!("    refused: {}", error.unwrap_or_default());
     Ok(())
 }
 

@@ -77,7 +77,8 @@ fn stopped(cx: &Context, request: &Request<'_>, files: &steps::Files) -> Result<
 fn killed(cx: &Context, request: &Request<'_>, files: &steps::Files) -> Result<()> {
     request.ssh.ok(
         "nohup sh -c 'until grep -qsx credstore /sys/block/dm-*/dm/name; do sleep 0.1; done; \
-         for p in /proc/[0-9]*; do case $(readlink $p/exe) in */keystone-agent) kill -9 ${p#/proc/};; esac; done' \
+         for p in /proc/[0-9]*; do read -r name < $p/comm; \
+         if [ \"$name\" = keystone-agent ]; then kill -9 ${p#/proc/}; fi; done' \
          > /dev/null 2>&1 < /dev/null &",
     )?;
     let options = files.outputs();

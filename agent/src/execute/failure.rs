@@ -2,7 +2,7 @@
 
 use super::steps::StepError;
 use keystone_protocol::event::Failure;
-use keystone_protocol::plan::{Plan, Step};
+use keystone_protocol::plan::Plan;
 use std::error::Error;
 
 /// The causes of `error`, each nearer to the root; repeated sentences are left out.
@@ -21,20 +21,17 @@ pub fn causes(error: &dyn Error) -> Vec<String> {
     causes
 }
 
-/// What the operator reads when `step` failed with `error` and `left` is what is there now.
-pub fn of_step(step: &Step, error: &StepError, left: Vec<String>, plan: &Plan) -> Failure {
-    let next = match error {
-        StepError::Cancelled(_) => "run the same command again to install".to_owned(),
-        _ => {
-            let disks: Vec<&str> =
-                plan.basis.disks.values().map(|identity| identity.name.as_str()).collect();
-            format!(
-                "mend the cause and run the same command again, with `--erase`: it begins anew on {}",
-                disks.join(" and ")
-            )
-        }
-    };
-    Failure { message: format!("{}: {error}", step.title), causes: causes(error), left, next }
+/// What the operator reads when a step failed with `error` and `left` is what is there now. Which
+/// step it was stands in the event.
+pub fn of_step(error: &StepError, left: Vec<String>, plan: &Plan) -> Failure {
+    let disks: Vec<&str> =
+        plan.basis.disks.values().map(|identity| identity.name.as_str()).collect();
+    let again = format!(
+        "run the same command again, with `--erase`: it begins anew on {}",
+        disks.join(" and ")
+    );
+    let next = if error.is_stop() { again } else { format!("mend the cause and {again}") };
+    Failure { message: error.to_string(), causes: causes(error), left, next }
 }
 
 #[cfg(test)]

@@ -123,7 +123,7 @@ impl<'a> Execution<'a> {
             Err(error) => {
                 self.journal_best_effort(step, Err(&error));
                 let left = self.machine.close_after_failure();
-                let failure = failure::of_step(step, &error, left, self.plan);
+                let failure = failure::of_step(&error, left, self.plan);
                 self.emit(EventKind::StepFailed {
                     step: step.id.clone(),
                     failure: failure.clone(),

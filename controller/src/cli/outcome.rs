@@ -61,8 +61,9 @@ impl Trouble {
             ExecuteError::Left | ExecuteError::Conversation(_) => {
                 if steps.all().iter().any(|step| step.state != State::Pending) {
                     self.left.push(
-                        "the disks are written in part; the agent undoes what it opened as soon \
-                         as it notices that nobody is there"
+                        "the disks are written in part; an agent that still runs closes what it \
+                         opened, one that was killed left pool, containers and mounts open: \
+                         installing again closes them"
                             .into(),
                     );
                     self.next = Some("run the same command again, with --erase".into());

@@ -88,6 +88,18 @@ pub enum StepError {
     },
 }
 
+impl StepError {
+    /// Whether it was stopped on request, not by a fault.
+    pub fn is_stop(&self) -> bool {
+        matches!(
+            self,
+            StepError::Cancelled(_)
+                | StepError::Receive(crate::store::ReceiveError::Cancelled)
+                | StepError::Activation(crate::activation::ActivationError::Cancelled)
+        )
+    }
+}
+
 /// Runs one step.
 pub(super) fn run(run: &mut Execution<'_>, step: &Step) -> StepResult {
     match &step.action {
