@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | [`session`] | the conversation with whoever drives the agent | stdin, stdout |
 //! | [`inventory`] | what the machine is | reads only |
-//! | [`plan`] | inventory + layout + options → plan | none: pure |
+//! | [`plan`] | inventory + layout + options → plan: the crate `keystone-planner` | none: pure |
 //! | [`execute`] | runs a plan's steps, emits events, keeps the journal | the journal |
 //! | [`block`] | finds devices by what they are, waits for them | reads, udev |
 //! | [`gpt`] | partition tables | disks |
@@ -30,7 +30,7 @@ pub mod gpt;
 pub mod inventory;
 pub mod luks;
 pub mod mount;
-pub mod plan;
+pub use keystone_planner as plan;
 pub mod seal;
 pub mod session;
 pub mod store;

@@ -16,7 +16,7 @@
 mod command;
 mod inventory;
 mod key;
-pub mod policy;
+pub use keystone_planner::policy;
 pub mod rc;
 pub mod seal;
 mod session;

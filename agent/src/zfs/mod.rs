@@ -41,7 +41,7 @@
 
 mod dataset;
 mod error;
-pub mod features;
+pub use keystone_planner::features;
 mod ffi;
 mod key;
 mod label;

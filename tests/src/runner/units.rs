@@ -16,9 +16,14 @@ use crate::{
 /// Runs the tests of all crates; those of the agent with its static libraries.
 pub(super) fn run(env: &NativeEnv) -> Result<Counts> {
     let mut counts = Counts::default();
-    let plain = cargo_test(&["keystone-protocol", "keystone-controller", "keystone-lab"]);
-    counts.add(timed("tests of protocol, controller and lab", || {
-        count(plain, "protocol, controller or lab")
+    let plain = cargo_test(&[
+        "keystone-protocol",
+        "keystone-planner",
+        "keystone-controller",
+        "keystone-lab",
+    ]);
+    counts.add(timed("tests of protocol, planner, controller and lab", || {
+        count(plain, "protocol, planner, controller or lab")
     })?);
     let mut agent = cargo_test(&["keystone-agent"]);
     env.apply(&mut agent);

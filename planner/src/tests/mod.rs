@@ -10,10 +10,10 @@ use keystone_protocol::message::Refusal;
 use keystone_protocol::options::{ClosureFacts, FstabEntry, InstallOptions};
 use keystone_protocol::plan::Plan;
 
-const SINGLE: &str = include_str!("../../../../tests/layouts/keystone/single-disk-root.json");
-const OS_SINGLE: &str = include_str!("../../../../tests/layouts/keystone/os-zfs-single.json");
-const OS_MIRROR: &str = include_str!("../../../../tests/layouts/keystone/os-zfs-mirror.json");
-const OS_EXT4: &str = include_str!("../../../../tests/layouts/keystone/os-ext4-single.json");
+const SINGLE: &str = include_str!("../../../tests/layouts/keystone/single-disk-root.json");
+const OS_SINGLE: &str = include_str!("../../../tests/layouts/keystone/os-zfs-single.json");
+const OS_MIRROR: &str = include_str!("../../../tests/layouts/keystone/os-zfs-mirror.json");
+const OS_EXT4: &str = include_str!("../../../tests/layouts/keystone/os-ext4-single.json");
 
 /// A QEMU machine with TPM, the installer's medium, and blank disks `vda` (virtio-target), `vdb`
 /// (virtio-a) and `vdc` (virtio-b).

@@ -4,9 +4,9 @@
 //! disks of its pool, though neither sysfs nor lsblk shows it. So a container on a volume is
 //! closed before its pool is destroyed, and the pool before its disk is wiped.
 
-use crate::plan::refuse::refuse;
-use crate::plan::words::{self, list};
-use crate::plan::{Context, TARGET};
+use crate::refuse::refuse;
+use crate::words::{self, list};
+use crate::{Context, TARGET};
 use keystone_protocol::inventory::{Disk, Holder, ImportedPool, Mapper};
 use keystone_protocol::message::{Refusal, RefusalKind};
 use keystone_protocol::plan::{DeviceRef, Release};

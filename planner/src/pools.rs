@@ -2,7 +2,7 @@
 
 use super::refuse::{caused, refuse};
 use super::{Context, Remarks, words};
-use crate::zfs::features::enabled_features;
+use crate::features::enabled_features;
 use keystone_protocol::layout::{Dataset, PoolMode, Zpool};
 use keystone_protocol::message::{Refusal, RefusalKind};
 use keystone_protocol::plan::{PoolPlan, Vdev};

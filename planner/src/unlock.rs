@@ -2,7 +2,7 @@
 
 use super::refuse::refuse;
 use super::{Context, Remarks};
-use crate::tpm2::policy::{Decision, Facts, unlock_policy};
+use crate::policy::{Decision, Facts, unlock_policy};
 use keystone_protocol::layout::{Content, Luks, LuksKey};
 use keystone_protocol::message::{Refusal, RefusalKind};
 use keystone_protocol::plan::{ContainerPlan, ContainerUnlock};

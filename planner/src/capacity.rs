@@ -4,7 +4,7 @@ use super::refuse::refuse;
 use super::sizes::{LUKS_HEADER, Sizes};
 use super::words::human;
 use super::{Context, words};
-use crate::filesystem::vfat;
+use crate::vfat;
 use keystone_protocol::layout::{Content, Format, Mounted, partition_type};
 use keystone_protocol::message::{Refusal, RefusalKind};
 use keystone_protocol::plan::{DeviceRef, PartitionTable};

@@ -1,6 +1,6 @@
 //! What is on a disk, in words. Without kernel names, which may be others at the next boot.
 
-use crate::plan::words::human;
+use crate::words::human;
 use keystone_protocol::inventory::{Disk, Holder, Partition, PoolState, Signature, Table};
 
 /// What is on the disk, a phrase each; none for a blank one.

@@ -7,6 +7,9 @@
 //! | module | job |
 //! |---|---|
 //! | [`resolve`] | which disk of the machine each disk of the layout is |
+//! | [`policy`] | TPM2 or password? |
+//! | [`features`] | which features a pool gets |
+//! | [`vfat`] | how small FAT32 can be |
 //! | [`fit`] | whether machine, closure and layout fit each other |
 //! | [`conflicts`] | other disks with names that the installed system would confuse |
 //! | [`occupancy`] | what is on the disks, who uses it, and how that ends |
@@ -25,9 +28,11 @@
 
 mod capacity;
 mod conflicts;
+pub mod features;
 mod fit;
 pub mod geometry;
 mod occupancy;
+pub mod policy;
 mod pools;
 mod refuse;
 mod resolve;
@@ -36,6 +41,7 @@ mod storage;
 mod system;
 mod tables;
 mod unlock;
+pub mod vfat;
 mod words;
 
 use keystone_protocol::inventory::{Disk, DiskIdentity, Inventory};
