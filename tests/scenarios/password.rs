@@ -34,9 +34,8 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     ensure!(report["ends_at"] == "sealed", "the report ends at {}", report["ends_at"]);
     running.kill()?;
 
-    let secrets = ["not the password", steps::PASSWORD];
-    let (running, ssh) =
-        steps::boot_typing(&mut machine, &medium, "boot with the password typed", &secrets)?;
+    let what = "boot with the password typed";
+    let (running, ssh) = steps::boot_typing(&mut machine, &medium, what, steps::PASSWORD)?;
     installed::check(&ssh, toplevel, &report, "password")?;
     running.kill()
 }

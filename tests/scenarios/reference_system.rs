@@ -47,9 +47,8 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     steps::boots_not(&mut machine, "a dataset of another encryption root", "rpool/crypt/system/var has invalid encryptionroot rpool/crypt/system/var")?;
     with_pool(&mut machine, &oracle, "give the dataset its parent's key again", "zfs change-key -i rpool/crypt/system/var")?;
 
-    let secrets = ["not the password", steps::PASSWORD];
-    let (running, ssh) =
-        steps::boot_typing(&mut machine, &oracle, "boot with the password typed", &secrets)?;
+    let what = "boot with the password typed";
+    let (running, ssh) = steps::boot_typing(&mut machine, &oracle, what, steps::PASSWORD)?;
     looks_right(&ssh, toplevel)?;
     running.kill()
 }

@@ -70,7 +70,9 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     refused(&cx.keystone()?.run("install", &reference, &arguments)?, &["password"])?;
     // A plan that is not the one of now.
     let other = "0".repeat(64);
-    let arguments = ["--yes", "--plan-hash", &other, "--recovery-key-file", &recovery];
+    let long = files.path().join("long").display().to_string();
+    fs::write(&long, super::steps::PASSWORD)?;
+    let arguments = ["--yes", "--plan-hash", &other, "--recovery-key-file", &recovery, "--password-file", &long];
     refused(&cx.keystone()?.run("install", &reference, &arguments)?, &["plan"])?;
     // Options that are none.
     run_command(cx.keystone()?.command("install", &reference, &["--no-such-option"]))?

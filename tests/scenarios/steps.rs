@@ -89,21 +89,21 @@ pub(super) fn words(strings: &[String]) -> Vec<&str> {
     strings.iter().map(String::as_str).collect()
 }
 
-/// Starts the machine without a medium, types `secrets` one after another at the prompt, and
-/// waits for SSH.
+/// Starts the machine without a medium, types `secret` at the prompt, and waits for SSH.
+///
+/// There is one try: of systemd's three (v257 `src/cryptsetup/cryptsetup.c`) the first is the
+/// TPM's, and the last takes the password of the second out of the kernel's keyring.
 pub(super) fn boot_typing(
     machine: &mut Machine,
     medium: &Medium,
     what: &str,
-    secrets: &[&str],
+    secret: &str,
 ) -> Result<(Running, Ssh)> {
     timed(what, || {
         let mut running = machine.start(None)?;
-        for (times, secret) in secrets.iter().enumerate() {
-            running.serial.wait_for_times(PROMPT, times + 1, BOOT)?;
-            thread::sleep(Duration::from_secs(1));
-            running.serial.type_secret(secret)?;
-        }
+        running.serial.wait_for(PROMPT, &[], BOOT)?;
+        thread::sleep(Duration::from_secs(1));
+        running.serial.type_secret(secret)?;
         let ssh = running.ssh(&medium.key)?;
         running.wait_ssh(&ssh, BOOT)?;
         Ok((running, ssh))

@@ -61,7 +61,7 @@ pub(super) fn run(cx: &Context) -> Result<()> {
 
     machine.replace_tpm()?;
     let what = "with another TPM, the recovery key opens it";
-    let (running, _) = steps::boot_typing(&mut machine, &medium, what, &[&key])?;
+    let (running, _) = steps::boot_typing(&mut machine, &medium, what, &key)?;
     running.kill()
 }
 

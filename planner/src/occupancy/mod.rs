@@ -54,9 +54,15 @@ impl Occupancy {
         if context.options.erase || occupied.is_empty() {
             return Ok(());
         }
+        let mut sentence =
+            format!("installing would destroy what is there now: {}", occupied.join(". "));
+        if !self.steps.is_empty() {
+            let uses: Vec<&str> = self.steps.iter().map(|step| step.title.as_str()).collect();
+            sentence = format!("{sentence}. It is in use, and this would come first: {}", uses.join("; "));
+        }
         Err(refuse(
             RefusalKind::NotConfirmed,
-            format!("installing would destroy what is there now: {}", occupied.join(". ")),
+            sentence,
             "if all of that may be lost, run again with --erase",
         ))
     }

@@ -55,22 +55,6 @@ impl Serial {
         }
     }
 
-    /// Waits until it has said `wanted` for the `times`th time, bounded.
-    pub fn wait_for_times(&self, wanted: &str, times: usize, bound: Duration) -> Result<()> {
-        let began = Instant::now();
-        while self.text().matches(wanted).count() < times {
-            if began.elapsed() > bound {
-                bail!(
-                    "waited {} s for the console to say {wanted:?} {times} times; its end:\n{}",
-                    bound.as_secs(),
-                    self.tail(40)
-                );
-            }
-            std::thread::sleep(Duration::from_millis(250));
-        }
-        Ok(())
-    }
-
     /// Types `secret` and the return key at a prompt of systemd's that is on the screen, as a
     /// person does: looking for the bullet of each key, and pressing again a key that was lost.
     /// systemd resets the console now and then, and what was typed just then is gone.
