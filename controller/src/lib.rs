@@ -8,6 +8,7 @@
 //! | [`upload`] | brings the agent to the machine |
 //! | [`conversation`] | the conversation with the agent |
 //! | [`install`] | an installation, from the connection to the new system's answer |
+//! | [`copy`] | a closure into a store below a directory, without an installation |
 //! | [`reboot`] | waits for the new system and proves that it is the one |
 //! | [`report`] | the controller's copy of the report |
 //! | [`operator`] | who is asked and told: the seam for front ends |
@@ -21,6 +22,7 @@ pub mod cli;
 pub mod closure;
 pub mod confirm;
 pub mod conversation;
+pub mod copy;
 pub mod install;
 pub mod nar;
 pub mod operator;

@@ -52,6 +52,13 @@ pub enum Notice<'a> {
         /// The line, fit for a terminal.
         line: &'a str,
     },
+    /// The connection broke; another one is made.
+    Reconnecting {
+        /// After this pause.
+        pause: Duration,
+        /// What happened to the last one.
+        why: &'a str,
+    },
     /// Stopping was asked for.
     Stopping,
     /// The machine goes down.

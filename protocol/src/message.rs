@@ -17,6 +17,10 @@
 //! blocks…                       ->
 //!                               <-    Event…
 //!                               <-    Done | Failed
+//! Copy                          ->                          (instead of Plan and Execute)
+//!                               <-    Event…, WantPaths
+//! blocks…                       ->
+//!                               <-    Copied | Failed
 //! Reboot                        ->
 //!                               <-    Rebooting
 //! ```
@@ -52,6 +56,8 @@ pub enum ToAgent {
     Plan(Box<PlanRequest>),
     /// Confirms a plan and starts it.
     Execute(Box<ExecuteRequest>),
+    /// Asks for a closure in a store below a directory, and nothing else.
+    Copy(Box<CopyRequest>),
     /// The recovery key was shown to the operator or is in its file, synced.
     RecoveryKeyStored {
         /// Which container's.
@@ -94,6 +100,27 @@ pub struct ExecuteRequest {
     pub pin: Option<Secret>,
 }
 
+/// Asks for a closure in a store below a directory. Answered like an execution: events, with
+/// [`ToController::WantPaths`] among them, and [`ToController::Copied`] in the end.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CopyRequest {
+    /// The directory that is the root of the store's system: the store is `nix/store` in it.
+    pub root: String,
+    /// The closure.
+    pub manifest: Manifest,
+}
+
+/// What a copy did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Copied {
+    /// Paths that were received.
+    pub paths: u64,
+    /// Their NARs' lengths together, in bytes.
+    pub bytes: u64,
+    /// Paths that were there already, whole and verified.
+    pub present: u64,
+}
+
 /// A message to the controller.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "kebab-case")]
@@ -127,6 +154,8 @@ pub enum ToController {
         /// The indices.
         paths: Vec<u32>,
     },
+    /// The copy is done: everything is on the disk and registered.
+    Copied(Copied),
     /// Done and, unless the plan leaves it out, sealed.
     Done(Box<Report>),
     /// Stopped after the first write.

@@ -92,6 +92,18 @@ impl Keystone {
         Ok(Keystone { controller: target().join("debug/keystone"), agent })
     }
 
+    /// Builds both as they are shipped; `KEYSTONE_LAB_PROGRAMS` as above.
+    ///
+    /// # Errors
+    /// As [`Keystone::build`].
+    pub fn release(env: &NativeEnv) -> Result<Keystone> {
+        if std::env::var_os("KEYSTONE_LAB_PROGRAMS").is_some() {
+            return Keystone::build(env);
+        }
+        let dist = Keystone::dist(env)?;
+        Ok(Keystone { controller: dist.join("keystone"), agent: dist.join("keystone-agent") })
+    }
+
     /// Builds both for use on real machines, side by side, and returns where they are.
     ///
     /// # Errors

@@ -9,12 +9,14 @@
 //! | [`oracle`] | systemd and cryptsetup, to compare with |
 //! | [`native`] | the agent's static libraries, and the agent |
 //! | [`machine`] | virtual machines |
+//! | [`bench`] | the closure transfer beside its peers |
 //! | [`runner`] | running scenarios and unit tests, counting |
 //! | [`scenarios`] | what is seen happening |
 //! | [`keystone`] | the programs under test |
 //! | [`demo`] | `cargo lab demo` |
 //! | [`shell`] | a live system to look around in |
 
+pub mod bench;
 pub mod debian;
 pub mod demo;
 pub mod installer;

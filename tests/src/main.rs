@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use keystone_lab::{
+    bench,
     debian,
     installer::{self, Variant},
     keystone::Keystone,
@@ -33,6 +34,12 @@ enum Command {
         all: bool,
         /// Run only the scenarios whose name contains this, and no unit tests
         filter: Option<String>,
+    },
+    /// Measure against what others use
+    Bench {
+        /// What
+        #[command(subcommand)]
+        what: Bench,
     },
     /// Name the scenarios
     List,
@@ -74,12 +81,19 @@ enum Command {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// The closure transfer: nix copy, tar, rsync, a binary cache, and ours
+    Closure(bench::Options),
+}
+
 fn main() -> Result<()> {
     let Cli { command } = Cli::parse();
     let variant = |oracle| if oracle { Variant::Oracle } else { Variant::Installer };
     let native = || native::ensure(&native::default_cache());
     match command {
         Command::Test { all, filter } => runner::test(scenarios::ALL, all, filter.as_deref())?,
+        Command::Bench { what: Bench::Closure(options) } => bench::closure(&options)?,
         Command::Demo => demo::run(&runner::context()?)?,
         Command::Build => println!("{}", Keystone::dist(&native()?)?.display()),
         Command::List => {

@@ -1,5 +1,6 @@
 //! One request after another.
 
+use super::copy;
 use super::remote::{Remote, RemoteSink};
 use super::restart;
 use super::wire::{Incoming, Wire, WireError};
@@ -90,6 +91,7 @@ impl Session<'_> {
                 Err(refusal) => self.send(&ToController::Refused(refusal)),
             },
             ToAgent::Execute(request) => self.execute(*request),
+            ToAgent::Copy(request) => copy::copy(self.wire, self.cancel, &request),
             ToAgent::Reboot if self.installed => self.reboot(),
             ToAgent::Reboot => self.send(&refused(
                 RefusalKind::Protocol,

@@ -48,6 +48,8 @@ pub enum Command {
     /// Show what a machine is: disks and what is on them, TPM, firmware
     #[command(after_long_help = after_help())]
     Inventory(Box<InventoryArgs>),
+    /// Copy a closure into a Nix store below a directory of a machine; installs nothing
+    Copy(Box<CopyArgs>),
     /// Show the version
     Version,
 }
@@ -175,6 +177,26 @@ pub struct PlanArgs {
     /// The system.
     #[command(flatten)]
     pub system: SystemArgs,
+}
+
+/// `keystone copy`
+#[derive(Debug, Args)]
+pub struct CopyArgs {
+    /// The machine.
+    #[command(flatten)]
+    pub link: LinkArgs,
+    /// What to copy, with all it refers to: a store path, or a link to one such as ./result
+    #[arg(long, value_name = "PATH")]
+    pub store_path: PathBuf,
+    /// Read the store below this directory, as Nix's local?root=ROOT
+    #[arg(long, value_name = "ROOT", default_value = "/")]
+    pub store: PathBuf,
+    /// Write it below this directory of the machine, as Nix's local?root=DIR
+    #[arg(long, value_name = "DIR", default_value = "/mnt")]
+    pub root: String,
+    /// After a broken connection, go on connecting for this many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    pub patience: u64,
 }
 
 /// `keystone inventory`

@@ -43,6 +43,15 @@ impl Trouble {
             trouble.last_lines = log.iter().rev().take(10).rev().cloned().collect();
             trouble.add_execution(error, operator);
         }
+        if let InstallError::Copy { error, log } = error {
+            trouble.last_lines = log.iter().rev().take(10).rev().cloned().collect();
+            if let ExecuteError::Failed { failure, .. } = error.as_ref() {
+                trouble.message.clone_from(&failure.message);
+                trouble.causes.clone_from(&failure.causes);
+                trouble.left.clone_from(&failure.left);
+                trouble.next = Some(failure.next.clone());
+            }
+        }
         trouble
     }
 

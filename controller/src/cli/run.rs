@@ -1,8 +1,9 @@
 //! From options to a request, and to an exit code.
 
-use super::args::{Cli, Command, InstallArgs, LinkArgs, SystemArgs};
+use super::args::{Cli, Command, CopyArgs, InstallArgs, LinkArgs, SystemArgs};
 use super::outcome::{Trouble, success_text};
-use crate::closure::{Closure, LocalSource, Store};
+use crate::closure::{Closure, LocalSource, Store, database};
+use crate::copy::CopyOptions;
 use crate::confirm::{Consent, machine, plan_text};
 use crate::install::{
     InstallError, InstallRequest, Installed, Kind, Link, LinkOptions, Until, install, preflight,
@@ -74,6 +75,12 @@ async fn dispatch(command: Command) -> u8 {
             log(args.link.verbose);
             let mut operator = operator(&args.link, None);
             let done = inventory(&args.link, &mut operator, &stop).await;
+            closing(done, &args.link, &mut operator)
+        }
+        Command::Copy(args) => {
+            log(args.link.verbose);
+            let mut operator = operator(&args.link, None);
+            let done = copy(&args, &mut operator, &stop).await;
             closing(done, &args.link, &mut operator)
         }
         Command::Plan(args) => {
@@ -217,6 +224,38 @@ async fn inventory(
             operator.screen().finish();
             print(&machine::inventory_text(&inventory));
         }
+    }
+    Ok(())
+}
+
+async fn copy(
+    args: &CopyArgs,
+    operator: &mut CommandLine,
+    stop: &Stop,
+) -> Result<(), InstallError> {
+    let store = Store::below(&args.store);
+    let manifest = store
+        .locate(&args.store_path)
+        .and_then(|path| database::closure(&store, &path))
+        .map_err(|error| InstallError::Preflight(error.into()))?;
+    let options = CopyOptions {
+        link: link_options(&args.link, operator)?,
+        manifest,
+        source: Arc::new(LocalSource::new(store)),
+        root: args.root.clone(),
+        patience: Duration::from_secs(args.patience),
+    };
+    let copied = crate::copy::copy(&options, operator, stop).await?;
+    operator.screen().finish();
+    if args.link.json {
+        let line = serde_json::json!({"event": "copied", "paths": copied.paths,
+            "bytes": copied.bytes, "present": copied.present});
+        Json::new(io::stdout()).line(&line);
+    } else {
+        print(&format!(
+            "copied {} paths ({} bytes); {} were there\n",
+            copied.paths, copied.bytes, copied.present
+        ));
     }
     Ok(())
 }

@@ -211,6 +211,7 @@ pub(super) fn out_of_place(message: &ToController, doing: &'static str) -> Conve
         ToController::Event(_) => "an event",
         ToController::RecoveryKey { .. } => "a recovery key",
         ToController::WantPaths { .. } => "which paths it wants",
+        ToController::Copied(_) => "that the copy is done",
         ToController::Done(_) => "that it is done",
         ToController::Failed(_) => "that it failed",
         ToController::Rebooting { .. } => "that it restarts the machine",

@@ -9,7 +9,7 @@ use crate::stop::Stop;
 use bytes::Bytes;
 use keystone_protocol::event::{EventKind, Failure};
 use keystone_protocol::manifest::{Manifest, PathInfo};
-use keystone_protocol::message::{ExecuteRequest, Refusal, ToAgent, ToController, encode};
+use keystone_protocol::message::{Copied, CopyRequest, ExecuteRequest, Refusal, ToAgent, ToController, encode};
 use keystone_protocol::report::Report;
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,12 +72,51 @@ impl Conversation {
     ) -> Result<Report, ExecuteError> {
         let Execution { request, source } = execution;
         let paths = Arc::new(Manifest::clone(&request.manifest));
-        self.say(&ToAgent::Execute(Box::new(request)))?;
+        let message = ToAgent::Execute(Box::new(request));
+        match self.run(message, paths, source, operator, stop).await? {
+            Outcome::Installed(report) => Ok(*report),
+            Outcome::Copied(_) => Err(ConversationError::OutOfPlace { said: "that the copy is done", doing: DOING }.into()),
+        }
+    }
+
+    /// Copies a closure into a store below a directory. `stop` as for an execution.
+    pub async fn copy(
+        &mut self,
+        request: CopyRequest,
+        source: Arc<dyn ClosureSource>,
+        operator: &mut impl Operator,
+        stop: &Stop,
+    ) -> Result<Copied, ExecuteError> {
+        let paths = Arc::new(Manifest::clone(&request.manifest));
+        let message = ToAgent::Copy(Box::new(request));
+        match self.run(message, paths, source, operator, stop).await? {
+            Outcome::Copied(copied) => Ok(copied),
+            Outcome::Installed(_) => Err(ConversationError::OutOfPlace { said: "that it is installed", doing: "copying" }.into()),
+        }
+    }
+
+    async fn run(
+        &mut self,
+        message: ToAgent,
+        paths: Arc<Manifest>,
+        source: Arc<dyn ClosureSource>,
+        operator: &mut impl Operator,
+        stop: &Stop,
+    ) -> Result<Outcome, ExecuteError> {
+        self.say(&message)?;
+        // It may hold secrets, which end with it, and a manifest.
+        drop(message);
         let mut run = Run { paths, source, stream: None, step: None, stopping: None, cause: None };
         let outcome = run.run_through(self, operator, stop).await;
         run.end_stream();
         outcome
     }
+}
+
+/// How a run ended well.
+enum Outcome {
+    Installed(Box<Report>),
+    Copied(Copied),
 }
 
 struct Run {
@@ -98,7 +137,7 @@ impl Run {
         agent: &mut Conversation,
         operator: &mut impl Operator,
         stop: &Stop,
-    ) -> Result<Report, ExecuteError> {
+    ) -> Result<Outcome, ExecuteError> {
         loop {
             let deadline = self.stopping;
             let message = tokio::select! {
@@ -139,7 +178,8 @@ impl Run {
                         None => {}
                     }
                 }
-                ToController::Done(report) => return Ok(*report),
+                ToController::Done(report) => return Ok(Outcome::Installed(report)),
+                ToController::Copied(copied) => return Ok(Outcome::Copied(copied)),
                 ToController::Refused(refusal) => return Err(refusal.into()),
                 ToController::Failed(failure) => {
                     return Err(ExecuteError::Failed {

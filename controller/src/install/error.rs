@@ -43,6 +43,15 @@ pub enum InstallError {
         /// The end of the agent's log.
         log: Vec<String>,
     },
+    /// A copy failed.
+    #[error("{error}")]
+    Copy {
+        /// Why.
+        #[source]
+        error: Box<ExecuteError>,
+        /// The end of the agent's log.
+        log: Vec<String>,
+    },
     /// Installed and sealed, but the new system was not seen running.
     #[error("{error}")]
     Reboot {
@@ -265,6 +274,15 @@ impl From<&InstallError> for Kind {
                 }
                 ExecuteError::Failed { cause: Some(_), .. } => Kind::NotConfirmed,
                 ExecuteError::Failed { step, .. } => Kind::of_step(plan, step.as_deref()),
+                ExecuteError::Conversation(error) => error.into(),
+            },
+            InstallError::Copy { error, .. } => match error.as_ref() {
+                ExecuteError::Refused(refusal) => Kind::of_refusal(refusal.kind),
+                ExecuteError::Failed { stopped: true, .. } | ExecuteError::Left => {
+                    Kind::Interrupted
+                }
+                ExecuteError::Failed { .. } => Kind::Transfer,
+                ExecuteError::Conversation(ConversationError::Lost { .. }) => Kind::Unreachable,
                 ExecuteError::Conversation(error) => error.into(),
             },
             InstallError::Reboot { error, .. } => match error.as_ref() {

@@ -43,6 +43,9 @@ fn value(notice: &Notice<'_>) -> Option<Value> {
         Notice::Plan(plan) => json!({"event": "plan", "plan": plan}),
         Notice::Event(event) => serde_json::to_value(event).ok()?,
         Notice::AgentLog { line } => json!({"event": "agent-log", "line": line}),
+        Notice::Reconnecting { pause, why } => {
+            json!({"event": "reconnecting", "pause_ms": pause.as_millis() as u64, "why": why})
+        }
         Notice::Stopping => json!({"event": "stopping"}),
         Notice::Rebooting => json!({"event": "rebooting"}),
         Notice::Waiting { at, bound, seen } => {

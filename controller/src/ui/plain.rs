@@ -127,6 +127,9 @@ pub fn sentence(notice: &Notice<'_>) -> Option<String> {
             let found = if *sent { "" } else { ", which was there already" };
             format!("agent {version} runs at {path}{found}")
         }
+        Notice::Reconnecting { pause, why } => {
+            format!("connecting again in {:.1} s: {why}", pause.as_secs_f64())
+        }
         Notice::Stopping => {
             "stopping between two writes; press Ctrl-C again to leave without waiting".into()
         }

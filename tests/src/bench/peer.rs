@@ -1,0 +1,87 @@
+//! What is measured, as command lines.
+//!
+//! Every command copies the closure of one path from the store below `/bench/source` to the one
+//! below `/bench/target` of the host `target`, and registers it there.
+
+use super::Regime;
+use super::closure::Part;
+
+/// One way to copy.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// Its name in the table.
+    pub name: &'static str,
+    /// Whether it compares hashes while it copies.
+    pub verified: bool,
+    script: String,
+}
+
+impl Peer {
+    /// The command line for one closure.
+    pub fn command(&self, part: &Part) -> String {
+        self.script.replace("@TOP@", &part.toplevel).replace("@LIST@", &part.list)
+    }
+}
+
+const GCM: &str = "-c aes128-gcm@openssh.com";
+const SOURCE: &str = "local?root=/bench/source";
+const TARGET: &str = "local?root=/bench/target";
+
+/// All of them that make sense on such a line; Keystone first.
+pub fn all(regime: Regime) -> Vec<Peer> {
+    let nix = |options: &str, to: &str| {
+        format!(
+            "NIX_SSHOPTS='{options}' nix copy --no-check-sigs --from '{SOURCE}' \
+             --to '{to}remote-store=local%3Froot%3D/bench/target' @TOP@"
+        )
+    };
+    let register = format!(
+        "nix-store --store '{SOURCE}' --dump-db $(cat @LIST@) | \
+         ssh target nix-store --store \"'{TARGET}'\" --load-db"
+    );
+    // Modes, times and owners as they are.
+    let tar = |pack: &str, unpack: &str, options: &str| {
+        format!(
+            "sed s,^/,, @LIST@ | tar -C /bench/source -cf - -T - {pack} | \
+             ssh {options} target 'mkdir -p /bench/target/nix/store; {unpack} tar -C /bench/target -xpf -'; {register}"
+        )
+    };
+    let rsync = |options: &str| {
+        format!(
+            "ssh target mkdir -p /bench/target/nix/store; sed s,^/nix/store/,, @LIST@ | \
+             rsync -a -r {options} --files-from=- /bench/source/nix/store/ \
+             target:/bench/target/nix/store/; {register}"
+        )
+    };
+    let http = |name: &str| {
+        format!(
+            "ssh target \"nix copy --no-check-sigs --from http://10.77.0.1:8080/{name} \
+             --to '{TARGET}' @TOP@\""
+        )
+    };
+    let peer = |name, verified, script| Peer { name, verified, script };
+    let mut all = vec![
+        peer("keystone", true, "keystone copy root@10.77.0.2 -i /bench/ssh/id --known-hosts /bench/ssh/known_hosts \
+             --agent /bench/bin/keystone-agent --root /bench/target --store /bench/source --store-path @TOP@".into()),
+        peer("nix copy ssh-ng://", true, nix("", "ssh-ng://target?")),
+        peer("nix copy ssh-ng:// gcm", true, nix(GCM, "ssh-ng://target?")),
+        peer("nix copy ssh://", true, nix("", "ssh://target?")),
+        peer("nix copy ssh:// gcm", true, nix(GCM, "ssh://target?")),
+        peer("nixos-anywhere (ssh://?compress=true)", true, nix("", "ssh://target?compress=true&")),
+        peer("nix-store --export | --import", true, format!(
+            "nix-store --store '{SOURCE}' --export $(cat @LIST@) | \
+             ssh target nix-store --store \"'{TARGET}'\" --import >/dev/null"
+        )),
+        peer("tar gcm", false, tar("", "", GCM)),
+        peer("tar zstd -1 gcm", false, tar("| zstd -1 -T0", "zstd -d |", GCM)),
+        peer("tar zstd -3 gcm", false, tar("| zstd -3 -T0", "zstd -d |", GCM)),
+        peer("tar zstd -3", false, tar("| zstd -3 -T0", "zstd -d |", "")),
+        peer("rsync gcm", false, rsync("--whole-file -e 'ssh -c aes128-gcm@openssh.com'")),
+        peer("http cache, raw", true, http("none")),
+        peer("http cache, zstd", true, http("zstd")),
+    ];
+    if regime == Regime::Fast {
+        all.push(peer("tar zstd -9 --long=27 gcm", false, tar("| zstd -9 -T0 --long=27", "zstd -d --long=27 |", GCM)));
+    }
+    all
+}
