@@ -165,13 +165,13 @@ impl<'a> Execution<'a> {
 
 /// Keeps a step from saying its progress too often.
 #[derive(Debug, Default)]
-struct Throttle {
+pub(crate) struct Throttle {
     last: Option<Instant>,
 }
 
 impl Throttle {
     /// Whether it is time to say it again; the end always is.
-    fn due(&mut self, end: bool) -> bool {
+    pub(crate) fn due(&mut self, end: bool) -> bool {
         let due = end || self.last.is_none_or(|last| last.elapsed() >= PROGRESS_INTERVAL);
         if due {
             self.last = Some(Instant::now());

@@ -69,7 +69,7 @@ pub fn make(place: &Place) -> Result<Made> {
     };
     let (first, second) = (part(1)?, part(2)?);
     let count = |query: &str| {
-        text(place.shell(&format!("cd /bench/source/nix/store; sed s,^/nix/store/,, {} | xargs -I@ find @ {query} -printf . | wc -c", first.list)).stdin(std::process::Stdio::null()))
+        text(place.shell(&format!("cd /bench/source/nix/store; sed s,^/nix/store/,, {} | xargs -I{{}} find {{}} {query} -printf . | wc -c", first.list)).stdin(std::process::Stdio::null()))
     };
     let size = text(&mut place.shell(&format!(
         "nix-store --store 'local?root=/bench/source' -q --size $(cat {}) | awk '{{s+=$1}} END {{print s}}'",

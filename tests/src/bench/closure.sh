@@ -13,9 +13,9 @@ trap 'rm -rf "$temporary"' EXIT
 # A store path's name: nix32 letters from a hash of what it is called.
 name() { printf '%s' "$1-$2" | sha256sum | tr -d 'e' | tr 'a-f' 'vwxyzz' | cut -c1-32 | tr -d '\n'; printf -- '-%s' "$1"; }
 canonical() {
-    find "$1" -type f -perm /111 -exec chmod 0555 {} +
+    find "$1" -type f -perm /111 -exec chmod 00555 {} +
     find "$1" -type f ! -perm /111 -exec chmod 0444 {} +
-    find "$1" -type d -exec chmod 0555 {} +
+    find "$1" -type d -exec chmod 00555 {} +
     chown -hR 0:0 "$1"
     find "$1" -exec touch -h -d @1 {} +
 }

@@ -26,7 +26,7 @@ pub fn same(place: &Place, part: &Part, metadata: bool) -> Result<()> {
     if metadata {
         let find = |store: &str| {
             text(&mut place.shell(&format!(
-                "cd /bench/{store}/nix/store; sed s,^/nix/store/,, {} | xargs -I@ find @ -printf '%m %U %G %T@ %p %l\\n' | LC_ALL=C sort | sha256sum",
+                "cd /bench/{store}/nix/store; sed s,^/nix/store/,, {} | xargs -I{{}} find {{}} -printf '%m %U %G %T@ %p %l\\n' | LC_ALL=C sort | sha256sum",
                 part.list
             )))
         };
