@@ -101,7 +101,12 @@ fn properties(text: &str, volatile: &[&str]) -> Result<Properties> {
             anyhow::bail!("not a property: {line}");
         };
         if !volatile.contains(&property) {
-            found.insert(format!("{name} {property}"), value.to_owned());
+            // An enabled feature is active once something used it.
+            let value = match property.starts_with("feature@") {
+                true => value.replace("active", "enabled"),
+                false => value.to_owned(),
+            };
+            found.insert(format!("{name} {property}"), value);
         }
     }
     Ok(found)
