@@ -55,7 +55,7 @@ pub enum Command {
 }
 
 /// How to reach the machine and what to show.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct LinkArgs {
     /// The machine: [USER@]HOST, an IPv6 address in brackets; it has to be root
     #[arg(value_name = "root@HOST")]

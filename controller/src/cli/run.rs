@@ -8,7 +8,6 @@ use crate::confirm::{Consent, machine, plan_text};
 use crate::install::{
     InstallError, InstallRequest, Installed, Kind, Link, LinkOptions, Until, install, preflight,
 };
-use crate::operator::{Notice, Operator};
 use crate::reboot::RebootOptions;
 use crate::report::InstallReport;
 use crate::ssh::identity::PassphrasePrompt;
@@ -73,7 +72,9 @@ async fn dispatch(command: Command) -> u8 {
         }
         Command::Inventory(args) => {
             log(args.link.verbose);
-            let mut operator = operator(&args.link, None);
+            // Its one document is all of standard output, so what happens is said in words.
+            let words = LinkArgs { json: false, ..args.link.clone() };
+            let mut operator = operator(&words, None);
             let done = inventory(&args.link, &mut operator, &stop).await;
             closing(done, &args.link, &mut operator)
         }
@@ -136,7 +137,6 @@ fn log(verbose: u8) {
 fn operator(link: &LinkArgs, install: Option<&InstallArgs>) -> CommandLine {
     let verbose = link.verbose > 0;
     let screen: Box<dyn Screen> = match (link.json, io::stderr().is_terminal()) {
-        // `inventory --json` is one document; everything else is a stream of events.
         (true, _) => Box::new(Json::new(io::stdout())),
         (false, true) => Box::new(Terminal::new(verbose)),
         (false, false) => Box::new(Plain::new(io::stderr(), verbose)),
@@ -218,12 +218,14 @@ async fn inventory(
         inventory = look => inventory?,
         () = stop.asked(1) => return Err(InstallError::Interrupted),
     };
+    operator.screen().finish();
     match args.json {
-        true => operator.notice(Notice::Inventory(&inventory)),
-        false => {
-            operator.screen().finish();
-            print(&machine::inventory_text(&inventory));
+        true => {
+            let json = serde_json::to_string_pretty(&inventory)
+                .expect("an inventory has no type that JSON can't hold");
+            print(&format!("{json}\n"));
         }
+        false => print(&machine::inventory_text(&inventory)),
     }
     Ok(())
 }
