@@ -10,6 +10,7 @@
 //! | [`install`] | an installation, from the connection to the new system's answer |
 //! | [`copy`] | a closure into a store below a directory, without an installation |
 //! | [`reboot`] | waits for the new system and proves that it is the one |
+//! | [`verify`] | checks a machine that was installed |
 //! | [`report`] | the controller's copy of the report |
 //! | [`operator`] | who is asked and told: the seam for front ends |
 //! | [`stop`] | asking to stop |
@@ -33,6 +34,7 @@ pub mod ssh;
 pub mod stop;
 pub mod ui;
 pub mod upload;
+pub mod verify;
 
 /// An error and its causes in one line.
 pub fn chain(error: &dyn std::error::Error) -> String {

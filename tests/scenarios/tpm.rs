@@ -3,13 +3,15 @@
 
 use super::{BOOT, installed, steps};
 use crate::runner::{Context, Live};
-use crate::keystone::Request;
+use crate::keystone::{self, Request};
 use crate::lab::timed;
 use crate::machine::disk::Disk;
 use crate::machine::Hardware;
+use crate::machine::ssh::Ssh;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use std::fs;
+use std::path::Path;
 use std::os::unix::fs::PermissionsExt;
 
 /// Runs the scenario.
@@ -49,6 +51,7 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     let ssh = running.ssh(&medium.key)?;
     installed::check(&ssh, toplevel, &report, "tpm2")?;
     installed::check_store(&ssh, cx.system()?, toplevel)?;
+    verified(cx, &ssh, &report_file)?;
     running.kill()?;
 
     // Each start has a port of its own.
@@ -63,6 +66,27 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     let what = "with another TPM, the recovery key opens it";
     let (running, _) = steps::boot_typing(&mut machine, &medium, what, &key)?;
     running.kill()
+}
+
+/// `keystone verify` finds the machine good, by its own questions. How fast it started is not
+/// asked of a machine whose processor is emulated.
+fn verified(cx: &Context, ssh: &Ssh, report: &Path) -> Result<()> {
+    let mut command = cx.keystone()?.on("verify", ssh, &cx.medium()?.key);
+    command.arg("--json").arg("--expect").arg(report);
+    let ended = keystone::run(command)?;
+    let document: Value = serde_json::from_str(&ended.stdout)
+        .with_context(|| format!("keystone verify said {}{}", ended.stdout, ended.stderr))?;
+    let checks = document["checks"].as_array().context("checks")?;
+    for check in checks {
+        println!("    {}: {} - {}", check["check"], check["outcome"], check["evidence"]);
+    }
+    let bad: Vec<&Value> = checks
+        .iter()
+        .filter(|check| check["outcome"] != "pass")
+        .filter(|check| check["check"] != "boot-time" && check["check"] != "ssh-time")
+        .collect();
+    ensure!(checks.len() >= 15 && bad.is_empty(), "keystone verify: {bad:?}");
+    Ok(())
 }
 
 /// The key among the words of its file: eight groups of eight modhex characters.

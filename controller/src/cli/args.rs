@@ -50,6 +50,9 @@ pub enum Command {
     Inventory(Box<InventoryArgs>),
     /// Copy a closure into a Nix store below a directory of a machine; installs nothing
     Copy(Box<CopyArgs>),
+    /// Check a machine that was installed, over SSH; changes nothing. Ends with 0 if all is well,
+    /// 1 if a check failed, 2 if the machine could not be asked
+    Verify(Box<VerifyArgs>),
     /// Show the version
     Version,
 }
@@ -197,6 +200,20 @@ pub struct CopyArgs {
     /// After a broken connection, go on connecting for this many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     pub patience: u64,
+}
+
+/// `keystone verify`
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// The machine.
+    #[command(flatten)]
+    pub link: LinkArgs,
+    /// Compare with the report that keystone install wrote
+    #[arg(long, value_name = "REPORT.json")]
+    pub expect: Option<PathBuf>,
+    /// Its host name, if not the one in its own /etc/hostname
+    #[arg(long, value_name = "NAME")]
+    pub hostname: Option<String>,
 }
 
 /// `keystone inventory`

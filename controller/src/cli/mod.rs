@@ -4,10 +4,13 @@
 //! |---|---|
 //! | [`args`] | commands and options |
 //! | [`run`] | from options to a request, and to an exit code |
+//! | `verify` | `keystone verify` |
 //! | [`outcome`] | the closing words, of success and of failure |
 
 pub mod args;
 pub mod outcome;
 pub mod run;
+
+mod verify;
 
 pub use run::main;

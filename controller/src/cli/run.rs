@@ -78,6 +78,19 @@ async fn dispatch(command: Command) -> u8 {
             let done = inventory(&args.link, &mut operator, &stop).await;
             closing(done, &args.link, &mut operator)
         }
+        Command::Verify(args) => {
+            log(args.link.verbose);
+            // Its one document is all of standard output here too.
+            let words = LinkArgs { json: false, ..args.link.clone() };
+            let mut operator = operator(&words, None);
+            match super::verify::verify(&args, &mut operator, &stop).await {
+                Ok(code) => code,
+                Err(error) => {
+                    closing(Err(error), &args.link, &mut operator);
+                    super::verify::NOT_ASKED
+                }
+            }
+        }
         Command::Copy(args) => {
             log(args.link.verbose);
             let mut operator = operator(&args.link, None);
@@ -182,25 +195,35 @@ impl PassphrasePrompt for TerminalPassphrase {
 }
 
 fn link_options(args: &LinkArgs, operator: &mut CommandLine) -> Result<LinkOptions, InstallError> {
+    Ok(LinkOptions {
+        destination: destination(args),
+        connect: connect_options(args, operator),
+        agent: LocalAgent::find(args.agent.as_deref())?,
+        agent_log: if args.verbose > 1 { "debug" } else { "info" }.to_owned(),
+    })
+}
+
+/// The machine, with the port of its own option.
+pub(super) fn destination(args: &LinkArgs) -> Destination {
     let mut destination = args.destination.clone();
     if let Some(port) = args.port {
         destination.port = port;
     }
+    destination
+}
+
+/// How to connect to it.
+pub(super) fn connect_options(args: &LinkArgs, operator: &mut CommandLine) -> ConnectOptions {
     let passphrase = TerminalPassphrase { pause: operator.screen().pause() };
     let known_hosts = match args.known_hosts.is_empty() {
         true => known_hosts::default_files(),
         false => args.known_hosts.clone(),
     };
-    Ok(LinkOptions {
-        destination,
-        connect: ConnectOptions {
-            host_key: HostKeyPolicy { pinned: args.host_key.clone(), known_hosts },
-            identities: Identities::new(&args.identities, Arc::new(passphrase)),
-            timeout: Duration::from_secs(args.connect_timeout),
-        },
-        agent: LocalAgent::find(args.agent.as_deref())?,
-        agent_log: if args.verbose > 1 { "debug" } else { "info" }.to_owned(),
-    })
+    ConnectOptions {
+        host_key: HostKeyPolicy { pinned: args.host_key.clone(), known_hosts },
+        identities: Identities::new(&args.identities, Arc::new(passphrase)),
+        timeout: Duration::from_secs(args.connect_timeout),
+    }
 }
 
 async fn inventory(
@@ -398,7 +421,7 @@ fn tell(
 }
 
 /// To standard output; a reader that went away is no error.
-fn print(text: &str) {
+pub(super) fn print(text: &str) {
     let mut out = io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }

@@ -38,7 +38,7 @@ impl Link {
     ) -> Result<Self, InstallError> {
         let destination = options.destination.to_string();
         operator.notice(Notice::Connecting { destination: &destination });
-        let session = connect(options, operator).await?;
+        let session = connect(&options.destination, &options.connect, operator).await?;
         operator.notice(Notice::Connected { host_key: &fingerprint(session.host_key()) });
         operator.notice(Notice::Uploading { agent: &options.agent });
         let remote = RemoteAgent::place(&session, &options.agent).await?;
@@ -82,11 +82,14 @@ impl Link {
 }
 
 /// Connects; an unknown host key is asked about, and then that very key is expected.
-async fn connect<O: Operator>(
-    options: &LinkOptions,
+///
+/// # Errors
+/// The machine can't be reached, is another one, or lets nobody in.
+pub async fn connect<O: Operator>(
+    destination: &Destination,
+    connect: &ConnectOptions,
     operator: &mut O,
 ) -> Result<Session, InstallError> {
-    let LinkOptions { destination, connect, .. } = options;
     match Session::connect(destination, connect).await {
         Err(SshError::UnknownHostKey { host, key }) => {
             if !operator.accept_host_key(&host, &key).await? {

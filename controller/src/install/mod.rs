@@ -13,7 +13,7 @@ pub mod link;
 pub mod preflight;
 
 pub use error::{InstallError, Kind};
-pub use link::{Link, LinkOptions};
+pub use link::{connect, Link, LinkOptions};
 pub use preflight::{PreflightError, preflight};
 
 use crate::closure::{Closure, ClosureSource};

@@ -1,0 +1,371 @@
+//! Facts and expectations → checks.
+
+use super::facts::Facts;
+use super::{Check, Expected, Outcome, firewall};
+use crate::ssh::PublicKey;
+use crate::ssh::host_key::fingerprint;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The machine boots, and answers SSH, within this, in microseconds since its kernel's start.
+const BOOT_BOUND: u64 = 120_000_000;
+
+/// What a check says: passed or failed with this evidence, or skipped for this reason.
+enum Say {
+    Pass(String),
+    Fail(String),
+    Skip(String),
+}
+
+use Say::{Fail, Pass, Skip};
+
+impl Say {
+    fn of(good: bool, evidence: String) -> Say {
+        if good { Pass(evidence) } else { Fail(evidence) }
+    }
+}
+
+/// A reason is a skip: so `?` ends a check whose question has no answer.
+type Said = Result<Say, String>;
+
+/// All checks, in the order they are shown.
+pub fn all(facts: &Facts, host_key: &PublicKey, expected: &Expected) -> Vec<Check> {
+    let required = true;
+    let checks: [(&'static str, bool, Said); 15] = [
+        ("ssh", required, ssh(host_key, expected)),
+        ("hostname", required, hostname(facts, expected)),
+        ("system", required, system(facts, expected)),
+        ("firewall", required, open_ports(facts)),
+        ("root-login", required, root_login(facts)),
+        ("pool", required, pool(facts, expected)),
+        ("encryption", required, encryption(facts)),
+        ("credstore", required, credstore(facts)),
+        ("keyslots", required, keyslots(facts, expected)),
+        ("swap", required, swap(facts)),
+        ("services", required, services(facts)),
+        ("failed-units", required, failed_units(facts)),
+        ("boot-time", required, boot_time(facts)),
+        ("ssh-time", required, ssh_time(facts)),
+        ("mdns", !required, mdns(facts)),
+    ];
+    checks
+        .into_iter()
+        .map(|(check, required, said)| {
+            let (outcome, evidence) = match said.unwrap_or_else(Skip) {
+                Pass(evidence) => (Outcome::Pass, evidence),
+                Fail(evidence) => (Outcome::Fail, evidence),
+                Skip(evidence) => (Outcome::Skip, evidence),
+            };
+            Check { check, outcome, required, evidence }
+        })
+        .collect()
+}
+
+/// It answered; with the key it was installed with.
+fn ssh(host_key: &PublicKey, expected: &Expected) -> Said {
+    let print = fingerprint(host_key);
+    let wanted = expected.report.as_ref().and_then(|report| report.ssh_host_key.as_deref());
+    let Some(wanted) = wanted else { return Ok(Pass(format!("answers, host key {print}"))) };
+    let same = PublicKey::from_openssh(wanted)
+        .is_ok_and(|wanted| wanted.key_data() == host_key.key_data());
+    Ok(match same {
+        true => Pass(format!("answers with the host key it was installed with, {print}")),
+        false => Fail(format!("answers with {print}, and was installed with {wanted}")),
+    })
+}
+
+fn hostname(facts: &Facts, expected: &Expected) -> Said {
+    let name = facts.get("hostname")?;
+    let wanted = match &expected.hostname {
+        Some(wanted) => wanted.as_str(),
+        None => facts.get("etc-hostname")?,
+    };
+    Ok(Say::of(name == wanted, match name == wanted {
+        true => name.to_owned(),
+        false => format!("{name}, not {wanted}"),
+    }))
+}
+
+fn system(facts: &Facts, expected: &Expected) -> Said {
+    if facts.get("variant") == Ok("installer") {
+        return Ok(Fail("this is the installer".to_owned()));
+    }
+    let runs = match facts.get("current-system") {
+        Ok(runs) => runs,
+        Err(why) => return Ok(Fail(format!("no /run/current-system: {why}"))),
+    };
+    let Some(report) = &expected.report else {
+        return Err(format!("nothing to compare with (--expect); {runs} runs"));
+    };
+    Ok(match runs == report.toplevel {
+        true => Pass(runs.to_owned()),
+        false => Fail(format!("{runs} runs, and {} was installed", report.toplevel)),
+    })
+}
+
+/// Only SSH is let in; multicast DNS may be.
+fn open_ports(facts: &Facts) -> Said {
+    let iptables = facts.get("iptables").ok().and_then(firewall::iptables);
+    let open = match iptables {
+        Some(open) => open,
+        None => firewall::nft(facts.get("nft")?)?,
+    };
+    let ports = |ports: &BTreeSet<String>| ports.iter().cloned().collect::<Vec<_>>().join(" ");
+    let evidence = format!("TCP {}, UDP {}", or_none(&ports(&open.tcp)), or_none(&ports(&open.udp)));
+    if !open.drops {
+        return Ok(Fail(format!("what is not let in expressly is not dropped; let in: {evidence}")));
+    }
+    let only_ssh = open.tcp.iter().all(|port| port == "22");
+    let only_mdns = open.udp.iter().all(|port| port == "5353");
+    Ok(Say::of(only_ssh && only_mdns, format!("everything is dropped but {evidence}")))
+}
+
+fn or_none(list: &str) -> &str {
+    if list.is_empty() { "none" } else { list }
+}
+
+/// Root logs in by public key only. Keywords: sshd_config(5); sshd -T prints them in lower case.
+fn root_login(facts: &Facts) -> Said {
+    let text = facts.get("sshd")?;
+    let value = |key: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
+        line.unwrap_or("not said")
+    };
+    let root = value("permitrootlogin");
+    let password = value("passwordauthentication");
+    let interactive = value("kbdinteractiveauthentication");
+    let keys_only = matches!(root, "prohibit-password" | "without-password" | "forced-commands-only" | "no");
+    let nobody_types = password == "no" && interactive == "no";
+    let evidence = format!(
+        "PermitRootLogin {root}, PasswordAuthentication {password}, KbdInteractiveAuthentication {interactive}"
+    );
+    Ok(Say::of(keys_only || nobody_types, evidence))
+}
+
+fn pool(facts: &Facts, expected: &Expected) -> Said {
+    let text = facts.get("pools")?;
+    if text.is_empty() {
+        return Err("no pool".to_owned());
+    }
+    let mut said = Vec::new();
+    let mut good = true;
+    for line in text.lines() {
+        let fields: Vec<&str> = line.split('\t').collect();
+        let [name, health, guid] = fields[..] else { return Err(format!("not understood: {line}")) };
+        good &= health == "ONLINE";
+        said.push(format!("{name} is {health}"));
+        let report = expected.report.as_ref().and_then(|report| report.pools.get(name));
+        if let Some(wanted) = report.filter(|report| report.guid != guid) {
+            good = false;
+            said.push(format!("its GUID is {guid}, and {} was installed", wanted.guid));
+        }
+    }
+    let errors = facts.get("pool-errors")?;
+    // zpool(8): what -x says where there is nothing to say.
+    good &= errors == "all pools are healthy";
+    said.push(errors.lines().take(12).collect::<Vec<_>>().join(" "));
+    Ok(Say::of(good, said.join(", ")))
+}
+
+/// Every mounted dataset is encrypted; or the root file system lies in a LUKS container.
+fn encryption(facts: &Facts) -> Said {
+    let mounts = facts.get("mounts")?;
+    // The last mount over a directory is the one that is seen.
+    let root = mounts.lines().filter_map(|line| {
+        let mut fields = line.split(' ');
+        let (source, target, kind) = (fields.next()?, fields.next()?, fields.next()?);
+        (target == "/").then_some((source, kind))
+    });
+    let (source, kind) = root.last().ok_or("nothing is mounted at /")?;
+    if kind != "zfs" {
+        let mappers = mappers(facts)?;
+        let name = source.strip_prefix("/dev/mapper/").unwrap_or(source);
+        return Ok(match mappers.get(name) {
+            Some(uuid) if uuid.starts_with("CRYPT-LUKS") => Pass(format!("{source} is {uuid}")),
+            _ => Fail(format!("the root file system lies on {source} ({kind}), which is no LUKS container")),
+        });
+    }
+    let mut datasets: BTreeMap<&str, BTreeMap<&str, &str>> = BTreeMap::new();
+    for line in facts.get("datasets")?.lines() {
+        let fields: Vec<&str> = line.split('\t').collect();
+        if let [name, property, value] = fields[..] {
+            datasets.entry(name).or_default().insert(property, value);
+        }
+    }
+    let of = |name: &str, property: &str| {
+        datasets.get(name).and_then(|values| values.get(property)).copied().unwrap_or("-")
+    };
+    let mounted: Vec<&str> =
+        datasets.keys().copied().filter(|name| of(name, "mounted") == "yes").collect();
+    let open: Vec<&str> = mounted
+        .iter()
+        .copied()
+        .filter(|name| of(name, "encryption") == "off" || of(name, "keystatus") != "available")
+        .collect();
+    if !mounted.contains(&source) {
+        return Err(format!("ZFS does not say that {source} is mounted"));
+    }
+    Ok(match open.is_empty() {
+        true => Pass(format!(
+            "{} mounted datasets, {}, encryption root of / is {}",
+            mounted.len(),
+            of(source, "encryption"),
+            of(source, "encryptionroot")
+        )),
+        false => Fail(format!("not encrypted: {}", open.join(", "))),
+    })
+}
+
+/// Open containers and swap devices: name → UUID.
+fn mappers(facts: &Facts) -> Result<BTreeMap<&str, &str>, String> {
+    let lines = facts.get("mappers")?.lines();
+    Ok(lines
+        .filter_map(|line| {
+            let mut words = line.split(' ');
+            let _kernel_name = words.next()?;
+            Some((words.next()?, words.next().unwrap_or_default()))
+        })
+        .collect())
+}
+
+fn credstore(facts: &Facts) -> Said {
+    let volumes = facts.get("credstores").map_err(|_| "the machine has no credstore".to_owned())?;
+    Ok(match mappers(facts)?.contains_key("credstore") {
+        true => Fail("it is open: whoever is root reads the pool's key".to_owned()),
+        false => Pass(format!("{volumes} is closed")),
+    })
+}
+
+/// Exactly one recovery slot, and no slot that nobody can name.
+fn keyslots(facts: &Facts, expected: &Expected) -> Said {
+    facts.get("credstores").map_err(|_| "the machine has no credstore".to_owned())?;
+    let header: Value =
+        serde_json::from_str(facts.get("luks")?).map_err(|error| error.to_string())?;
+    let slots = header["keyslots"].as_object().ok_or("no keyslots")?;
+    let mut by: BTreeMap<&str, String> =
+        slots.keys().map(|slot| (slot.as_str(), "a passphrase".to_owned())).collect();
+    let mut recovery = 0;
+    for token in header["tokens"].as_object().into_iter().flat_map(|tokens| tokens.values()) {
+        let kind = token["type"].as_str().unwrap_or_default();
+        recovery += usize::from(kind == "systemd-recovery");
+        for slot in token["keyslots"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            by.insert(slot, kind.to_owned());
+        }
+    }
+    let list: Vec<String> = by.iter().map(|(slot, by)| format!("{slot}: {by}")).collect();
+    let mut evidence = list.join(", ");
+    let mut good = recovery == 1;
+    let report = expected.report.as_ref().and_then(|report| report.containers.get("credstore"));
+    if let Some(report) = report {
+        let uuid = facts.get("luks-uuid")?;
+        if uuid != report.uuid {
+            good = false;
+            evidence = format!("{evidence}; its UUID is {uuid}, and {} was installed", report.uuid);
+        }
+        let unknown: Vec<&&str> =
+            by.keys().filter(|slot| !report.keyslots.contains_key(**slot)).collect();
+        if !unknown.is_empty() {
+            good = false;
+            evidence = format!("{evidence}; not there at the installation: {unknown:?}");
+        }
+    }
+    Ok(Say::of(good, evidence))
+}
+
+fn swap(facts: &Facts) -> Said {
+    let devices: Vec<&str> = facts
+        .get("swaps")?
+        .lines()
+        .skip(1)
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|device| !device.starts_with("/dev/zram"))
+        .collect();
+    if devices.is_empty() {
+        return Err("no swap on a disk".to_owned());
+    }
+    let lines: Vec<Vec<&str>> =
+        facts.get("mappers")?.lines().map(|line| line.split(' ').collect()).collect();
+    // /proc/swaps names the kernel's device, or the link it was given.
+    let encrypted = |device: &str| {
+        lines.iter().any(|words| {
+            let named = words.iter().take(2).any(|word| device.rsplit('/').next() == Some(word));
+            named && words.last().is_some_and(|uuid| uuid.starts_with("CRYPT-"))
+        })
+    };
+    let plain: Vec<&str> = devices.iter().copied().filter(|device| !encrypted(device)).collect();
+    Ok(match plain.is_empty() {
+        true => Pass(format!("{} is encrypted", devices.join(", "))),
+        false => Fail(format!("not encrypted: {}", plain.join(", "))),
+    })
+}
+
+/// Blocks of `systemctl show`, one for each unit.
+fn units(text: &str) -> Vec<BTreeMap<&str, &str>> {
+    text.split("\n\n").map(|block| block.lines().filter_map(|line| line.split_once('=')).collect()).collect()
+}
+
+fn services(facts: &Facts) -> Said {
+    let mut active = Vec::new();
+    let mut wrong = Vec::new();
+    for unit in units(facts.get("services")?) {
+        let get = |key: &str| unit.get(key).copied().unwrap_or_default();
+        match (get("LoadState"), get("ActiveState")) {
+            ("not-found", _) => {}
+            (_, "active") => active.push(get("Id")),
+            (_, state) => wrong.push(format!("{} is {state}", get("Id"))),
+        }
+    }
+    if active.is_empty() && wrong.is_empty() {
+        return Err("none of these services is installed".to_owned());
+    }
+    Ok(match wrong.is_empty() {
+        true => Pass(format!("active: {}", active.join(", "))),
+        false => Fail(wrong.join(", ")),
+    })
+}
+
+fn failed_units(facts: &Facts) -> Said {
+    let failed: Vec<&str> =
+        facts.get("failed")?.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    Ok(match failed.is_empty() {
+        true => Pass("no unit failed".to_owned()),
+        false => Fail(failed.join(", ")),
+    })
+}
+
+/// From the kernel's start to the end of the start-up.
+fn boot_time(facts: &Facts) -> Said {
+    let blocks = units(facts.get("manager")?);
+    let get = |key: &str| blocks.iter().find_map(|block| block.get(key)).copied().unwrap_or_default();
+    match get("FinishTimestampMonotonic").parse::<u64>() {
+        Ok(0) | Err(_) => Ok(Fail(format!("not done: the system is {}", get("SystemState")))),
+        Ok(at) => Ok(within(at)),
+    }
+}
+
+/// From the kernel's start to the SSH server's.
+fn ssh_time(facts: &Facts) -> Said {
+    let starts = units(facts.get("sshd-start")?);
+    let at = starts
+        .iter()
+        .filter_map(|unit| unit.get("ActiveEnterTimestampMonotonic")?.parse::<u64>().ok())
+        .filter(|at| *at > 0)
+        .min();
+    Ok(within(at.ok_or("systemd started no sshd")?))
+}
+
+fn within(at: u64) -> Say {
+    Say::of(at <= BOOT_BOUND, format!("after {:.1} s", at as f64 / 1e6))
+}
+
+fn mdns(facts: &Facts) -> Said {
+    Ok(match facts.get("mdns") {
+        Ok(answer) => Pass(answer.replace('\t', " is ")),
+        Err(why) if why.contains("no program") => return Err(why),
+        Err(why) => Fail(why),
+    })
+}
+
+#[cfg(test)]
+#[path = "checks_tests.rs"]
+mod tests;

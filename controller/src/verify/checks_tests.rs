@@ -1,0 +1,100 @@
+use super::*;
+
+const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ";
+
+/// A machine on which all is well.
+fn good() -> Facts {
+    let nft = r#"{"nftables": [{"chain": {"hook": "input", "policy": "drop"}},
+        {"rule": {"expr": [{"match": {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "dport"}},
+        "right": 22}}, {"accept": null}]}}]}"#;
+    let luks = r#"{"keyslots": {"0": {}, "1": {}}, "tokens": {"0": {"type": "systemd-tpm2", "keyslots": ["0"]},
+        "1": {"type": "systemd-recovery", "keyslots": ["1"]}}}"#;
+    let datasets = "rpool\tencryption\toff\nrpool\tmounted\tno\n\
+        rpool/crypt/system\tencryption\taes-256-gcm\nrpool/crypt/system\tmounted\tyes\n\
+        rpool/crypt/system\tkeystatus\tavailable\nrpool/crypt/system\tencryptionroot\trpool/crypt";
+    Facts::default()
+        .with("hostname", "nas")
+        .with("etc-hostname", "nas")
+        .with("variant", "")
+        .with("current-system", "/nix/store/x-nixos-system-nas")
+        .with("nft", nft)
+        .with("sshd", "permitrootlogin prohibit-password\npasswordauthentication no\nkbdinteractiveauthentication no")
+        .with("mounts", "rootfs / rootfs rw 0 0\nrpool/crypt/system / zfs rw 0 0")
+        .with("pools", "rpool\tONLINE\t77")
+        .with("pool-errors", "all pools are healthy")
+        .with("datasets", datasets)
+        .with("mappers", "dm-0 dev-disk-swap CRYPT-PLAIN-dev-disk-swap")
+        .with("credstores", "/dev/zvol/rpool/credstore")
+        .with("luks", luks)
+        .with("luks-uuid", "u-1")
+        .with("swaps", "Filename Type Size Used Priority\n/dev/dm-0 partition 8388604 0 -2")
+        .with("services", "Id=sshd.service\nLoadState=loaded\nActiveState=active\n\nId=avahi-daemon.service\nLoadState=not-found\nActiveState=inactive")
+        .with("failed", "")
+        .with("manager", "FinishTimestampMonotonic=45000000\nSystemState=running")
+        .with("sshd-start", "ActiveEnterTimestampMonotonic=40000000\n\nActiveEnterTimestampMonotonic=0")
+        .with("mdns", "nas.local\t10.0.2.15")
+}
+
+fn checks(facts: &Facts, expected: &Expected) -> Vec<Check> {
+    all(facts, &PublicKey::from_openssh(KEY).unwrap(), expected)
+}
+
+fn outcome(facts: &Facts, check: &str) -> (Outcome, String) {
+    let checks = checks(facts, &Expected::default());
+    let found = checks.into_iter().find(|c| c.check == check).unwrap();
+    (found.outcome, found.evidence)
+}
+
+#[test]
+fn all_is_well() {
+    for check in checks(&good(), &Expected::default()) {
+        let wanted = if check.check == "system" { Outcome::Skip } else { Outcome::Pass };
+        assert_eq!(check.outcome, wanted, "{check:?}");
+    }
+}
+
+#[test]
+fn each_check_fails_by_its_cause() {
+    let two = r#"{"keyslots": {"0": {}}, "tokens": {}}"#;
+    let cases: &[(&str, &str, &str, &str)] = &[
+        ("hostname", "hostname", "other", "not nas"),
+        ("system", "variant", "installer", "this is the installer"),
+        ("firewall", "nft", r#"{"nftables": []}"#, "not dropped"),
+        ("root-login", "sshd", "permitrootlogin yes\npasswordauthentication yes", "PermitRootLogin yes"),
+        ("pool", "pools", "rpool\tDEGRADED\t77", "DEGRADED"),
+        ("pool", "pool-errors", "  pool: rpool\n state: DEGRADED", "state: DEGRADED"),
+        ("encryption", "datasets", "rpool/crypt/system\tencryption\toff\nrpool/crypt/system\tmounted\tyes", "not encrypted: rpool/crypt/system"),
+        ("encryption", "mounts", "/dev/vda2 / ext4 rw 0 0", "no LUKS container"),
+        ("credstore", "mappers", "dm-1 credstore CRYPT-LUKS2-1-credstore", "it is open"),
+        ("keyslots", "luks", two, "0: a passphrase"),
+        ("swap", "swaps", "Filename\n/dev/vda3 partition 1 0 -2", "not encrypted: /dev/vda3"),
+        ("services", "services", "Id=sshd.service\nLoadState=loaded\nActiveState=failed", "sshd.service is failed"),
+        ("failed-units", "failed", "x.service loaded failed failed X", "x.service"),
+        ("boot-time", "manager", "FinishTimestampMonotonic=0\nSystemState=starting", "starting"),
+        ("boot-time", "manager", "FinishTimestampMonotonic=120000001", "after 120.0 s"),
+        ("ssh-time", "sshd-start", "ActiveEnterTimestampMonotonic=300000000", "after 300.0 s"),
+    ];
+    for (check, fact, text, words) in cases {
+        let (outcome, evidence) = outcome(&good().with(fact, text), check);
+        assert_eq!(outcome, Outcome::Fail, "{check} with {fact} = {text:?}: {evidence}");
+        assert!(evidence.contains(words), "{check}: {evidence}");
+    }
+}
+
+#[test]
+fn what_cant_be_asked_is_skipped_with_the_reason() {
+    for (check, fact) in [("firewall", "nft"), ("pool", "pools"), ("mdns", "mdns"), ("root-login", "sshd")] {
+        let (outcome, evidence) = outcome(&good().without(fact), check);
+        assert_eq!((outcome, evidence.as_str()), (Outcome::Skip, "the machine has no program to ask"), "{check}");
+    }
+}
+
+#[test]
+fn only_what_is_required_fails_the_verification() {
+    let mut verified = super::super::Verified { checks: checks(&good(), &Expected::default()) };
+    assert_eq!(verified.exit_code(), 0);
+    verified.checks.iter_mut().find(|c| c.check == "mdns").unwrap().outcome = Outcome::Fail;
+    assert_eq!(verified.exit_code(), 0);
+    verified.checks.iter_mut().find(|c| c.check == "swap").unwrap().outcome = Outcome::Fail;
+    assert_eq!(verified.exit_code(), 1);
+}
