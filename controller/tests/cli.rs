@@ -183,3 +183,25 @@ fn what_is_no_agent_is_not_talked_to() {
     assert_refused(&said, 71, &["can't understand the agent"]);
     assert!(Path::new(LAYOUT).exists());
 }
+
+/// Shells complete every command, and each command has a manual page.
+#[test]
+fn completions_and_manual_pages() {
+    let run = |args: &[&str]| {
+        std::process::Command::new(env!("CARGO_BIN_EXE_keystone")).args(args).output().unwrap()
+    };
+    for shell in ["bash", "zsh", "fish"] {
+        let text = String::from_utf8(run(&["completions", shell]).stdout).unwrap();
+        for word in ["install", "verify", "plan-hash"] {
+            assert!(text.contains(word), "{shell} does not complete {word}");
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let ended = run(&["manual", dir.path().to_str().unwrap()]);
+    assert!(ended.status.success(), "{ended:?}");
+    let page = std::fs::read_to_string(dir.path().join("keystone-install.1")).unwrap();
+    assert!(page.contains("recovery"), "{page}");
+    let ended = run(&["manual", "/nonexistent"]);
+    assert_eq!(ended.status.code(), Some(64));
+    assert!(String::from_utf8_lossy(&ended.stderr).contains("/nonexistent"));
+}

@@ -55,6 +55,18 @@ pub enum Command {
     Verify(Box<VerifyArgs>),
     /// Show the version
     Version,
+    /// Print what makes a shell complete keystone's commands and options
+    #[command(after_long_help = "Example:\n  keystone completions bash > /etc/bash_completion.d/keystone")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write a manual page for each command into a directory
+    #[command(after_long_help = "Example:\n  keystone manual /usr/local/share/man/man1")]
+    Manual {
+        /// An existing directory
+        directory: PathBuf,
+    },
 }
 
 /// How to reach the machine and what to show.

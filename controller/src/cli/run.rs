@@ -21,7 +21,7 @@ use crate::ui::style::Style;
 use crate::ui::terminal::Terminal;
 use crate::ui::{CommandLine, Screen, prompt};
 use crate::upload::LocalAgent;
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use keystone_protocol::options::InstallOptions;
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::Path;
@@ -70,6 +70,18 @@ async fn dispatch(command: Command) -> u8 {
             println!("keystone {}", env!("CARGO_PKG_VERSION"));
             0
         }
+        Command::Completions { shell } => {
+            let mut command = Cli::command();
+            clap_complete::generate(shell, &mut command, "keystone", &mut io::stdout());
+            0
+        }
+        Command::Manual { directory } => match clap_mangen::generate_to(Cli::command(), &directory) {
+            Ok(()) => 0,
+            Err(error) => {
+                eprintln!("can't write manual pages to {}: {error}", directory.display());
+                Kind::Usage.code()
+            }
+        },
         Command::Inventory(args) => {
             log(args.link.verbose);
             // Its one document is all of standard output, so what happens is said in words.
