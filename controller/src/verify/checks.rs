@@ -103,7 +103,11 @@ fn system(facts: &Facts, expected: &Expected) -> Said {
     })
 }
 
-/// Only SSH is let in; multicast DNS may be.
+/// UDP ports that may be open: multicast DNS, and the DHCPv6 client's, which NixOS always lets in
+/// (nixpkgs `nixos/modules/services/networking/firewall-nftables.nix`).
+const UDP: [&str; 2] = ["5353", "546"];
+
+/// Only SSH is let in.
 fn open_ports(facts: &Facts) -> Said {
     let iptables = facts.get("iptables").ok().and_then(firewall::iptables);
     let open = match iptables {
@@ -116,8 +120,8 @@ fn open_ports(facts: &Facts) -> Said {
         return Ok(Fail(format!("what is not let in expressly is not dropped; let in: {evidence}")));
     }
     let only_ssh = open.tcp.iter().all(|port| port == "22");
-    let only_mdns = open.udp.iter().all(|port| port == "5353");
-    Ok(Say::of(only_ssh && only_mdns, format!("everything is dropped but {evidence}")))
+    let udp = open.udp.iter().all(|port| UDP.contains(&port.as_str()));
+    Ok(Say::of(only_ssh && udp, format!("everything is dropped but {evidence}")))
 }
 
 fn or_none(list: &str) -> &str {

@@ -56,10 +56,12 @@ fn all_is_well() {
 #[test]
 fn each_check_fails_by_its_cause() {
     let two = r#"{"keyslots": {"0": {}}, "tokens": {}}"#;
+    let other_port = good().get("nft").unwrap().replace("22", "80");
     let cases: &[(&str, &str, &str, &str)] = &[
         ("hostname", "hostname", "other", "not nas"),
         ("system", "variant", "installer", "this is the installer"),
         ("firewall", "nft", r#"{"nftables": []}"#, "not dropped"),
+        ("firewall", "nft", &other_port, "TCP 80"),
         ("root-login", "sshd", "permitrootlogin yes\npasswordauthentication yes", "PermitRootLogin yes"),
         ("pool", "pools", "rpool\tDEGRADED\t77", "DEGRADED"),
         ("pool", "pool-errors", "  pool: rpool\n state: DEGRADED", "state: DEGRADED"),
