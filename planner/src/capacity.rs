@@ -62,7 +62,7 @@ fn find_esp(
         let DeviceRef::Partition { disk, number } = &device else { continue };
         let Content::Filesystem(filesystem) = content else { continue };
         let Some(mountpoint) = &filesystem.mountpoint else { continue };
-        let table = tables.iter().find(|table| table.disk == *disk)?;
+        let table = tables.iter().find(|table| table.device.disk() == Some(disk))?;
         let partition = &table.partitions[*number as usize - 1];
         if partition.type_guid == partition_type::ESP && filesystem.format == Format::Vfat {
             let bytes = sizes.device(&device).unwrap_or(0);

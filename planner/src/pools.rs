@@ -28,6 +28,7 @@ pub(super) fn pools(
                 properties: pool.options.clone(),
                 root_properties: pool.root_options.clone(),
                 features: features.clone(),
+                ..PoolPlan::default()
             })
         })
         .collect()

@@ -23,7 +23,7 @@ impl<'a> Sizes<'a> {
         match device {
             DeviceRef::Disk { disk } => Some(self.context.disks.get(disk.as_str())?.identity.size),
             DeviceRef::Partition { disk, number } => {
-                let table = self.tables.iter().find(|table| table.disk == *disk)?;
+                let table = self.tables.iter().find(|table| table.device.disk() == Some(disk))?;
                 let mut partitions = table.partitions.iter();
                 let partition = partitions.find(|partition| partition.number == *number)?;
                 let sectors = partition.last_lba - partition.first_lba + 1;
@@ -35,6 +35,9 @@ impl<'a> Sizes<'a> {
             DeviceRef::Mapper { name } => {
                 Some(self.device(&self.below(name)?)?.saturating_sub(LUKS_HEADER))
             }
+            DeviceRef::Inner { .. } | DeviceRef::LogicalVolume { .. } | DeviceRef::Array { .. } => {
+                None
+            }
         }
     }
 
@@ -45,6 +48,9 @@ impl<'a> Sizes<'a> {
                 Some(self.context.disks.get(disk.as_str())?.identity.sector_size)
             }
             DeviceRef::Volume { .. } => Some(512),
+            DeviceRef::Inner { .. } | DeviceRef::LogicalVolume { .. } | DeviceRef::Array { .. } => {
+                None
+            }
             DeviceRef::Mapper { name } => self.sector_size(&self.below(name)?),
         }
     }

@@ -4,7 +4,7 @@ use super::{Context, Decisions, Remarks, words};
 use keystone_protocol::layout::{
     Content, Dataset, Filesystem, Format, Luks, Mounted, ZfsFs, Zpool,
 };
-use keystone_protocol::plan::{Action, DeviceRef, KeyRef, MountPlan, MountSource, Step};
+use keystone_protocol::plan::{Action, DatasetKey, DeviceRef, MountPlan, MountSource, Step};
 use std::collections::BTreeSet;
 
 /// The steps, in disko's order: tables, what is on partitions, pools with their datasets, mounts.
@@ -35,7 +35,10 @@ pub(super) fn steps(
 fn is_on_partition(context: &Context<'_>, device: &DeviceRef) -> bool {
     match device {
         DeviceRef::Disk { .. } | DeviceRef::Partition { .. } => true,
-        DeviceRef::Volume { .. } => false,
+        DeviceRef::Inner { on, .. } => is_on_partition(context, on),
+        DeviceRef::Volume { .. }
+        | DeviceRef::LogicalVolume { .. }
+        | DeviceRef::Array { .. } => false,
         DeviceRef::Mapper { name } => context
             .layout
             .contents()
@@ -63,10 +66,11 @@ impl Builder<'_> {
             self.push(format!("wipe:{name}"), title, Action::WipeDisk { disk: (*name).to_owned() });
         }
         for table in &self.decisions.tables {
+            let name = table.device.disk().unwrap_or_default();
             let names: Vec<&str> = table.partitions.iter().map(|p| p.name.as_str()).collect();
             self.push(
-                format!("partition:{}", table.disk),
-                format!("partition disk {}: {}", table.disk, words::list(&names)),
+                format!("partition:{name}"),
+                format!("partition disk {name}: {}", words::list(&names)),
                 Action::Partition(table.clone()),
             );
         }
@@ -93,7 +97,7 @@ impl Builder<'_> {
         match device {
             DeviceRef::Disk { disk } => (disk.clone(), format!("disk {disk}")),
             DeviceRef::Partition { disk, number } => {
-                let table = self.decisions.tables.iter().find(|table| table.disk == *disk);
+                let table = self.decisions.tables.iter().find(|table| table.device.disk() == Some(disk));
                 let name = table
                     .and_then(|table| table.partitions.iter().find(|p| p.number == *number))
                     .map_or_else(|| number.to_string(), |partition| partition.name.clone());
@@ -101,6 +105,14 @@ impl Builder<'_> {
             }
             DeviceRef::Volume { dataset } => (dataset.clone(), format!("volume {dataset}")),
             DeviceRef::Mapper { name } => (name.clone(), format!("container {name}")),
+            DeviceRef::Inner { on, number } => {
+                let (id, place) = self.place(on);
+                (format!("{id}/{number}"), format!("partition {number} of {place}"))
+            }
+            DeviceRef::LogicalVolume { group, name } => {
+                (format!("{group}/{name}"), format!("logical volume {group}/{name}"))
+            }
+            DeviceRef::Array { name } => (name.clone(), format!("RAID {name}")),
         }
     }
 
@@ -108,8 +120,12 @@ impl Builder<'_> {
         let (id, place) = self.place(device);
         let device = device.clone();
         let action = match filesystem.format {
-            Format::Vfat => Action::MakeVfat { device },
-            Format::Ext4 => Action::MakeExt4 { device, extra_args: filesystem.extra_args.clone() },
+            Format::Vfat => Action::MakeVfat { device, label: None },
+            Format::Ext4 => Action::MakeFilesystem {
+                device,
+                fstype: "ext4".into(),
+                extra_args: filesystem.extra_args.clone(),
+            },
         };
         let format = filesystem.format.name();
         self.push(format!("{format}:{id}"), format!("make {format} on {place}"), action);
@@ -120,7 +136,12 @@ impl Builder<'_> {
         self.push(
             format!("luks:{}", luks.name),
             format!("make container {} on {place}", luks.name),
-            Action::FormatLuks { device: device.clone(), name: luks.name.clone() },
+            Action::FormatLuks {
+                device: device.clone(),
+                name: luks.name.clone(),
+                format: Default::default(),
+                open: Default::default(),
+            },
         );
     }
 
@@ -147,6 +168,8 @@ impl Builder<'_> {
                             dataset: name.clone(),
                             size: volume.size,
                             properties: volume.options.clone(),
+                            sparse: false,
+                            key: None,
                         },
                     );
                     self.volume_contents(&name);
@@ -207,7 +230,7 @@ impl Builder<'_> {
                  container {}, once, readable by root alone, synced and read back",
                 fs.path, key.container
             ));
-            KeyRef { device: keeper, file: key.file.clone() }
+            DatasetKey::Made { device: keeper, file: key.file.clone() }
         });
         self.push(
             format!("dataset:{name}"),
@@ -225,7 +248,12 @@ impl Builder<'_> {
                 self.push(
                     format!("enroll:{}", luks.name),
                     format!("give container {} its lasting keys", luks.name),
-                    Action::Enroll { device, name: luks.name.clone(), unlock: plan.unlock.clone() },
+                    Action::Enroll {
+                        device,
+                        name: luks.name.clone(),
+                        unlock: plan.unlock.clone(),
+                        additional: Vec::new(),
+                    },
                 );
             }
         }

@@ -6,7 +6,7 @@ use super::words::human;
 use super::{Context, words};
 use keystone_protocol::layout;
 use keystone_protocol::message::{Refusal, RefusalKind};
-use keystone_protocol::plan::{PartitionTable, PlannedPartition};
+use keystone_protocol::plan::{DeviceRef, PartitionTable, PlannedPartition};
 
 /// The table of every disk.
 pub(super) fn tables(context: &Context<'_>) -> Result<Vec<PartitionTable>, Refusal> {
@@ -40,7 +40,12 @@ fn table(context: &Context<'_>, disk: &layout::Disk) -> Result<PartitionTable, R
                 attributes: partition.attributes,
             }
         });
-    Ok(PartitionTable { disk: disk.name.clone(), partitions: partitions.collect() })
+    Ok(PartitionTable {
+        device: DeviceRef::Disk { disk: disk.name.clone() },
+        keep: false,
+        partitions: partitions.collect(),
+        hybrid: None,
+    })
 }
 
 fn too_small(

@@ -5,7 +5,7 @@ use super::{Context, Remarks};
 use crate::policy::{Decision, Facts, unlock_policy};
 use keystone_protocol::layout::{Content, Luks, LuksKey};
 use keystone_protocol::message::{Refusal, RefusalKind};
-use keystone_protocol::plan::{ContainerPlan, ContainerUnlock};
+use keystone_protocol::plan::{ContainerPlan, ContainerUnlock, KeyFile};
 use std::path::Path;
 
 /// Decides for every container of the layout.
@@ -45,7 +45,12 @@ fn container(
             reason: format!(
                 "opened by the key file that the layout names, {path}, and nothing else"
             ),
-            unlock: ContainerUnlock::KeyFile { path: path.clone(), trim_newline: *trim_newline },
+            unlock: ContainerUnlock::KeyFile(KeyFile {
+                path: path.clone(),
+                trim_newline: *trim_newline,
+                offset: 0,
+                size: None,
+            }),
             name,
         }),
         LuksKey::Asked => Ok(ContainerPlan {

@@ -7,7 +7,7 @@ use crate::block::{BlockError, Roots};
 use crate::seal::{self, Opened};
 use crate::zfs::{self, Zfs};
 use keystone_protocol::inventory::{DiskIdentity, Inventory};
-use keystone_protocol::plan::{DeviceRef, KeyRef, PartitionTable, Plan, PlannedPartition};
+use keystone_protocol::plan::{DeviceRef, PartitionTable, Plan, PlannedPartition};
 use keystone_protocol::report::{
     ContainerReport, DiskReport, EndsAt, PoolReport, REPORT_VERSION, Report, StepReport,
 };
@@ -36,6 +36,9 @@ pub enum ResolveError {
     /// Something else than a partition where one has to be.
     #[error("{0:?} is not a partition")]
     NotAPartition(DeviceRef),
+    /// A kind of device that this agent has no way to find.
+    #[error("this agent cannot find the device {0:?}")]
+    NoSuchKind(DeviceRef),
     /// The step that makes the partition table has not run.
     #[error("partition {number} of disk {disk:?} was not made by this plan")]
     NotPartitioned {
@@ -145,12 +148,15 @@ impl Machine {
                 let uuid = find::luks2_mapper_uuid(&self.container(name)?.uuid, name);
                 find::mapper(&self.roots, &uuid)?
             }
+            DeviceRef::Inner { .. } | DeviceRef::LogicalVolume { .. } | DeviceRef::Array { .. } => {
+                return Err(ResolveError::NoSuchKind(device.clone()));
+            }
         })
     }
 
     /// Notes the GUIDs that a partition table got.
     pub fn partitioned(&mut self, table: &PartitionTable, guids: TableIds) {
-        if let Some(disk) = self.disks.get_mut(&table.disk) {
+        if let Some(disk) = table.device.disk().and_then(|disk| self.disks.get_mut(disk)) {
             disk.guids = Some(guids);
             disk.partitions = table.partitions.clone();
         }
@@ -202,11 +208,11 @@ impl Machine {
     }
 
     /// The raw key that a dataset is made with.
-    pub fn key(&self, key: &KeyRef) -> Result<Secret, ResolveError> {
+    pub fn key(&self, device: &DeviceRef, file: &str) -> Result<Secret, ResolveError> {
         self.dataset_keys
-            .get(&(key.device.clone(), key.file.clone()))
+            .get(&(device.clone(), file.to_owned()))
             .cloned()
-            .ok_or_else(|| ResolveError::NoKey(key.file.clone()))
+            .ok_or_else(|| ResolveError::NoKey(file.to_owned()))
     }
 
     /// Notes the machine's SSH host key, public half.

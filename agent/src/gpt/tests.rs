@@ -5,7 +5,7 @@ use super::*;
 use crate::block::{Device, Roots, sysfs};
 use crate::ensure::Ensured;
 use crate::testing::{Loop, run, sparse};
-use keystone_protocol::plan::{PartitionTable, PlannedPartition};
+use keystone_protocol::plan::{DeviceRef, PartitionTable, PlannedPartition};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
@@ -43,7 +43,12 @@ fn planned(gpt: &Gpt) -> (PartitionTable, Guids) {
         last_lba: entry.last_lba,
         attributes: entry.attributes,
     });
-    let table = PartitionTable { disk: "root".into(), partitions: partitions.collect() };
+    let table = PartitionTable {
+        device: DeviceRef::Disk { disk: "root".into() },
+        keep: false,
+        partitions: partitions.collect(),
+        hybrid: None,
+    };
     let guids = Guids {
         disk: gpt.disk_guid.parse().unwrap(),
         partitions: gpt.partitions.iter().map(|e| (e.number, e.guid.parse().unwrap())).collect(),
@@ -117,7 +122,12 @@ fn table(partitions: &[(u64, u64, &str)]) -> PartitionTable {
             last_lba: *last_lba,
             attributes: 0,
         });
-    PartitionTable { disk: "root".into(), partitions: partitions.collect() }
+    PartitionTable {
+        device: DeviceRef::Disk { disk: "root".into() },
+        keep: false,
+        partitions: partitions.collect(),
+        hybrid: None,
+    }
 }
 
 #[test]

@@ -189,9 +189,9 @@ fn missing_secret(plan: &Plan, password: bool, pin: bool) -> Option<Refusal> {
             ContainerUnlock::Tpm2 { pin: true, .. } if !pin => {
                 Some(format!("{name} is opened by TPM and PIN, and no PIN was given"))
             }
-            ContainerUnlock::KeyFile { path, .. } => File::open(path)
+            ContainerUnlock::KeyFile(file) => File::open(&file.path)
                 .err()
-                .map(|error| format!("{name} is opened by the key file {path}: {error}")),
+                .map(|error| format!("{name} is opened by the key file {}: {error}", file.path)),
             ContainerUnlock::Password | ContainerUnlock::Tpm2 { .. } => None,
         }
     });

@@ -1,43 +1,13 @@
 //! A step's exact parameters as text: everything that is in the plan.
 
+use super::device::{device, key_file, list, unlock};
+use super::storage;
 use crate::ui::format::{bytes, count};
 use keystone_protocol::plan::{
-    Action, ContainerUnlock, DeviceRef, MountPlan, MountSource, PartitionTable, PlannedPartition,
-    PoolPlan, Release, Vdev,
+    Action, DatasetKey, HookPlan, HookValue, LuksFormat, LuksOpen, MountPlan, MountSource, Release,
+    SwapDiscard,
 };
 use std::collections::BTreeMap;
-
-/// A device as it is named in the layout.
-pub fn device(device: &DeviceRef) -> String {
-    match device {
-        DeviceRef::Disk { disk } => format!("disk {disk}"),
-        DeviceRef::Partition { disk, number } => format!("partition {number} of {disk}"),
-        DeviceRef::Volume { dataset } => format!("volume {dataset}"),
-        DeviceRef::Mapper { name } => format!("container {name}"),
-    }
-}
-
-/// What will open a container, a phrase.
-pub fn unlock(unlock: &ContainerUnlock) -> String {
-    match unlock {
-        ContainerUnlock::Tpm2 { pcrs, bank, pin } => {
-            let pin = if *pin { " and a PIN" } else { "" };
-            let bound = match pcrs.as_slice() {
-                [] => "no PCR".to_owned(),
-                pcrs => {
-                    let list: Vec<String> = pcrs.iter().map(u8::to_string).collect();
-                    format!("PCR {} ({bank})", list.join("+"))
-                }
-            };
-            format!("TPM2 bound to {bound}{pin}; a recovery key beside it")
-        }
-        ContainerUnlock::Password => "a password typed at boot; a recovery key beside it".into(),
-        ContainerUnlock::KeyFile { path, trim_newline } => {
-            let trim = if *trim_newline { ", its last line break dropped" } else { "" };
-            format!("the key file {path} of the machine as it is now{trim}")
-        }
-    }
-}
 
 /// The lines below a step's title; none where the title says it all.
 pub fn parameters(action: &Action) -> Vec<String> {
@@ -50,35 +20,70 @@ pub fn parameters(action: &Action) -> Vec<String> {
         | Action::WriteReport
         | Action::Unmount
         | Action::CloseLuks { .. }
+        | Action::Swapoff { .. }
+        | Action::StopArray { .. }
+        | Action::DeactivateGroup { .. }
+        | Action::CreatePhysicalVolume { .. }
+        | Action::CreateSnapshot { .. }
         | Action::ExportPool { .. }
         | Action::ProveSeal => Vec::new(),
-        Action::Partition(table) => table_lines(table),
-        Action::MakeVfat { device: at } => vec![format!("FAT32 on {}", device(at))],
-        Action::MakeExt4 { device: at, extra_args } => {
-            let mut line = format!("ext4 on {}", device(at));
-            if !extra_args.is_empty() {
-                line.push_str(&format!(", with {}", extra_args.join(" ")));
-            }
-            vec![line]
+        Action::Partition(table) => storage::table_lines(table),
+        Action::PartitionMbr(table) => storage::mbr_lines(table),
+        Action::MakeVfat { device: at, label } => {
+            vec![format!("FAT32 on {}{}", device(at), labelled(label.as_deref()))]
         }
-        Action::CreatePool(pool) => pool_lines(pool),
-        Action::CreateVolume { dataset, size, properties } => {
-            let mut lines = vec![format!("{dataset}, {}", bytes(*size))];
+        Action::MakeFilesystem { device: at, fstype, extra_args } => {
+            vec![format!("{fstype} on {}{}", device(at), with(extra_args))]
+        }
+        Action::CreateSubvolume { device: at, subvolume, extra_args } => {
+            vec![format!("{subvolume} in the btrfs on {}{}", device(at), with(extra_args))]
+        }
+        Action::CreateSwapFile { device: at, path, size } => {
+            vec![format!("{path}, {}, in the btrfs on {}", bytes(*size), device(at))]
+        }
+        Action::MakeSwap { device: at, label, uuid } => {
+            let uuid = uuid.as_ref().map_or(String::new(), |uuid| format!(", UUID {uuid}"));
+            vec![format!("swap on {}{}{uuid}", device(at), labelled(label.as_deref()))]
+        }
+        Action::Swapon { device: at, priority, discard, options } => {
+            let mut said = Vec::new();
+            said.extend(priority.map(|priority| format!("priority {priority}")));
+            said.extend(discard.map(|discard| format!("discard {}", discard_word(discard))));
+            said.extend(options.iter().cloned());
+            vec![format!("{}{}", device(at), in_brackets(&said))]
+        }
+        Action::CreateArray(array) => storage::array_lines(array),
+        Action::CreateVolumeGroup { members, .. } => vec![format!("of {}", list(members))],
+        Action::CreateLogicalVolume(volume) => storage::logical_volume_lines(volume),
+        Action::Hook(hook) => hook_lines(hook),
+        Action::CreatePool(pool) => storage::pool_lines(pool),
+        Action::CreateVolume { dataset, size, properties, sparse, key } => {
+            let sparse = if *sparse { ", nothing reserved" } else { "" };
+            let mut lines = vec![format!("{dataset}, {}{sparse}", bytes(*size))];
             lines.extend(property_lines("", properties));
+            lines.extend(key.as_ref().map(key_line));
             lines
         }
-        Action::FormatLuks { device: at, name } => {
-            vec![format!("LUKS2 (argon2id) on {}, opened as {name}", device(at))]
+        Action::FormatLuks { device: at, name, format, open } => {
+            vec![format!(
+                "LUKS{} ({}) on {}, opened as {name}{}",
+                format.version.unwrap_or(2),
+                format_words(format).join(", "),
+                device(at),
+                in_brackets(&open_words(open))
+            )]
         }
-        Action::Enroll { unlock: by, .. } => vec![unlock(by)],
+        Action::Enroll { unlock: by, additional, .. } => {
+            let mut lines = vec![unlock(by)];
+            lines.extend(additional.iter().map(|file| format!("and {}", key_file(file))));
+            lines
+        }
         Action::CreateKey { device: at, file, bytes } => {
             vec![format!("{file}, {bytes} random bytes, on {}", device(at))]
         }
         Action::CreateDataset { properties, key, .. } => {
             let mut lines = property_lines("", properties);
-            if let Some(key) = key {
-                lines.push(format!("key: {} on {}", key.file, device(&key.device)));
-            }
+            lines.extend(key.as_ref().map(key_line));
             lines
         }
         Action::Mount(mount) => mount_lines(mount),
@@ -100,46 +105,33 @@ fn release_lines(release: &Release) -> Vec<String> {
     }]
 }
 
-fn table_lines(table: &PartitionTable) -> Vec<String> {
-    table.partitions.iter().map(partition_line).collect()
-}
-
-fn partition_line(partition: &PlannedPartition) -> String {
-    let mut line = format!(
-        "{} {}: type {}, sectors {} to {}",
-        partition.number,
-        partition.label,
-        partition.type_guid,
-        partition.first_lba,
-        partition.last_lba
-    );
-    if let Some(guid) = &partition.guid {
-        line.push_str(&format!(", GUID {guid}"));
-    }
-    if partition.attributes != 0 {
-        line.push_str(&format!(", attributes {:#x}", partition.attributes));
-    }
-    line
-}
-
-fn pool_lines(pool: &PoolPlan) -> Vec<String> {
-    let list = |members: &[DeviceRef]| members.iter().map(device).collect::<Vec<_>>().join(", ");
-    let mut lines: Vec<String> = pool
-        .vdevs
-        .iter()
-        .map(|vdev| match vdev {
-            Vdev::Disk { member } => device(member),
-            Vdev::Mirror { members } => format!("mirror of {}", list(members)),
-            Vdev::Raidz { parity, members } => format!("raidz{parity} of {}", list(members)),
-        })
-        .collect();
-    lines.extend(property_lines("pool: ", &pool.properties));
-    lines.extend(property_lines("root dataset: ", &pool.root_properties));
-    lines.push(format!("features ({}): {}", pool.features.len(), pool.features.join(" ")));
+/// The hook's text in full, after the variables it gets.
+fn hook_lines(hook: &HookPlan) -> Vec<String> {
+    let mut lines = vec![format!("{}, run by bash with", hook.path)];
+    lines.extend(hook.variables.iter().map(|(name, value)| match value {
+        HookValue::String(value) => format!("  {name}={value:?}"),
+        HookValue::List(values) => format!("  {name}={values:?}"),
+        HookValue::Set(values) => format!("  {name}={values:?}"),
+    }));
+    lines.extend(hook.script.lines().map(|line| format!("| {line}")));
     lines
 }
 
-fn property_lines(head: &str, properties: &BTreeMap<String, String>) -> Vec<String> {
+fn mount_lines(mount: &MountPlan) -> Vec<String> {
+    let source = match &mount.source {
+        MountSource::Dataset { dataset } => format!("dataset {dataset}"),
+        MountSource::Filesystem { device: at, fstype } => format!("{fstype} on {}", device(at)),
+        MountSource::Virtual { fstype, name } => format!("{fstype} ({name})"),
+        MountSource::Bind { path, recursive: false } => format!("{path} of this system"),
+        MountSource::Bind { path, recursive: true } => {
+            format!("{path} of this system, with what is mounted below it,")
+        }
+    };
+    vec![format!("{source} at {}{}", mount.target, in_brackets(&mount.options))]
+}
+
+/// Properties in one line, if there are any.
+pub(super) fn property_lines(head: &str, properties: &BTreeMap<String, String>) -> Vec<String> {
     if properties.is_empty() {
         return Vec::new();
     }
@@ -147,14 +139,69 @@ fn property_lines(head: &str, properties: &BTreeMap<String, String>) -> Vec<Stri
     vec![format!("{head}{}", list.join(" "))]
 }
 
-fn mount_lines(mount: &MountPlan) -> Vec<String> {
-    let source = match &mount.source {
-        MountSource::Dataset { dataset } => format!("dataset {dataset}"),
-        MountSource::Filesystem { device: at, fstype } => format!("{fstype} on {}", device(at)),
+/// Where a dataset's key comes from.
+pub(super) fn key_line(key: &DatasetKey) -> String {
+    match key {
+        DatasetKey::Made { device: at, file } => format!("key: {file} on {}", device(at)),
+        DatasetKey::File { path } => format!("key: the file {path} of the machine as it is now"),
+        DatasetKey::Asked => "key: the password".to_owned(),
+    }
+}
+
+fn format_words(format: &LuksFormat) -> Vec<String> {
+    let pbkdf = &format.pbkdf;
+    let mut words = vec![pbkdf.kind.clone().unwrap_or_else(|| "argon2id".to_owned())];
+    let mut say = |what: &str, value: Option<String>| {
+        words.extend(value.map(|value| format!("{what} {value}")));
     };
-    let options = match mount.options.is_empty() {
-        true => String::new(),
-        false => format!(" ({})", mount.options.join(",")),
-    };
-    vec![format!("{source} at {}{options}", mount.target)]
+    say("iteration time in ms", pbkdf.iter_time.map(|n| n.to_string()));
+    say("iterations", pbkdf.iterations.map(|n| n.to_string()));
+    say("memory in KiB", pbkdf.memory.map(|n| n.to_string()));
+    say("threads", pbkdf.parallel.map(|n| n.to_string()));
+    say("cipher", format.cipher.clone());
+    say("key bits", format.key_size.map(|n| n.to_string()));
+    say("hash", format.hash.clone());
+    say("sector bytes", format.sector_size.map(|n| n.to_string()));
+    say("label", format.label.clone());
+    say("subsystem", format.subsystem.clone());
+    say("UUID", format.uuid.clone());
+    words
+}
+
+fn open_words(open: &LuksOpen) -> Vec<String> {
+    let flags = [
+        (open.allow_discards, "discards allowed"),
+        (open.no_read_workqueue, "no read workqueue"),
+        (open.no_write_workqueue, "no write workqueue"),
+        (open.same_cpu_crypt, "encryption on the same CPU"),
+        (open.submit_from_crypt_cpus, "submitted from the encrypting CPU"),
+    ];
+    flags.into_iter().filter(|(set, _)| *set).map(|(_, word)| word.to_owned()).collect()
+}
+
+fn discard_word(discard: SwapDiscard) -> &'static str {
+    match discard {
+        SwapDiscard::Once => "once",
+        SwapDiscard::Pages => "of freed pages",
+        SwapDiscard::Both => "once and of freed pages",
+    }
+}
+
+fn labelled(label: Option<&str>) -> String {
+    label.map_or(String::new(), |label| format!(", labelled {label:?}"))
+}
+
+/// Arguments from the layout, if there are any.
+pub(super) fn with(extra_args: &[String]) -> String {
+    match extra_args {
+        [] => String::new(),
+        args => format!(", with {}", args.join(" ")),
+    }
+}
+
+fn in_brackets(words: &[String]) -> String {
+    match words {
+        [] => String::new(),
+        words => format!(" ({})", words.join(",")),
+    }
 }

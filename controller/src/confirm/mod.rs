@@ -4,13 +4,17 @@
 //! |---|---|
 //! | [`render`] | the plan as text |
 //! | [`action`] | a step's exact parameters as text |
+//! | `device` | devices, keys |
+//! | `storage` | tables, pools, logical volumes, RAIDs |
 //! | [`machine`] | the inventory as text |
 //! | [`consent`] | what counts as agreement |
 
 pub mod action;
 pub mod consent;
+mod device;
 pub mod machine;
 pub mod render;
+mod storage;
 
 pub use consent::Consent;
 pub use render::plan_text;

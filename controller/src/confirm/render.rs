@@ -1,6 +1,7 @@
 //! The plan as text.
 
-use super::action::{parameters, unlock};
+use super::action::parameters;
+use super::device::unlock;
 use super::machine::{identity_details, machine_lines};
 use crate::ui::format::bytes;
 use crate::ui::style::Style;

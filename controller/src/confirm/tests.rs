@@ -6,7 +6,7 @@ use super::plan_text;
 use crate::ui::style::Style;
 use keystone_protocol::inventory::Inventory;
 use keystone_protocol::plan::{
-    Action, Basis, ContainerPlan, ContainerUnlock, Destroyed, DeviceRef, KeyRef, MountPlan,
+    Action, Basis, ContainerPlan, ContainerUnlock, DatasetKey, Destroyed, DeviceRef, MountPlan,
     MountSource, PartitionTable, Plan, PlannedPartition, PoolPlan, Release, Step, Vdev, basis_hash,
 };
 use std::collections::BTreeMap;
@@ -32,7 +32,9 @@ fn table() -> PartitionTable {
     };
     let linux = "0FC63DAF-8483-4772-8E79-3D69D8477DE4";
     PartitionTable {
-        disk: "root".into(),
+        device: DeviceRef::Disk { disk: "root".into() },
+        keep: false,
+        hybrid: None,
         partitions: vec![
             partition(1, "ESP", "C12A7328-F81F-11D2-BA4B-00A0C93EC93B", 2048, 2_099_199),
             partition(2, "zfs", linux, 2_099_200, 25_165_790),
@@ -50,6 +52,7 @@ pub(crate) fn plan(unlock: ContainerUnlock) -> Plan {
         properties: map(&[("ashift", "12")]),
         root_properties: map(&[("acltype", "posixacl"), ("compression", "zstd")]),
         features: vec!["async_destroy".into(), "encryption".into()],
+        ..PoolPlan::default()
     };
     let toplevel = "/nix/store/11111111111111111111111111111111-nixos-system-nas-25.11".to_owned();
     let actions = vec![
@@ -63,7 +66,7 @@ pub(crate) fn plan(unlock: ContainerUnlock) -> Plan {
         (
             "vfat:root:1",
             "make FAT32 on partition 1 of root",
-            Action::MakeVfat { device: partition(1) },
+            Action::MakeVfat { device: partition(1), label: None },
         ),
         ("pool:rpool", "create pool rpool", Action::CreatePool(pool)),
         (
@@ -73,22 +76,38 @@ pub(crate) fn plan(unlock: ContainerUnlock) -> Plan {
                 dataset: "rpool/credstore".into(),
                 size: 100 << 20,
                 properties: BTreeMap::new(),
+                sparse: false,
+                key: None,
             },
         ),
         (
             "luks:credstore",
             "format container credstore",
-            Action::FormatLuks { device: volume.clone(), name: "credstore".into() },
+            Action::FormatLuks {
+                device: volume.clone(),
+                name: "credstore".into(),
+                format: Default::default(),
+                open: Default::default(),
+            },
         ),
         (
             "ext4:credstore",
             "make ext4 in container credstore",
-            Action::MakeExt4 { device: mapper.clone(), extra_args: vec!["-m".into(), "0".into()] },
+            Action::MakeFilesystem {
+                device: mapper.clone(),
+                fstype: "ext4".into(),
+                extra_args: vec!["-m".into(), "0".into()],
+            },
         ),
         (
             "enroll:credstore",
             "make the keyslots of credstore",
-            Action::Enroll { device: volume, name: "credstore".into(), unlock: unlock.clone() },
+            Action::Enroll {
+                device: volume,
+                name: "credstore".into(),
+                unlock: unlock.clone(),
+                additional: Vec::new(),
+            },
         ),
         (
             "key:rpool/crypt",
@@ -105,7 +124,7 @@ pub(crate) fn plan(unlock: ContainerUnlock) -> Plan {
             Action::CreateDataset {
                 dataset: "rpool/crypt".into(),
                 properties: map(&[("encryption", "aes-256-gcm"), ("mountpoint", "none")]),
-                key: Some(KeyRef { device: mapper, file: "zfs-sysroot.mount".into() }),
+                key: Some(DatasetKey::Made { device: mapper, file: "zfs-sysroot.mount".into() }),
             },
         ),
         (

@@ -122,7 +122,7 @@ pub fn with_pin(plan: &Plan) -> Vec<&str> {
 
 /// Containers that get a recovery key.
 pub fn with_recovery_key(plan: &Plan) -> Vec<&str> {
-    containers(plan, |unlock| !matches!(unlock, ContainerUnlock::KeyFile { .. }))
+    containers(plan, |unlock| !matches!(unlock, ContainerUnlock::KeyFile(_)))
 }
 
 impl Operator for CommandLine {

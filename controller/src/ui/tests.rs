@@ -9,7 +9,7 @@ use crate::confirm::tests::{inventory, plan, tpm2};
 use crate::operator::{Notice, Operator, OperatorError, Proposal};
 use crate::secrets::SecretSource;
 use keystone_protocol::event::{Event, EventKind, Failure, Outcome, StepSummary, Unit};
-use keystone_protocol::plan::ContainerUnlock;
+use keystone_protocol::plan::{ContainerUnlock, KeyFile};
 use keystone_protocol::secret::Secret;
 use std::io::Write;
 use std::path::Path;
@@ -176,7 +176,12 @@ async fn what_is_missing_is_said_before_anything_is_written() {
     assert_eq!(std::fs::read(&recovery).unwrap(), b"of another machine");
 
     // A key file of the layout needs neither.
-    let key_file = ContainerUnlock::KeyFile { path: "/tmp/key".into(), trim_newline: true };
+    let key_file = ContainerUnlock::KeyFile(KeyFile {
+        path: "/tmp/key".into(),
+        trim_newline: true,
+        offset: 0,
+        size: None,
+    });
     unattended(None, None).0.prepare(&plan(key_file)).await.unwrap();
 }
 

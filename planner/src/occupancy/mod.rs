@@ -89,21 +89,33 @@ fn shared_pools(context: &Context<'_>, disk: &Disk, remarks: &mut Remarks) {
     }
 }
 
+/// A device in an id and in words.
+fn place(device: &DeviceRef) -> (String, String) {
+    match device {
+        DeviceRef::Disk { disk } => (disk.clone(), format!("disk {disk}")),
+        DeviceRef::Partition { disk, number } => {
+            (format!("{disk}/{number}"), format!("partition {number} of disk {disk}"))
+        }
+        DeviceRef::Inner { on, number } => {
+            let (id, what) = place(on);
+            (format!("{id}/{number}"), format!("partition {number} of {what}"))
+        }
+        DeviceRef::LogicalVolume { group, name } => {
+            (format!("{group}/{name}"), format!("{group}/{name}"))
+        }
+        DeviceRef::Volume { dataset: name }
+        | DeviceRef::Mapper { name }
+        | DeviceRef::Array { name } => (name.clone(), name.clone()),
+    }
+}
+
 fn step(release: Release) -> Step {
     let (id, title) = match &release {
         Release::Unmount { target } => {
             (format!("release:unmount:{target}"), format!("unmount {target}"))
         }
         Release::Swapoff { device } => {
-            let (id, what) = match device {
-                DeviceRef::Partition { disk, number } => {
-                    (format!("{disk}/{number}"), format!("partition {number} of disk {disk}"))
-                }
-                DeviceRef::Disk { disk } => (disk.clone(), format!("disk {disk}")),
-                DeviceRef::Volume { dataset: name } | DeviceRef::Mapper { name } => {
-                    (name.clone(), name.clone())
-                }
-            };
+            let (id, what) = place(device);
             (format!("release:swap:{id}"), format!("stop swapping to {what}"))
         }
         Release::CloseMapper { name, .. } => {

@@ -2,7 +2,7 @@
 
 use super::*;
 use keystone_protocol::options::Unlock;
-use keystone_protocol::plan::{Action, ContainerUnlock, DeviceRef, Vdev};
+use keystone_protocol::plan::{Action, ContainerUnlock, DeviceRef, KeyFile, Vdev};
 
 /// The whole plan, without the layout and the second copy of the steps.
 macro_rules! snapshot {
@@ -195,8 +195,10 @@ fn a_key_file_outside_the_store_is_the_layouts_word() {
         assert_eq!(Some(&plan.containers[0].unlock), action.as_ref());
         (plan.containers[0].unlock.clone(), plan.containers[0].reason.clone())
     };
-    let key_file =
-        |trim_newline| ContainerUnlock::KeyFile { path: "/tmp/secret.key".into(), trim_newline };
+    let key_file = |trim_newline| {
+        let path = "/tmp/secret.key".into();
+        ContainerUnlock::KeyFile(KeyFile { path, trim_newline, offset: 0, size: None })
+    };
     let password_file = Case::new(SINGLE).layout(store, "/tmp/secret.key");
     assert_eq!(unlock(&password_file).0, key_file(true));
     let raw = Case::new(SINGLE)

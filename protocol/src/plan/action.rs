@@ -1,35 +1,11 @@
 //! The kinds of steps and their parameters.
 
+use super::{
+    ArrayPlan, ContainerUnlock, DatasetKey, DeviceRef, HookPlan, KeyFile, LogicalVolumePlan,
+    LuksFormat, LuksOpen, MbrTable, MountPlan, PartitionTable, PoolPlan, SwapDiscard,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-
-/// A block device, named by what it is in the plan; the executor finds its node.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(tag = "device", rename_all = "kebab-case")]
-pub enum DeviceRef {
-    /// A disk, by the layout's name.
-    Disk {
-        /// The layout's name.
-        disk: String,
-    },
-    /// A partition.
-    Partition {
-        /// The layout's name of the disk.
-        disk: String,
-        /// Number in the table.
-        number: u32,
-    },
-    /// A ZFS volume.
-    Volume {
-        /// The dataset.
-        dataset: String,
-    },
-    /// An open LUKS container.
-    Mapper {
-        /// Its mapper name.
-        name: String,
-    },
-}
 
 /// What a step does. Effects name their module: see `agent/src`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,20 +18,101 @@ pub enum Action {
         /// The layout's name of the disk.
         disk: String,
     },
-    /// Writes a partition table.
+    /// Writes a GPT.
     Partition(PartitionTable),
+    /// Writes an MBR partition table.
+    PartitionMbr(MbrTable),
     /// Makes a FAT32 file system.
     MakeVfat {
         /// Where.
         device: DeviceRef,
+        /// Its label, at most 11 bytes, if the layout gives one.
+        #[serde(default)]
+        label: Option<String>,
     },
-    /// Makes an ext4 file system with the running system's `mkfs.ext4`.
-    MakeExt4 {
+    /// Makes a file system with the running system's `mkfs.FSTYPE`.
+    MakeFilesystem {
         /// Where.
         device: DeviceRef,
+        /// `ext4`, `xfs`, `btrfs`, `f2fs`, `bcachefs`, …
+        fstype: String,
         /// Further arguments from the layout.
         extra_args: Vec<String>,
     },
+    /// Makes a btrfs subvolume, its parents in the path as directories.
+    CreateSubvolume {
+        /// The btrfs file system.
+        device: DeviceRef,
+        /// The subvolume's path in it, without a slash at the beginning.
+        subvolume: String,
+        /// Further arguments to `btrfs subvolume create`, from the layout.
+        extra_args: Vec<String>,
+    },
+    /// Makes a swap file in a btrfs file system, as `btrfs filesystem mkswapfile` does: no
+    /// copy-on-write, no holes.
+    CreateSwapFile {
+        /// The btrfs file system.
+        device: DeviceRef,
+        /// The file's path from the file system's top (subvolume 5), without a slash at the
+        /// beginning.
+        path: String,
+        /// Its size, in bytes.
+        size: u64,
+    },
+    /// Writes a swap header.
+    MakeSwap {
+        /// Where.
+        device: DeviceRef,
+        /// Its label, at most 16 bytes.
+        label: Option<String>,
+        /// Its UUID; else drawn at execution.
+        uuid: Option<String>,
+    },
+    /// Begins to swap to a device, until the seal.
+    Swapon {
+        /// Which.
+        device: DeviceRef,
+        /// Priority, 0 to 32767; else the kernel's.
+        priority: Option<u16>,
+        /// When what is freed is discarded.
+        discard: Option<SwapDiscard>,
+        /// Further options from the layout (`nofail`), as fstab(5) has them.
+        options: Vec<String>,
+    },
+    /// Ends swapping to a device that the plan made.
+    Swapoff {
+        /// Which.
+        device: DeviceRef,
+    },
+    /// Makes a Linux software RAID with the running system's `mdadm` and removes what looks like
+    /// a partition table on it.
+    CreateArray(ArrayPlan),
+    /// Stops a RAID.
+    StopArray {
+        /// Its name.
+        name: String,
+    },
+    /// Makes an LVM physical volume.
+    CreatePhysicalVolume {
+        /// Where.
+        device: DeviceRef,
+    },
+    /// Makes a volume group.
+    CreateVolumeGroup {
+        /// Its name.
+        name: String,
+        /// Its physical volumes.
+        members: Vec<DeviceRef>,
+    },
+    /// Makes a logical volume.
+    CreateLogicalVolume(LogicalVolumePlan),
+    /// Deactivates all volumes of a volume group.
+    DeactivateGroup {
+        /// Its name.
+        name: String,
+    },
+    /// Runs a hook of the layout.
+    Hook(HookPlan),
     /// Makes a pool.
     CreatePool(PoolPlan),
     /// Makes a volume.
@@ -66,6 +123,17 @@ pub enum Action {
         size: u64,
         /// Properties from the layout.
         properties: BTreeMap<String, String>,
+        /// Whether it reserves no room (`zfs create -s`).
+        #[serde(default)]
+        sparse: bool,
+        /// Its key, if it is an encryption root.
+        #[serde(default)]
+        key: Option<DatasetKey>,
+    },
+    /// Makes a snapshot.
+    CreateSnapshot {
+        /// Its name, `pool/dataset@name`.
+        snapshot: String,
     },
     /// Formats a LUKS2 container with an ephemeral key and opens it.
     FormatLuks {
@@ -73,6 +141,12 @@ pub enum Action {
         device: DeviceRef,
         /// Mapper name.
         name: String,
+        /// How it is formatted.
+        #[serde(default)]
+        format: LuksFormat,
+        /// How it is opened.
+        #[serde(default)]
+        open: LuksOpen,
     },
     /// Makes the lasting keyslots, opens each in a test, removes the ephemeral one.
     Enroll {
@@ -81,7 +155,10 @@ pub enum Action {
         /// Mapper name.
         name: String,
         /// What will open it.
-        unlock: super::ContainerUnlock,
+        unlock: ContainerUnlock,
+        /// Further keys that open it, from the layout.
+        #[serde(default)]
+        additional: Vec<KeyFile>,
     },
     /// Makes the raw key of an encrypted dataset in a file system, once, and reads it back.
     CreateKey {
@@ -98,8 +175,8 @@ pub enum Action {
         dataset: String,
         /// Properties.
         properties: BTreeMap<String, String>,
-        /// For an encryption root: which key.
-        key: Option<KeyRef>,
+        /// Its key, if it is an encryption root.
+        key: Option<DatasetKey>,
     },
     /// Closes a LUKS container.
     CloseLuks {
@@ -177,111 +254,5 @@ pub enum Release {
         name: String,
         /// Its GUID, decimal.
         guid: String,
-    },
-}
-
-/// A GPT.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PartitionTable {
-    /// The layout's name of the disk.
-    pub disk: String,
-    /// Partitions, by number.
-    pub partitions: Vec<PlannedPartition>,
-}
-
-/// A partition to make.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PlannedPartition {
-    /// Number in the table.
-    pub number: u32,
-    /// The layout's name.
-    pub name: String,
-    /// Name in the table, at most 36 UTF-16 units.
-    pub label: String,
-    /// Type GUID, upper case.
-    pub type_guid: String,
-    /// Unique GUID if the layout gives one; else drawn at execution.
-    pub guid: Option<String>,
-    /// First LBA, in logical sectors of the disk.
-    pub first_lba: u64,
-    /// Last LBA, inclusive.
-    pub last_lba: u64,
-    /// Attribute bits.
-    pub attributes: u64,
-}
-
-/// A pool to make.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PoolPlan {
-    /// Its name.
-    pub name: String,
-    /// Its data vdevs.
-    pub vdevs: Vec<Vdev>,
-    /// Pool properties (`-o`), such as `ashift`.
-    pub properties: BTreeMap<String, String>,
-    /// Properties of the root dataset (`-O`).
-    pub root_properties: BTreeMap<String, String>,
-    /// Features to enable; all others stay disabled.
-    pub features: Vec<String>,
-}
-
-/// A top-level vdev.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "vdev", rename_all = "kebab-case")]
-pub enum Vdev {
-    /// One device.
-    Disk {
-        /// Which.
-        member: DeviceRef,
-    },
-    /// A mirror.
-    Mirror {
-        /// Of which.
-        members: Vec<DeviceRef>,
-    },
-    /// RAID-Z.
-    Raidz {
-        /// 1 to 3.
-        parity: u8,
-        /// Of which.
-        members: Vec<DeviceRef>,
-    },
-}
-
-/// The key of an encrypted dataset.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeyRef {
-    /// The file system that keeps it.
-    pub device: DeviceRef,
-    /// File name at the file system's root.
-    pub file: String,
-}
-
-/// A mount below the target's root.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MountPlan {
-    /// What.
-    pub source: MountSource,
-    /// Where, in the installed system (`/`, `/boot`).
-    pub target: String,
-    /// Options from the layout, `defaults` left out.
-    pub options: Vec<String>,
-}
-
-/// What is mounted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "source", rename_all = "kebab-case")]
-pub enum MountSource {
-    /// A dataset.
-    Dataset {
-        /// Its name.
-        dataset: String,
-    },
-    /// A file system on a device.
-    Filesystem {
-        /// The device.
-        device: DeviceRef,
-        /// Its type.
-        fstype: String,
     },
 }

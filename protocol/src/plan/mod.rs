@@ -1,10 +1,24 @@
 //! What will be done: data that are printed, hashed, confirmed and then executed.
 
 mod action;
+mod device;
 mod hash;
+mod hook;
+mod luks;
+mod lvm;
+mod mount;
+mod pool;
+mod table;
 
 pub use action::*;
+pub use device::*;
 pub use hash::*;
+pub use hook::*;
+pub use luks::*;
+pub use lvm::*;
+pub use mount::*;
+pub use pool::*;
+pub use table::*;
 
 use crate::inventory::DiskIdentity;
 use serde::{Deserialize, Serialize};
@@ -65,39 +79,4 @@ pub struct Step {
     pub title: String,
     /// What exactly.
     pub action: Action,
-}
-
-/// How a LUKS container will be opened.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ContainerPlan {
-    /// Its mapper name.
-    pub name: String,
-    /// What will open it.
-    pub unlock: ContainerUnlock,
-    /// Why that, a sentence.
-    pub reason: String,
-}
-
-/// What will open a LUKS container.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "by", rename_all = "kebab-case")]
-pub enum ContainerUnlock {
-    /// The TPM, with a recovery key beside it.
-    Tpm2 {
-        /// PCRs bound to.
-        pcrs: Vec<u8>,
-        /// PCR bank.
-        bank: String,
-        /// Whether a PIN is asked too.
-        pin: bool,
-    },
-    /// A password typed at boot, with a recovery key beside it.
-    Password,
-    /// The key file that the layout names, exactly.
-    KeyFile {
-        /// Its path on the machine being installed.
-        path: String,
-        /// Whether a trailing newline is dropped, as disko does with `passwordFile`.
-        trim_newline: bool,
-    },
 }

@@ -64,6 +64,8 @@ pub enum StepError {
     BootCheck(#[from] crate::bootloader::BootCheckError),
     #[error(transparent)]
     Seal(#[from] crate::seal::SealError),
+    #[error("this agent cannot {0}")]
+    CanNot(&'static str),
     #[error("a raw key of a dataset has 32 bytes, this one {0}")]
     KeyLength(usize),
     #[error(transparent)]
@@ -106,19 +108,52 @@ pub(super) fn run(run: &mut Execution<'_>, step: &Step) -> StepResult {
         Action::Release(what) => release::release(run, what),
         Action::WipeDisk { disk } => release::wipe(run, disk),
         Action::Partition(table) => storage::partition(run, table),
-        Action::MakeVfat { device } => storage::make_vfat(run, device),
-        Action::MakeExt4 { device, extra_args } => storage::make_ext4(run, device, extra_args),
+        Action::PartitionMbr(_) => Err(StepError::CanNot("write an MBR partition table")),
+        Action::MakeVfat { device, label: None } => storage::make_vfat(run, device),
+        Action::MakeVfat { .. } => Err(StepError::CanNot("label a FAT32 file system")),
+        Action::MakeFilesystem { device, fstype, extra_args } if fstype == "ext4" => {
+            storage::make_ext4(run, device, extra_args)
+        }
+        Action::MakeFilesystem { .. } => Err(StepError::CanNot("make this file system")),
+        Action::CreateSubvolume { .. } => Err(StepError::CanNot("make a btrfs subvolume")),
+        Action::CreateSwapFile { .. } => Err(StepError::CanNot("make a swap file")),
+        Action::MakeSwap { .. } => Err(StepError::CanNot("write a swap header")),
+        Action::Swapon { .. } | Action::Swapoff { .. } => {
+            Err(StepError::CanNot("swap to a device of the plan"))
+        }
+        Action::CreateArray(_) | Action::StopArray { .. } => {
+            Err(StepError::CanNot("make or stop a software RAID"))
+        }
+        Action::CreatePhysicalVolume { .. }
+        | Action::CreateVolumeGroup { .. }
+        | Action::CreateLogicalVolume(_)
+        | Action::DeactivateGroup { .. } => Err(StepError::CanNot("make or close LVM volumes")),
+        Action::Hook(_) => Err(StepError::CanNot("run hooks")),
+        Action::CreateSnapshot { .. } => Err(StepError::CanNot("make snapshots")),
         Action::CreatePool(pool) => storage::create_pool(run, pool),
-        Action::CreateVolume { dataset, size, properties } => {
+        Action::CreateVolume { dataset, size, properties, sparse: false, key: None } => {
             storage::create_volume(run, dataset, *size, properties)
+        }
+        Action::CreateVolume { .. } => {
+            Err(StepError::CanNot("make a sparse volume, or one with a key of its own"))
         }
         Action::CreateDataset { dataset, properties, key } => {
             storage::create_dataset(run, dataset, properties, key.as_ref())
         }
         Action::Mount(mount) => storage::mount(run, mount),
-        Action::FormatLuks { device, name } => unlock::format(run, device, name),
+        Action::FormatLuks { device, name, format, open }
+            if *format == Default::default() && *open == Default::default() =>
+        {
+            unlock::format(run, device, name)
+        }
+        Action::FormatLuks { .. } => {
+            Err(StepError::CanNot("format or open a container with options"))
+        }
         Action::CreateKey { device, file, bytes } => unlock::create_key(run, device, file, *bytes),
-        Action::Enroll { device, name, unlock } => unlock::enroll_slots(run, device, name, unlock),
+        Action::Enroll { device, name, unlock, additional } if additional.is_empty() => {
+            unlock::enroll_slots(run, device, name, unlock)
+        }
+        Action::Enroll { .. } => Err(StepError::CanNot("add further key files to a container")),
         Action::CloseLuks { name } => unlock::close(run, name),
         Action::ReceiveClosure { .. } => system::receive_closure(run, &step.id),
         Action::SetProfile { toplevel } => system::set_profile(run, toplevel),

@@ -1,12 +1,13 @@
 //! Partition table, file systems, pool, volume, datasets, mounts.
 
+use super::StepError;
 use crate::execute::machine::TARGET;
 use crate::execute::{Execution, StepResult};
 use crate::mount::MountRequest;
 use crate::zfs::{PoolSpec, TopVdev};
 use crate::{filesystem, gpt, mount, zfs};
 use keystone_protocol::plan::{
-    DeviceRef, KeyRef, MountPlan, MountSource, PartitionTable, PoolPlan, Vdev,
+    DatasetKey, DeviceRef, MountPlan, MountSource, PartitionTable, PoolPlan, Vdev,
 };
 use keystone_protocol::secret::Secret;
 use std::collections::BTreeMap;
@@ -14,7 +15,13 @@ use std::path::{Path, PathBuf};
 
 /// Writes a partition table and notes its GUIDs.
 pub(super) fn partition(run: &mut Execution<'_>, table: &PartitionTable) -> StepResult {
-    let kernel_name = run.machine.disk(&table.disk)?;
+    if table.keep || table.hybrid.is_some() {
+        return Err(StepError::CanNot("keep a partition table, or write a hybrid MBR"));
+    }
+    let Some(disk) = table.device.disk() else {
+        return Err(StepError::CanNot("partition what is not a disk"));
+    };
+    let kernel_name = run.machine.disk(disk)?;
     let (ensured, ids) = gpt::ensure(run.machine.roots(), kernel_name, table)?;
     run.machine.partitioned(table, ids);
     Ok(ensured)
@@ -38,6 +45,14 @@ pub(super) fn make_ext4(
 
 /// Makes a pool.
 pub(super) fn create_pool(run: &mut Execution<'_>, pool: &PoolPlan) -> StepResult {
+    let plain = pool.log.is_empty()
+        && pool.special.is_empty()
+        && pool.dedup.is_empty()
+        && pool.cache.is_empty()
+        && pool.spare.is_empty();
+    if !plain || pool.root_key.is_some() {
+        return Err(StepError::CanNot("make a pool with a topology, or with an encrypted root"));
+    }
     let mut devices = Vec::new();
     let mut vdevs = Vec::new();
     for vdev in &pool.vdevs {
@@ -63,8 +78,8 @@ fn resolve_vdev(
     run: &Execution<'_>,
     vdev: &Vdev,
     devices: &mut Vec<PathBuf>,
-) -> Result<zfs::Vdev, super::StepError> {
-    let mut resolve = |member: &DeviceRef| -> Result<zfs::Vdev, super::StepError> {
+) -> Result<zfs::Vdev, StepError> {
+    let mut resolve = |member: &DeviceRef| -> Result<zfs::Vdev, StepError> {
         let node = run.machine.node(member)?;
         devices.push(node.path.clone());
         Ok(zfs::Vdev::Leaf(node.path))
@@ -96,9 +111,15 @@ pub(super) fn create_dataset(
     run: &mut Execution<'_>,
     dataset: &str,
     properties: &BTreeMap<String, String>,
-    key: Option<&KeyRef>,
+    key: Option<&DatasetKey>,
 ) -> StepResult {
-    let key = key.map(|key| run.machine.key(key)).transpose()?;
+    let key = match key {
+        None => None,
+        Some(DatasetKey::Made { device, file }) => Some(run.machine.key(device, file)?),
+        Some(DatasetKey::File { .. } | DatasetKey::Asked) => {
+            return Err(StepError::CanNot("encrypt a dataset with a key that it did not make"));
+        }
+    };
     let bytes = key.as_ref().map(raw_key).transpose()?;
     Ok(run.machine.zfs()?.ensure_filesystem(dataset, properties, bytes)?)
 }
@@ -124,11 +145,14 @@ pub(super) fn mount(run: &mut Execution<'_>, plan: &MountPlan) -> StepResult {
                 options: plan.options.clone(),
             }
         }
+        MountSource::Virtual { .. } | MountSource::Bind { .. } => {
+            return Err(StepError::CanNot("mount what is on no device"));
+        }
     };
     Ok(mount::ensure(run.machine.roots(), &request)?)
 }
 
 /// The 32 bytes of a raw key (`keyformat=raw`, zfsprops(7)).
-fn raw_key(key: &Secret) -> Result<&[u8; 32], super::StepError> {
-    key.expose().try_into().map_err(|_| super::StepError::KeyLength(key.len()))
+fn raw_key(key: &Secret) -> Result<&[u8; 32], StepError> {
+    key.expose().try_into().map_err(|_| StepError::KeyLength(key.len()))
 }

@@ -71,13 +71,16 @@ pub(super) fn enroll_slots(
             let (_, slot) = enroll::enroll_password(&node, &bootstrap, &password)?;
             keyslots.insert(slot, "password".to_owned());
         }
-        ContainerUnlock::KeyFile { path, trim_newline } => {
-            let key = read_key_file(path, *trim_newline)?;
+        ContainerUnlock::KeyFile(file) => {
+            if file.offset != 0 || file.size.is_some() {
+                return Err(StepError::CanNot("take a part of a key file"));
+            }
+            let key = read_key_file(&file.path, file.trim_newline)?;
             let (_, slot) = enroll::enroll_key_file(&node, &bootstrap, &key)?;
             keyslots.insert(slot, "key-file".to_owned());
         }
     }
-    if !matches!(unlock, ContainerUnlock::KeyFile { .. }) {
+    if !matches!(unlock, ContainerUnlock::KeyFile(_)) {
         let (slot, recovery) = enroll::enroll_recovery(&node, &bootstrap)?;
         keyslots.insert(slot, "recovery".to_owned());
         run.supplies.keep_recovery_key(name, recovery.secret())?;
