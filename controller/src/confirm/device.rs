@@ -3,7 +3,7 @@
 use keystone_protocol::plan::{ContainerUnlock, DeviceRef, KeyFile};
 
 /// A device as it is named in the layout.
-pub fn device(at: &DeviceRef) -> String {
+pub(super) fn device(at: &DeviceRef) -> String {
     match at {
         DeviceRef::Disk { disk } => format!("disk {disk}"),
         DeviceRef::Partition { disk, number } => format!("partition {number} of {disk}"),
@@ -16,12 +16,12 @@ pub fn device(at: &DeviceRef) -> String {
 }
 
 /// Several devices.
-pub fn list(devices: &[DeviceRef]) -> String {
+pub(super) fn list(devices: &[DeviceRef]) -> String {
     devices.iter().map(device).collect::<Vec<_>>().join(", ")
 }
 
 /// What will open a container, a phrase.
-pub fn unlock(unlock: &ContainerUnlock) -> String {
+pub(super) fn unlock(unlock: &ContainerUnlock) -> String {
     match unlock {
         ContainerUnlock::Tpm2 { pcrs, bank, pin } => {
             let pin = if *pin { " and a PIN" } else { "" };
@@ -40,7 +40,7 @@ pub fn unlock(unlock: &ContainerUnlock) -> String {
 }
 
 /// A key file, and which part of it.
-pub fn key_file(file: &KeyFile) -> String {
+pub(super) fn key_file(file: &KeyFile) -> String {
     let mut text = format!("the key file {} of the machine as it is now", file.path);
     if let Some(size) = file.size {
         text.push_str(&format!(", {size} bytes of it"));
