@@ -14,7 +14,7 @@ const FUNCTIONS: &[&str] = &[
     "nvlist_lookup_(string|uint64|nvlist|nvlist_array)",
     "nvpair_(name|value_nvlist)",
     "zfs_(open|close|create|destroy|dataset_exists|valid_proplist|name_to_prop|prop_get|get_type)",
-    "zfs_(get_all_props|prop_set_list_flags)",
+    "zfs_(get_all_props|prop_set_list_flags|snapshot)",
     "zpool_(create|destroy|export|open_canfail|close|iter|get_config|get_name|get_prop|get_prop_int)",
     "zpool_(search_import|import_props|clear_label|feature_init)",
     "zvol_volsize_to_reservation",

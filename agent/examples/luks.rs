@@ -57,7 +57,8 @@ fn main() -> Result<()> {
         }
         ["enroll-password", device, key, password] => {
             let (device, password) = (Path::new(device), secret(password)?);
-            println!("{:?}", enroll::enroll_password(device, &secret(key)?, &password)?);
+            let kdf = luks::Kdf::Argon2id;
+            println!("{:?}", enroll::enroll_password(device, &secret(key)?, &password, &kdf)?);
             Ok(())
         }
         ["remove-bootstrap", device] => {

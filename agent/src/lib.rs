@@ -7,11 +7,14 @@
 //! | [`plan`] | inventory + layout + options → plan: the crate `keystone-planner` | none: pure |
 //! | [`execute`] | runs a plan's steps, emits events, keeps the journal | the journal |
 //! | [`block`] | finds devices by what they are, waits for them | reads, udev |
-//! | [`gpt`] | partition tables | disks |
+//! | [`gpt`], [`mbr`] | partition tables | disks |
 //! | [`luks`] | LUKS2 containers | disks, device-mapper |
 //! | [`tpm2`] | sealing and unsealing | the TPM |
 //! | [`zfs`] | pools, datasets, keys | `/dev/zfs` |
-//! | [`filesystem`] | vfat, ext4 | disks |
+//! | [`lvm`], [`md`] | volume groups, software RAID | disks, device-mapper, md |
+//! | [`filesystem`], [`btrfs`] | file systems, swap headers, subvolumes | disks |
+//! | [`hook`] | shell text of the layout | whatever it says |
+//! | [`tool`] | programs of the running system | see there |
 //! | [`mount`] | mounting and unmounting | mount table |
 //! | [`store`] | NARs into the store, the database, profiles | the target's `/nix` |
 //! | [`activation`] | the system's own programs, in a chroot | the target |
@@ -23,12 +26,18 @@
 pub mod activation;
 pub mod block;
 pub mod bootloader;
+pub mod btrfs;
 pub mod ensure;
 pub mod execute;
 pub mod filesystem;
 pub mod gpt;
+pub mod hook;
 pub mod inventory;
+pub(crate) mod lines;
 pub mod luks;
+pub mod lvm;
+pub mod mbr;
+pub mod md;
 pub mod mount;
 pub use keystone_planner as plan;
 pub mod seal;
@@ -36,5 +45,6 @@ pub mod session;
 pub mod store;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod tool;
 pub mod tpm2;
 pub mod zfs;

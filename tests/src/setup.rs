@@ -13,13 +13,16 @@ use crate::{lab::timed, native};
 /// our own results against.
 pub const PACKAGES: &[&str] = &[
     "bsdutils",
+    "btrfs-progs",
     "build-essential",
     "busybox-static",
     "ca-certificates",
     "cpio",
+    "cryptsetup-bin",
     "debian-archive-keyring",
     "dosfstools",
     "e2fsprogs",
+    "f2fs-tools",
     "fdisk",
     "gdisk",
     "kmod",
@@ -28,6 +31,7 @@ pub const PACKAGES: &[&str] = &[
     "nix-bin",
     "openssh-client",
     "openssh-server",
+    "openssl",
     "ovmf",
     "procps",
     "qemu-system-x86",
@@ -36,6 +40,7 @@ pub const PACKAGES: &[&str] = &[
     "strace",
     "swtpm",
     "swtpm-tools",
+    "xfsprogs",
     "xz-utils",
     "zstd",
 ];

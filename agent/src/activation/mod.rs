@@ -25,7 +25,6 @@
 mod child;
 mod chroot;
 pub mod hostkey;
-mod lines;
 mod parent;
 mod report;
 

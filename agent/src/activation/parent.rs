@@ -1,7 +1,7 @@
 //! The agent's side: starts the keeper, hands on what it hears, and sees to it that it ends.
 
 use super::child::SUBCOMMAND;
-use super::lines::Lines;
+use crate::lines::Lines;
 use super::report::{Ended, Phase, Report, SECRET};
 use crate::store::path::base_name;
 use nix::errno::Errno;

@@ -48,6 +48,14 @@ impl Device {
         Self::of(file, name, path)
     }
 
+    /// Opens for reading and writing, beside anyone else: for a table whose partitions are in use.
+    pub fn open_shared(roots: &Roots, name: &str) -> Result<Self, BlockError> {
+        let path = roots.node(name);
+        let file = OpenOptions::new().read(true).write(true).open(&path);
+        let file = file.map_err(BlockError::io("opening", &path))?;
+        Self::of(file, name, path)
+    }
+
     /// Opens for reading, beside anyone else.
     pub fn open_read(roots: &Roots, name: &str) -> Result<Self, BlockError> {
         let path = roots.node(name);

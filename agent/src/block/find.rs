@@ -93,6 +93,27 @@ pub fn mapper_now(roots: &Roots, fits: impl Fn(&str, &str) -> bool) -> Option<St
     })
 }
 
+/// A logical volume of LVM: the `dm-*` device of that name whose UUID says that LVM made it.
+pub fn logical_volume(roots: &Roots, group: &str, volume: &str) -> Result<Node, BlockError> {
+    let name = crate::lvm::mapper_name(group, volume);
+    wait(&format!("the logical volume {group}/{volume}"), APPEAR_BOUND, || {
+        let found = mapper_now(roots, |found, uuid| found == name && uuid.starts_with("LVM-"));
+        Ok(match found {
+            Some(kernel_name) => look(roots, &kernel_name),
+            None => Poll::Pending("it is not active".to_owned()),
+        })
+    })
+}
+
+/// The software RAID that runs on all of these devices (kernel names), if there is one now.
+pub fn array_now(roots: &Roots, members: &[&str]) -> Option<String> {
+    let (first, others) = members.split_first()?;
+    let arrays = sysfs::holders(roots, first);
+    arrays.into_iter().filter(|name| name.starts_with("md")).find(|array| {
+        others.iter().all(|member| sysfs::holders(roots, member).contains(array))
+    })
+}
+
 fn look(roots: &Roots, name: &str) -> Poll<Node> {
     let path = roots.node(name);
     let Some(devno) = sysfs::devno(roots, name) else {

@@ -42,6 +42,8 @@ mod raw {
     nix::ioctl_read_bad!(blkroget, 0x125e, c_int);
     nix::ioctl_none!(blkrrpart, 0x12, 95);
     nix::ioctl_write_ptr_bad!(blkpg, 0x1269, BlkpgArg);
+    // `STOP_ARRAY` of `include/uapi/linux/raid/md_u.h`; `MD_MAJOR` is 9.
+    nix::ioctl_none!(stop_array, 9, 0x32);
     nix::ioctl_read!(blkzname, 0x12, 125, [c_char; ZFS_NAME_LEN]);
 }
 
@@ -100,6 +102,12 @@ fn blkpg(file: &File, op: c_int, number: u32, start: u64, length: u64) -> Result
     // SAFETY: the fd is open; `arg` and the partition it points to outlive the call, and both
     // have the kernel's layout.
     unsafe { raw::blkpg(file.as_raw_fd(), &arg) }.map(drop)
+}
+
+/// Stops an open software RAID.
+pub(crate) fn stop_array(file: &File) -> Result<(), Errno> {
+    // SAFETY: the fd is open; the ioctl takes no argument.
+    unsafe { raw::stop_array(file.as_raw_fd()) }.map(drop)
 }
 
 /// The dataset of an open ZFS volume.

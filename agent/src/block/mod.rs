@@ -25,7 +25,7 @@ pub mod devno;
 mod error;
 pub mod find;
 pub mod holders;
-mod ioctl;
+pub(crate) mod ioctl;
 pub mod probe;
 pub mod reread;
 pub mod roots;

@@ -140,7 +140,8 @@ fn unsettled(roots: &Roots, disk: &str, expected: &[Expected]) -> Option<String>
         if super::DevNo::of_node(&node) != Some(partition.devno) {
             return Some(format!("{} is not there yet", node.display()));
         }
-        if udev::is_running(roots) {
+        // udev looks into a RAID only where mdadm's rules are installed.
+        if udev::is_running(roots) && !disk.starts_with("md") {
             let record = udev::record(roots, partition.devno).unwrap_or_default();
             match record.get("ID_PART_ENTRY_UUID") {
                 Some(guid) if guid.eq_ignore_ascii_case(&expected.guid) => {}

@@ -4,7 +4,10 @@ use crate::block::find::{self, Node};
 use crate::bootloader::Partition;
 use crate::gpt::TableIds;
 use crate::block::{BlockError, Roots};
-use crate::seal::{self, Opened};
+use crate::luks::Kdf;
+use crate::lvm::Group;
+use crate::md::Array;
+use crate::seal::{self, Opened, Use};
 use crate::zfs::{self, Zfs};
 use keystone_protocol::inventory::{DiskIdentity, Inventory};
 use keystone_protocol::plan::{DeviceRef, PartitionTable, Plan, PlannedPartition};
@@ -36,9 +39,15 @@ pub enum ResolveError {
     /// Something else than a partition where one has to be.
     #[error("{0:?} is not a partition")]
     NotAPartition(DeviceRef),
-    /// A kind of device that this agent has no way to find.
-    #[error("this agent cannot find the device {0:?}")]
-    NoSuchKind(DeviceRef),
+    /// A RAID that no step of this plan made or started.
+    #[error("the RAID {0:?} was not made by this plan")]
+    NoArray(String),
+    /// A RAID that does not run any more.
+    #[error("the RAID {0:?} is not running")]
+    ArrayStopped(String),
+    /// A volume group that no step of this plan made or found.
+    #[error("the volume group {0:?} was not made by this plan")]
+    NoGroup(String),
     /// The step that makes the partition table has not run.
     #[error("partition {number} of disk {disk:?} was not made by this plan")]
     NotPartitioned {
@@ -58,6 +67,8 @@ pub struct Machine {
     disks: BTreeMap<String, Disk>,
     containers: BTreeMap<String, Container>,
     dataset_keys: BTreeMap<(DeviceRef, String), Secret>,
+    arrays: BTreeMap<String, Array>,
+    groups: BTreeMap<String, Group>,
     pools: BTreeMap<String, PoolReport>,
     ssh_host_key: Option<String>,
     opened: Opened,
@@ -81,6 +92,8 @@ pub struct Container {
     pub bootstrap: Option<Secret>,
     /// Keyslots: number → what opens it.
     pub keyslots: BTreeMap<u32, String>,
+    /// How the keys of its lasting slots are derived.
+    pub kdf: Kdf,
 }
 
 impl Machine {
@@ -106,6 +119,8 @@ impl Machine {
             disks,
             containers: BTreeMap::new(),
             dataset_keys: BTreeMap::new(),
+            arrays: BTreeMap::new(),
+            groups: BTreeMap::new(),
             pools: BTreeMap::new(),
             ssh_host_key: None,
             opened: Opened::default(),
@@ -148,8 +163,19 @@ impl Machine {
                 let uuid = find::luks2_mapper_uuid(&self.container(name)?.uuid, name);
                 find::mapper(&self.roots, &uuid)?
             }
-            DeviceRef::Inner { .. } | DeviceRef::LogicalVolume { .. } | DeviceRef::Array { .. } => {
-                return Err(ResolveError::NoSuchKind(device.clone()));
+            DeviceRef::Inner { on, number } => {
+                find::partition(&self.roots, &self.node(on)?.name, *number)?
+            }
+            DeviceRef::LogicalVolume { group, name } => {
+                find::logical_volume(&self.roots, group, name)?
+            }
+            DeviceRef::Array { name } => {
+                let array =
+                    self.arrays.get(name).ok_or_else(|| ResolveError::NoArray(name.clone()))?;
+                let running = array
+                    .running(&self.roots)
+                    .ok_or_else(|| ResolveError::ArrayStopped(name.clone()))?;
+                find::node(&self.roots, &running)?
             }
         })
     }
@@ -180,16 +206,44 @@ impl Machine {
         found.ok_or_else(|| ResolveError::NotPartitioned { disk: disk.clone(), number: *number })
     }
 
-    /// Notes a pool that was made.
+    /// Notes a pool that was made; `devices` are those whose labels say whether it is exported.
     pub fn pool_made(&mut self, name: &str, guid: u64, features: Vec<String>, devices: Vec<PathBuf>) {
-        self.opened.pools.insert(name.to_owned(), seal::OpenPool { guid, devices });
+        self.opened.note(Use::Pool { name: name.to_owned(), guid, devices });
         self.pools.insert(name.to_owned(), PoolReport { guid: guid.to_string(), features });
     }
 
     /// Notes a container that was formatted and opened.
     pub fn container_opened(&mut self, name: &str, container: Container) {
-        self.opened.mappers.insert(name.to_owned());
+        self.opened.note(Use::Mapper { name: name.to_owned() });
         self.containers.insert(name.to_owned(), container);
+    }
+
+    /// Notes a RAID that runs.
+    pub fn array_started(&mut self, array: Array) {
+        let members = array.members.iter().map(|node| node.name.clone()).collect();
+        self.opened.note(Use::Array { name: array.name.clone(), members });
+        self.arrays.insert(array.name.clone(), array);
+    }
+
+    /// A RAID of this plan.
+    pub fn array(&self, name: &str) -> Result<&Array, ResolveError> {
+        self.arrays.get(name).ok_or_else(|| ResolveError::NoArray(name.to_owned()))
+    }
+
+    /// Notes a volume group whose volumes may be active.
+    pub fn group_opened(&mut self, group: Group) {
+        self.opened.note(Use::Group { name: group.name.clone() });
+        self.groups.insert(group.name.clone(), group);
+    }
+
+    /// A volume group of this plan.
+    pub fn group(&self, name: &str) -> Result<&Group, ResolveError> {
+        self.groups.get(name).ok_or_else(|| ResolveError::NoGroup(name.to_owned()))
+    }
+
+    /// Notes that it is swapped to a device or file.
+    pub fn swapping_to(&mut self, path: PathBuf) {
+        self.opened.note(Use::Swap { path });
     }
 
     /// A container of this plan.
@@ -220,14 +274,9 @@ impl Machine {
         self.ssh_host_key = Some(public);
     }
 
-    /// What this plan opened and has not closed yet.
+    /// What this plan opened, whether it is closed by now or not.
     pub fn opened(&self) -> &Opened {
         &self.opened
-    }
-
-    /// Notes that a container is closed.
-    pub fn mapper_closed(&mut self, name: &str) {
-        self.opened.mappers.remove(name);
     }
 
     /// Closes what this plan opened, after a failure, as far as it goes, and says what is there

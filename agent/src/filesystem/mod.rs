@@ -3,17 +3,17 @@
 //! | module | job |
 //! |---|---|
 //! | [`vfat`] | FAT32, by the `fatfs` crate |
-//! | [`ext4`] | ext4, by the running system's `mkfs.ext4` |
-//! | [`tool`] | finding and running such a program |
+//! | [`mkfs`] | ext4, xfs, btrfs, f2fs, bcachefs, by the running system's programs |
+//! | [`swap`] | swap headers, on a device or in a file |
 //! | `window` | a device read and written in large pieces |
 //! | [`key`] | the raw key of an encrypted dataset, made once |
 //!
 //! A file system that is there already stays: the steps before removed whatever was on the disk.
 //! Something else that is there is an error, never overwritten.
 
-pub mod ext4;
 pub mod key;
-pub mod tool;
+pub mod mkfs;
+pub mod swap;
 pub mod vfat;
 mod window;
 
@@ -47,13 +47,26 @@ pub enum FilesystemError {
         /// The least size.
         least: u64,
     },
+    /// The type has no such labels.
+    #[error("a label of {fstype} has 1 to {most} bytes of ASCII; {label:?} has not")]
+    Label {
+        /// The type.
+        fstype: &'static str,
+        /// What was asked for.
+        label: String,
+        /// How many bytes there are.
+        most: usize,
+    },
+    /// Not a UUID.
+    #[error("{0:?} is no UUID")]
+    Uuid(String),
     /// It was written but is not what was asked for.
     #[error("{device} does not read back as {fstype}: {found}")]
     NotKept {
         /// Kernel name.
         device: String,
         /// The type.
-        fstype: &'static str,
+        fstype: String,
         /// What is there instead.
         found: String,
     },
@@ -70,16 +83,27 @@ pub enum FilesystemError {
     },
     /// The program that makes it failed or is missing.
     #[error(transparent)]
-    Tool(#[from] tool::ToolError),
+    Tool(#[from] crate::tool::ToolError),
 }
 
 /// What is on a device: nothing, a file system of that type, or something in the way.
 fn is_there(device: &Device, fstype: &str) -> Result<bool, FilesystemError> {
+    is_there_signature(
+        device,
+        |found| matches!(found, Signature::Filesystem { fstype: there, .. } if there == fstype),
+    )
+}
+
+/// What is on a device: nothing, what is looked for, or something in the way.
+fn is_there_signature(
+    device: &Device,
+    wanted: impl Fn(&Signature) -> bool,
+) -> Result<bool, FilesystemError> {
     let found = probe::signatures(probe::Source::from(device))
         .map_err(BlockError::io("reading", device.path()))?;
     match found.as_slice() {
         [] => Ok(false),
-        [Signature::Filesystem { fstype: there, .. }] if there == fstype => Ok(true),
+        [only] if wanted(only) => Ok(true),
         other => Err(FilesystemError::Occupied {
             device: device.name().to_owned(),
             found: other.iter().map(describe).collect::<Vec<_>>().join(" and "),

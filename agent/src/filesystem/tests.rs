@@ -9,6 +9,10 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 
 const MIB: u64 = 1 << 20;
 
+fn ext4(roots: &Roots, name: &str, extra: &[String]) -> Result<Ensured, FilesystemError> {
+    mkfs::ensure(roots, name, "ext4", extra, &mut |_| {})
+}
+
 /// Fields of a FAT32 boot sector that are the same whoever makes it; not among them: jump, OEM
 /// name, reserved sectors, geometry and the number of sectors, which `mkfs.vfat` rounds down to
 /// whole tracks, FAT length, volume id, boot code.
@@ -45,8 +49,8 @@ fn fat32_is_what_mkfs_vfat_makes_and_fsck_finds_nothing() {
     ] {
         let disk = Loop::new(size, sector_size);
         let roots = Roots::default();
-        assert_eq!(vfat::ensure(&roots, disk.name()).unwrap(), Ensured::Created);
-        assert_eq!(vfat::ensure(&roots, disk.name()).unwrap(), Ensured::AlreadySo);
+        assert_eq!(vfat::ensure(&roots, disk.name(), None).unwrap(), Ensured::Created);
+        assert_eq!(vfat::ensure(&roots, disk.name(), None).unwrap(), Ensured::AlreadySo);
         let checked = run("dosfstools", "fsck.fat", &["-n", "-v", disk.node()]);
         for complaint in ["uninitialized", "wrong", "differ", "irty"] {
             assert!(!checked.contains(complaint), "{checked}");
@@ -63,7 +67,7 @@ fn fat32_ids_are_random() {
     let ids: Vec<_> = (0..2)
         .map(|_| {
             let disk = Loop::new(34 * MIB, 512);
-            let _ = vfat::ensure(&Roots::default(), disk.name()).unwrap();
+            let _ = vfat::ensure(&Roots::default(), disk.name(), None).unwrap();
             let mut id = [0; 4];
             File::open(disk.node()).unwrap().read_exact_at(&mut id, 67).unwrap();
             id
@@ -78,10 +82,10 @@ fn the_least_size_of_fat32_is_enough_and_less_is_refused() {
         let least = vfat::least_size(sector_size).next_multiple_of(4096);
         let roots = Roots::default();
         let disk = Loop::new(least, sector_size);
-        assert_eq!(vfat::ensure(&roots, disk.name()).unwrap(), Ensured::Created);
+        assert_eq!(vfat::ensure(&roots, disk.name(), None).unwrap(), Ensured::Created);
         run("dosfstools", "fsck.fat", &["-n", disk.node()]);
         let less = Loop::new(least - 4096, sector_size);
-        let refused = vfat::ensure(&roots, less.name()).unwrap_err();
+        let refused = vfat::ensure(&roots, less.name(), None).unwrap_err();
         assert!(matches!(refused, FilesystemError::TooSmall { .. }), "{refused}");
     }
 }
@@ -92,8 +96,8 @@ fn something_else_is_never_overwritten() {
     run("util-linux", "mkswap", &[disk.node()]);
     let roots = Roots::default();
     for refused in [
-        vfat::ensure(&roots, disk.name()).unwrap_err(),
-        ext4::ensure(&roots, disk.name(), &[]).unwrap_err(),
+        vfat::ensure(&roots, disk.name(), None).unwrap_err(),
+        ext4(&roots, disk.name(), &[]).unwrap_err(),
     ] {
         assert_eq!(refused.to_string(), format!("{} is not empty: it has swap", disk.name()));
     }
@@ -104,13 +108,13 @@ fn ext4_is_made_once_with_the_layouts_arguments() {
     let disk = Loop::new(32 * MIB, 512);
     let roots = Roots::default();
     let extra = ["-L".to_owned(), "credstore".to_owned()];
-    assert_eq!(ext4::ensure(&roots, disk.name(), &extra).unwrap(), Ensured::Created);
-    assert_eq!(ext4::ensure(&roots, disk.name(), &extra).unwrap(), Ensured::AlreadySo);
+    assert_eq!(ext4(&roots, disk.name(), &extra).unwrap(), Ensured::Created);
+    assert_eq!(ext4(&roots, disk.name(), &extra).unwrap(), Ensured::AlreadySo);
     let listed = run("e2fsprogs", "dumpe2fs", &["-h", disk.node()]);
     assert!(listed.contains("Filesystem volume name:   credstore"), "{listed}");
     run("e2fsprogs", "fsck.ext4", &["-f", "-n", disk.node()]);
     let wrong = Loop::new(32 * MIB, 512);
-    let error = ext4::ensure(&roots, wrong.name(), &["--no-such".to_owned()]).unwrap_err();
+    let error = ext4(&roots, wrong.name(), &["--no-such".to_owned()]).unwrap_err();
     assert!(error.to_string().contains("mkfs.ext4 failed"), "{error}");
 }
 
@@ -119,7 +123,7 @@ fn the_key_is_made_once_and_never_again() {
     let disk = Loop::new(32 * MIB, 512);
     let dir = tempfile::tempdir().unwrap();
     let roots = Roots { run: dir.path().to_owned(), ..Roots::default() };
-    let _ = ext4::ensure(&roots, disk.name(), &[]).unwrap();
+    let _ = ext4(&roots, disk.name(), &[]).unwrap();
     let node = find::node(&roots, disk.name()).unwrap();
     let (made, key) = key::ensure(&roots, &node, "zfs-sysroot.mount", 32).unwrap();
     assert_eq!((made, key.len()), (Ensured::Created, 32));
@@ -149,11 +153,64 @@ fn an_unfinished_key_is_made_anew() {
     let disk = Loop::new(32 * MIB, 512);
     let dir = tempfile::tempdir().unwrap();
     let roots = Roots { run: dir.path().to_owned(), ..Roots::default() };
-    let _ = ext4::ensure(&roots, disk.name(), &[]).unwrap();
+    let _ = ext4(&roots, disk.name(), &[]).unwrap();
     let node = find::node(&roots, disk.name()).unwrap();
     let mount = crate::mount::TempMount::new(&roots, &node.path, "ext4", false).unwrap();
     fs::write(mount.path().join(".k.new"), "half").unwrap();
     mount.unmount().unwrap();
     let (made, key) = key::ensure(&roots, &node, "k", 32).unwrap();
     assert_eq!((made, key.len()), (Ensured::Created, 32));
+}
+
+#[test]
+fn a_label_of_fat32_is_what_the_tools_read() {
+    let disk = Loop::new(64 * MIB, 512);
+    let roots = Roots::default();
+    assert_eq!(vfat::ensure(&roots, disk.name(), Some("BOOT")).unwrap(), Ensured::Created);
+    let labelled = run("util-linux", "blkid", &["-p", "-o", "value", "-s", "LABEL", disk.node()]);
+    assert_eq!(labelled.trim(), "BOOT");
+    run("dosfstools", "fsck.fat", &["-n", disk.node()]);
+    let refused = vfat::ensure(&roots, disk.name(), Some("TWELVE CHARS")).unwrap_err();
+    assert!(matches!(refused, FilesystemError::Label { .. }), "{refused}");
+}
+
+#[test]
+fn file_systems_by_the_tools_are_made_once_and_recognised() {
+    for (fstype, package, size, args) in [
+        ("xfs", "xfsprogs", 320 * MIB, vec!["-L", "data"]),
+        ("btrfs", "btrfs-progs", 160 * MIB, vec!["-L", "data"]),
+        ("f2fs", "f2fs-tools", 128 * MIB, vec![]),
+    ] {
+        assert!(crate::tool::find(&mkfs::program(fstype)).is_some(), "apt-get install {package}");
+        let disk = Loop::new(size, 512);
+        let roots = Roots::default();
+        let args: Vec<String> = args.into_iter().map(str::to_owned).collect();
+        let made = |fstype| mkfs::ensure(&roots, disk.name(), fstype, &args, &mut |_| {});
+        assert_eq!(made(fstype).unwrap(), Ensured::Created, "{fstype}");
+        assert_eq!(made(fstype).unwrap(), Ensured::AlreadySo, "{fstype}");
+        let judged = run("util-linux", "blkid", &["-p", "-o", "value", "-s", "TYPE", disk.node()]);
+        assert_eq!(judged.trim(), fstype);
+        let other = made("ext4").unwrap_err().to_string();
+        assert!(other.contains("is not empty"), "{other}");
+    }
+}
+
+#[test]
+fn swap_is_what_mkswap_makes() {
+    let uuid = "6f8a3c9e-2f4b-4c55-9d6c-0a1b2c3d4e5f";
+    let (ours, theirs) = (Loop::new(12 * MIB, 512), Loop::new(12 * MIB, 512));
+    let roots = Roots::default();
+    let made = || swap::ensure(&roots, ours.name(), Some("swap0"), Some(uuid));
+    assert_eq!(made().unwrap(), Ensured::Created);
+    assert_eq!(made().unwrap(), Ensured::AlreadySo);
+    run("util-linux", "mkswap", &["-q", "-L", "swap0", "-U", uuid, theirs.node()]);
+    let read = |node: &str| {
+        let mut bytes = vec![0; 1 << 20];
+        File::open(node).unwrap().read_exact_at(&mut bytes, 0).unwrap();
+        bytes
+    };
+    assert!(read(ours.node()) == read(theirs.node()), "the headers differ");
+    let small = Loop::new(32 << 10, 512);
+    let refused = swap::ensure(&roots, small.name(), None, None).unwrap_err();
+    assert!(matches!(refused, FilesystemError::TooSmall { .. }), "{refused}");
 }

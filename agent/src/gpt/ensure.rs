@@ -1,6 +1,7 @@
 //! The table on the disk, and its partitions in the kernel and udev.
 
 use super::image::{Guids, Image};
+use super::merge;
 use super::read::{Gpt, read};
 use crate::block::reread::{self, Expected};
 use crate::block::{BlockError, Device, DiskLock, Roots, wipe};
@@ -28,7 +29,7 @@ pub enum GptError {
         /// Its size.
         size: u64,
     },
-    /// Numbers have to be 1, 2, 3, ….
+    /// Numbers ascend.
     #[error("partition number {0} is out of order: they have to be 1, 2, 3, … up to 128")]
     Number(u32),
     /// Names have 36 UTF-16 units.
@@ -48,6 +49,19 @@ pub enum GptError {
     #[error("partitions {one} and {other} overlap")]
     #[allow(missing_docs)]
     Overlap { one: u32, other: u32 },
+    /// A partition that is there is not where the plan has it.
+    #[error(
+        "partition {number} is there already, at LBA {first} to {last}, and is not moved: {wanted}"
+    )]
+    #[allow(missing_docs)]
+    Moved { number: u32, first: u64, last: u64, wanted: String },
+    /// A table that is to be kept is of a shape that is not written here.
+    #[error("the table on {disk} can't be kept: {why}")]
+    #[allow(missing_docs)]
+    Foreign { disk: String, why: &'static str },
+    /// A hybrid MBR shows 1 to 3 partitions of the table, below 2 TiB.
+    #[error("a hybrid MBR can't show {0}")]
+    Hybrid(String),
     /// The crate refused what was checked to be right.
     #[error("laying out the partition table: {0}")]
     Layout(String),
@@ -72,6 +86,9 @@ pub struct TableIds {
 /// A table that is already so, byte for byte but for its GUIDs, stays. Otherwise the disk must not
 /// be in use; what can be recognised where the new partitions begin and end is removed, so that
 /// no old superblock comes back to life in a new partition.
+///
+/// Where [`PartitionTable::keep`] is set and there is a table, the disk may be in use: see
+/// [`merge`].
 pub fn ensure(
     roots: &Roots,
     disk: &str,
@@ -80,24 +97,88 @@ pub fn ensure(
     let lock = DiskLock::take(roots, disk)?;
     let device = Device::open_read(roots, disk)?;
     let (size, sector_size) = (device.size(), device.sector_size());
-    let existing =
-        read(device.file(), size, sector_size).and_then(|gpt| guids_if_same(&device, table, &gpt));
-    drop(device);
-    let (ensured, guids) = match existing {
-        Some(guids) => (Ensured::AlreadySo, guids),
+    let found = read(device.file(), size, sector_size);
+    let merged = match &found {
+        Some(found) if table.keep => Some(merge::merged(&device, table, found)?),
+        _ => None,
+    };
+    let (table, change) = match merged {
+        Some(merge::Merged { table, guids, image, new }) => {
+            let same = matches!(is_on_disk(device.file(), &image), Ok(None));
+            let change = (!same).then_some((image, Change::Add(new)));
+            (table, Target { guids, change })
+        }
         None => {
-            let guids = Guids::draw(table)?;
-            let image = Image::new(size, sector_size, table, &guids)?;
-            let device = Device::open_exclusive(roots, disk)?;
-            replace(&device, table, &image)?;
-            (Ensured::Created, guids)
+            let same = found.and_then(|gpt| guids_if_same(&device, table, &gpt));
+            let target = match same {
+                Some(guids) => Target { guids, change: None },
+                None => {
+                    let guids = Guids::draw(table)?;
+                    let image = Image::new(size, sector_size, table, &guids)?;
+                    Target { guids, change: Some((image, Change::Replace)) }
+                }
+            };
+            (table.clone(), target)
         }
     };
-    let expected = expected(table, sector_size, &guids);
-    reread_if_needed(roots, &lock, disk, &expected, ensured)?;
+    drop(device);
+    let Target { guids, change } = change;
+    let expected = expected(&table, sector_size, &guids);
+    let ensured = match change {
+        None => {
+            reread::missing(roots, &lock, disk, &expected)?;
+            Ensured::AlreadySo
+        }
+        Some((image, Change::Replace)) => {
+            let device = Device::open_exclusive(roots, disk)?;
+            replace(&device, &table, &image)?;
+            drop(device);
+            reread::kernel(roots, &lock, disk, &expected)?;
+            Ensured::Created
+        }
+        Some((image, Change::Add(new))) => {
+            let device = Device::open_shared(roots, disk)?;
+            add(&device, &table, &image, &new)?;
+            drop(device);
+            // Rereading the table would make partitions vanish that may be in use.
+            reread::missing(roots, &lock, disk, &expected)?;
+            Ensured::Created
+        }
+    };
     drop(lock);
     reread::settled(roots, disk, &expected)?;
     Ok((ensured, ids(&guids)))
+}
+
+/// A table to have, and how to get there.
+struct Target {
+    guids: Guids,
+    change: Option<(Image, Change)>,
+}
+
+/// What is done to the disk.
+enum Change {
+    /// The whole table is new.
+    Replace,
+    /// The table stays and gets these partitions, by number.
+    Add(Vec<u32>),
+}
+
+/// Writes `image` over a table that is kept. It is valid at every moment, from one of its copies
+/// at least: the backup is whole before the primary is touched.
+fn add(
+    device: &Device,
+    table: &PartitionTable,
+    image: &Image,
+    new: &[u32],
+) -> Result<(), GptError> {
+    let sector = u64::from(device.sector_size());
+    for planned in table.partitions.iter().filter(|planned| new.contains(&planned.number)) {
+        wipe::region(device, planned.first_lba * sector..(planned.last_lba + 1) * sector)?;
+    }
+    write(device.file(), device.sector_size(), image)
+        .map_err(BlockError::io("writing", device.path()))?;
+    kept(device, image)
 }
 
 /// Makes a disk look empty again after something failed: removes both headers of its table and
@@ -116,21 +197,7 @@ pub fn invalidate(roots: &Roots, disk: &str) -> Result<(), GptError> {
     Ok(())
 }
 
-fn reread_if_needed(
-    roots: &Roots,
-    lock: &DiskLock,
-    disk: &str,
-    expected: &[Expected],
-    ensured: Ensured,
-) -> Result<(), BlockError> {
-    // Rereading an unchanged table would make partitions vanish that may be in use.
-    match ensured {
-        Ensured::Created => reread::kernel(roots, lock, disk, expected),
-        Ensured::AlreadySo => reread::missing(roots, lock, disk, expected),
-    }
-}
-
-fn zero_headers(file: &File, size: u64, sector_size: u32) -> io::Result<()> {
+pub(crate) fn zero_headers(file: &File, size: u64, sector_size: u32) -> io::Result<()> {
     let sector = u64::from(sector_size);
     let zeroes = vec![0; sector_size as usize];
     for lba in [1, (size / sector).saturating_sub(1), 0] {
@@ -149,6 +216,10 @@ fn replace(device: &Device, table: &PartitionTable, image: &Image) -> Result<(),
     }
     write(device.file(), device.sector_size(), image)
         .map_err(BlockError::io("writing", device.path()))?;
+    kept(device, image)
+}
+
+fn kept(device: &Device, image: &Image) -> Result<(), GptError> {
     let kept =
         is_on_disk(device.file(), image).map_err(BlockError::io("reading", device.path()))?;
     match kept {

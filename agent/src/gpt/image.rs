@@ -1,6 +1,7 @@
 //! The bytes of a table, before they are on any disk.
 
 use super::ensure::GptError;
+use super::hybrid;
 use ::gpt::disk::LogicalBlockSize;
 use ::gpt::mbr::ProtectiveMBR;
 use ::gpt::partition::Partition;
@@ -58,7 +59,18 @@ pub struct Image {
     pub tail_at: u64,
 }
 
+/// What of the first sector is code, in bytes; the rest is the MBR's table.
+const BOOT_CODE: usize = 446;
+/// What an MBR occupies, whatever the sector size.
+const SECTOR: usize = 512;
+
 impl Image {
+    /// Keeps the boot code that is in a disk's first sector.
+    pub fn keep_boot_code(&mut self, sector: &[u8]) {
+        let code = sector.len().min(BOOT_CODE);
+        self.head[..code].copy_from_slice(&sector[..code]);
+    }
+
     /// Lays `table` out for a disk of that size, in bytes. Every rule is checked here: what the
     /// crate is given is right.
     pub fn new(
@@ -86,7 +98,10 @@ impl Image {
             size: sectors * sector,
             position: 0,
         };
-        let ends = lay_out(ends, block, sectors, table, guids)?;
+        let mut ends = lay_out(ends, block, sectors, table, guids)?;
+        if let Some(hybrid) = &table.hybrid {
+            ends.head[..SECTOR].copy_from_slice(&hybrid::sector(hybrid, table)?);
+        }
         let tail_at = ends.size - ends.tail.len() as u64;
         Ok(Image { head: ends.head, tail: ends.tail, tail_at })
     }

@@ -10,10 +10,14 @@
 //! |---|---|
 //! | [`read`](mod@read) | the table on a disk, however damaged or foreign |
 //! | [`image`] | the bytes of a table |
+//! | [`hybrid`] | the MBR that shows some of its partitions |
+//! | [`merge`] | a table that is there, and what the layout adds to it |
 //! | [`ensure`] | the table on the disk, and the partitions in kernel and udev |
 
 pub mod ensure;
+pub mod hybrid;
 pub mod image;
+pub mod merge;
 pub mod read;
 
 pub use ensure::{GptError, TableIds, ensure, invalidate};

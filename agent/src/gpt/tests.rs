@@ -269,3 +269,77 @@ fn a_damaged_table_is_told_and_its_backup_read() {
     file.write_all_at(&256u32.to_le_bytes(), 512 + 84).unwrap();
     assert!(read(&file, size, 512).is_none());
 }
+
+#[test]
+fn a_hybrid_mbr_is_what_sgdisk_writes() {
+    use keystone_protocol::plan::{HybridEntry, HybridMbr};
+    let size = 64 << 20;
+    for (argument, protective_first) in [("1:2", true), ("1:2:EE", false)] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk");
+        let file = sparse(&path, size);
+        let path = path.to_str().unwrap();
+        let new = ["--new=1:0:+8M", "--typecode=1:EF00", "--new=2:0:+8M", "--new=3:0:-0", path];
+        run("gdisk", "sgdisk", &new);
+        run("gdisk", "sgdisk", &["--hybrid", argument, path]);
+        let (mut table, guids) = planned(&read(&file, size, 512).unwrap());
+        let shown = |number, type_code| HybridEntry { number, type_code, bootable: false };
+        table.hybrid =
+            Some(HybridMbr { protective_first, entries: vec![shown(1, 0xef), shown(2, 0x83)] });
+        let image = image::Image::new(size, 512, &table, &guids).unwrap();
+        let mut theirs = vec![0; 512];
+        file.read_exact_at(&mut theirs, 0).unwrap();
+        assert_eq!(image.head[446..512], theirs[446..], "{argument}");
+    }
+    let mut table = table(&[(2048, 4095, "one")]);
+    table.hybrid = Some(HybridMbr {
+        protective_first: true,
+        entries: vec![HybridEntry { number: 2, type_code: 0x83, bootable: false }],
+    });
+    let guids = Guids::draw(&table).unwrap();
+    let refused = image::Image::new(size, 512, &table, &guids);
+    assert!(matches!(refused, Err(GptError::Hybrid(_))), "{refused:?}");
+}
+
+#[test]
+fn a_table_that_is_kept_gets_what_is_missing_while_it_is_in_use() {
+    let disk = Loop::new(64 << 20, 512);
+    run("gdisk", "sgdisk", &["--new=1:2048:20479", "--new=3:65536:81919", disk.node()]);
+    let roots = Roots::default();
+    // Boot code, and something that is used.
+    File::options().write(true).open(disk.node()).unwrap().write_all_at(b"CODE", 0).unwrap();
+    run("util-linux", "partx", &["--update", disk.node()]);
+    let first = format!("{}p1", disk.node());
+    run("e2fsprogs", "mkfs.ext4", &["-q", &first]);
+    let mounted = tempfile::tempdir().unwrap();
+    run("mount", "mount", &[&first, mounted.path().to_str().unwrap()]);
+    let before = {
+        let device = Device::open_read(&roots, disk.name()).unwrap();
+        read(device.file(), device.size(), 512).unwrap()
+    };
+
+    let mut wanted = table(&[(2048, 20479, "kept"), (24576, 40959, "new")]);
+    wanted.keep = true;
+    let (made, ids) = ensure(&roots, disk.name(), &wanted).unwrap();
+    assert_eq!(made, Ensured::Created);
+    assert_eq!(ensure(&roots, disk.name(), &wanted).unwrap().0, Ensured::AlreadySo);
+    run("mount", "umount", &[mounted.path().to_str().unwrap()]);
+
+    let device = Device::open_read(&roots, disk.name()).unwrap();
+    let after = read(device.file(), device.size(), 512).unwrap();
+    let labels: Vec<(u32, &str)> =
+        after.partitions.iter().map(|e| (e.number, e.label.as_str())).collect();
+    assert_eq!(labels, [(1, "kept"), (2, "new"), (3, "")]);
+    assert_eq!(after.disk_guid, before.disk_guid);
+    assert_eq!(after.partitions[0].guid, before.partitions[0].guid);
+    assert_eq!(after.partitions[2], before.partitions[1]);
+    assert_eq!(ids.partitions[&3], before.partitions[1].guid);
+    let mut code = [0; 4];
+    device.file().read_exact_at(&mut code, 0).unwrap();
+    assert_eq!(&code, b"CODE");
+    run("gdisk", "sgdisk", &["--verify", disk.node()]);
+
+    wanted.partitions[0].last_lba += 1;
+    let moved = ensure(&roots, disk.name(), &wanted).unwrap_err();
+    assert!(matches!(moved, GptError::Moved { number: 1, .. }), "{moved}");
+}

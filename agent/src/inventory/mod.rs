@@ -28,7 +28,7 @@ pub mod system;
 pub use system::boot_id;
 
 use crate::block::Roots;
-use crate::filesystem::{ext4, tool};
+use crate::tool;
 use crate::mount::table;
 use crate::tpm2;
 use contents::Surroundings;
@@ -91,10 +91,8 @@ pub fn collect_at(
 }
 
 fn tools() -> BTreeMap<String, String> {
-    tool::find(ext4::MKFS)
-        .map(|path| (ext4::MKFS.to_owned(), path.to_string_lossy().into_owned()))
-        .into_iter()
-        .collect()
+    let path = |name: &str| Some((name.to_owned(), tool::find(name)?.to_string_lossy().into_owned()));
+    tool::KNOWN.into_iter().filter_map(path).collect()
 }
 
 /// A TPM that is there but does not answer is told in the log and counts as none.

@@ -59,7 +59,7 @@ pub fn enroll_tpm2(
         _ => None,
     };
     let sealed = tpm.seal(&secret, &policy.pcrs, salted.as_ref())?;
-    let slot = add_key(device, source, &passphrase(&secret), Kdf::Minimal)?;
+    let slot = add_key(device, source, &passphrase(&secret), &Kdf::Minimal)?;
     let token = Tpm2Token::new(slot, sealed, &policy.pcrs, salt.map(|salt| salt.to_vec()));
     let outcome = serde_json::to_value(&token)
         .map_err(|error| metadata(device, error.to_string()))
@@ -125,7 +125,7 @@ fn open_by_tpm2(
 /// [`LuksError::WrongKey`] for the source. On failure neither keyslot nor token stays.
 pub fn enroll_recovery(device: &Path, source: &Secret) -> Result<(Slot, RecoveryKey), LuksError> {
     let key = RecoveryKey::generate();
-    let slot = add_key(device, source, key.secret(), Kdf::Minimal)?;
+    let slot = add_key(device, source, key.secret(), &Kdf::Minimal)?;
     let outcome =
         add_token(device, &recovery(slot)).and_then(|_| test_key(device, Some(slot), key.secret()));
     if let Err(error) = outcome {
@@ -152,9 +152,10 @@ pub fn enroll_password(
     device: &Path,
     source: &Secret,
     password: &Secret,
+    kdf: &Kdf,
 ) -> Result<(Ensured, Slot), LuksError> {
     check_password(password)?;
-    ensure_key(device, source, password, Kdf::Argon2id)
+    ensure_key(device, source, password, kdf)
 }
 
 /// Makes a keyslot for exactly the bytes of a key file that the layout names.
@@ -165,8 +166,9 @@ pub fn enroll_key_file(
     device: &Path,
     source: &Secret,
     contents: &Secret,
+    kdf: &Kdf,
 ) -> Result<(Ensured, Slot), LuksError> {
-    ensure_key(device, source, contents, Kdf::Argon2id)
+    ensure_key(device, source, contents, kdf)
 }
 
 fn add_token(device: &Path, json: &serde_json::Value) -> Result<u32, LuksError> {

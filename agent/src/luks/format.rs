@@ -5,6 +5,7 @@ use super::slot::{Kdf, test_key};
 use super::{LuksError, Slot};
 use crate::ensure::Ensured;
 use crate::tpm2::random;
+use keystone_protocol::plan::{LuksFormat, LuksPbkdf};
 use keystone_protocol::secret::Secret;
 use libcryptsetup_rs::consts::flags::CryptVolumeKey;
 use libcryptsetup_rs::consts::vals::EncryptionFormat;
@@ -50,6 +51,20 @@ pub fn ephemeral_key() -> Secret {
 /// [`LuksError::OtherContainer`] if there is a container that the key does not open. If it fails
 /// half-way, the unfinished header is erased.
 pub fn format(device: &Path, first: FirstSlot, key: &Secret) -> Result<Ensured, LuksError> {
+    format_as(device, first, key, &LuksFormat::default())
+}
+
+/// As [`format`], with what the layout's `extraFormatArgs` say; its key derivation is for lasting
+/// keyslots.
+///
+/// # Errors
+/// As [`format`]; [`LuksError::Option`] for what LUKS2 does not have.
+pub fn format_as(
+    device: &Path,
+    first: FirstSlot,
+    key: &Secret,
+    wanted: &LuksFormat,
+) -> Result<Ensured, LuksError> {
     if let Some(mut found) = Container::find(device)? {
         return match test_key(device, None, key) {
             Ok(_) => Ok(Ensured::AlreadySo),
@@ -60,7 +75,7 @@ pub fn format(device: &Path, first: FirstSlot, key: &Secret) -> Result<Ensured, 
         };
     }
     let mut container = Container::blank(device)?;
-    let outcome = write(&mut container, first, key);
+    let outcome = write(&mut container, first, key, wanted);
     drop(container);
     if let Err(error) = outcome.and_then(|slot| test_key(device, Some(slot), key)) {
         if let Err(erase) = erase_headers(device) {
@@ -71,31 +86,49 @@ pub fn format(device: &Path, first: FirstSlot, key: &Secret) -> Result<Ensured, 
     Ok(Ensured::Created)
 }
 
-fn write(container: &mut Container, first: FirstSlot, key: &Secret) -> Result<Slot, LuksError> {
+fn write(
+    container: &mut Container,
+    first: FirstSlot,
+    key: &Secret,
+    wanted: &LuksFormat,
+) -> Result<Slot, LuksError> {
+    if wanted.version.is_some_and(|version| version != 2) {
+        return Err(LuksError::Option("LUKS1: GRUB reads LUKS2 with `--pbkdf pbkdf2` too".into()));
+    }
+    let lasting = lasting_kdf(wanted);
+    // Its hash is that of the volume key's digest too.
+    lasting.set(container)?;
     let params = CryptParamsLuks2 {
-        // All defaults: libcryptsetup's choice for the device and the machine.
+        // As set before: libcryptsetup's choice where nothing was.
         pbkdf: None,
         integrity: None,
         integrity_params: None,
         data_alignment: 0,
         data_device: None,
-        sector_size: 0,
-        label: None,
-        subsystem: None,
+        sector_size: wanted.sector_size.unwrap_or(0),
+        label: wanted.label.clone(),
+        subsystem: wanted.subsystem.clone(),
     };
+    let cipher = wanted.cipher.as_deref().unwrap_or("aes-xts-plain64");
+    let (cipher, mode) = cipher
+        .split_once('-')
+        .ok_or_else(|| LuksError::Option(format!("the cipher {cipher} without a mode")))?;
+    let uuid = wanted.uuid.as_deref().map(str::parse).transpose();
+    let uuid = uuid.map_err(|_| LuksError::Option(format!("the UUID {:?}", wanted.uuid)))?;
+    let bytes = wanted.key_size.map_or(VOLUME_KEY_BYTES, |bits| bits as usize / 8);
     container.attempt("format", |device| {
         let mut params: CryptParamsLuks2Ref<'_> = (&params).try_into()?;
         device.context_handle().format(
             EncryptionFormat::Luks2,
-            ("aes", "xts-plain64"),
-            None,
-            Either::Right(VOLUME_KEY_BYTES),
+            (cipher, mode),
+            uuid,
+            Either::Right(bytes),
             Some(&mut params),
         )
     })?;
     let (slot, kdf) = match first {
         FirstSlot::Bootstrap => (BOOTSTRAP_SLOT, Kdf::Minimal),
-        FirstSlot::Lasting => (0, Kdf::Argon2id),
+        FirstSlot::Lasting => (0, lasting),
     };
     kdf.set(container)?;
     container.attempt("add the first keyslot to", |device| {
@@ -103,6 +136,15 @@ fn write(container: &mut Container, first: FirstSlot, key: &Secret) -> Result<Sl
         let flags = CryptVolumeKey::empty();
         device.keyslot_handle().add_by_key(Some(slot), volume_key, key.expose(), flags)
     })
+}
+
+/// The key derivation of the lasting keyslots of a container that was formatted so.
+pub fn lasting_kdf(format: &LuksFormat) -> Kdf {
+    if format.pbkdf == LuksPbkdf::default() && format.hash.is_none() {
+        Kdf::Argon2id
+    } else {
+        Kdf::Chosen { pbkdf: format.pbkdf.clone(), hash: format.hash.clone() }
+    }
 }
 
 fn erase_headers(device: &Path) -> Result<(), LuksError> {

@@ -10,6 +10,7 @@ use super::slot::test_key;
 use crate::block::find::{Node, luks2_mapper_uuid, mapper, mapper_now, node};
 use crate::block::{Poll, Roots, Timeout, holders, sysfs, wait};
 use crate::ensure::Ensured;
+use keystone_protocol::plan::LuksOpen;
 use keystone_protocol::secret::Secret;
 use libcryptsetup_rs::CryptInit;
 use libcryptsetup_rs::consts::flags::{CryptActivate, CryptDeactivate};
@@ -26,6 +27,20 @@ const CLOSE_BOUND: Duration = Duration::from_secs(20);
 /// [`LuksError::WrongKey`], also if the container is open already: the key is tested either way.
 /// [`LuksError::NameTaken`], [`LuksError::OpenElsewhere`].
 pub fn open(device: &Path, name: &str, key: &Secret) -> Result<(Ensured, Node), LuksError> {
+    open_as(device, name, key, &LuksOpen::default())
+}
+
+/// As [`open`], with what the layout says of discards and performance, which is kept in the
+/// header for every later opening (`cryptsetup open --persistent`), as disko does.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_as(
+    device: &Path,
+    name: &str,
+    key: &Secret,
+    how: &LuksOpen,
+) -> Result<(Ensured, Node), LuksError> {
     let roots = Roots::default();
     let mut container = Container::load(device)?;
     let luks_uuid = container.uuid()?.to_string();
@@ -44,7 +59,7 @@ pub fn open(device: &Path, name: &str, key: &Secret) -> Result<(Ensured, Node), 
         return Err(LuksError::OpenElsewhere { device: device.to_owned(), name });
     }
     let opened = container.attempt("open", |device| {
-        let (slot, flags) = (None, CryptActivate::empty());
+        let (slot, flags) = (None, flags(how));
         device.activate_handle().activate_by_passphrase(Some(name), slot, key.expose(), flags)
     });
     match opened {
@@ -53,6 +68,15 @@ pub fn open(device: &Path, name: &str, key: &Secret) -> Result<(Ensured, Node), 
         }
         opened => opened?,
     };
+    if !flags(how).is_empty() {
+        let kept = container.attempt("keep the flags in", |device| {
+            device.luks2_flag_handle::<CryptActivate>().persistent_flags_set(flags(how))
+        });
+        if let Err(error) = kept {
+            let _ = close(name);
+            return Err(error);
+        }
+    }
     match mapper(&roots, &dm_uuid) {
         Ok(node) => Ok((Ensured::Created, node)),
         Err(error) => {
@@ -62,6 +86,20 @@ pub fn open(device: &Path, name: &str, key: &Secret) -> Result<(Ensured, Node), 
             Err(error.into())
         }
     }
+}
+
+fn flags(how: &LuksOpen) -> CryptActivate {
+    let mut flags = CryptActivate::empty();
+    for (wanted, flag) in [
+        (how.allow_discards, CryptActivate::ALLOW_DISCARDS),
+        (how.no_read_workqueue, CryptActivate::NO_READ_WORKQUEUE),
+        (how.no_write_workqueue, CryptActivate::NO_WRITE_WORKQUEUE),
+        (how.same_cpu_crypt, CryptActivate::SAME_CPU_CRYPT),
+        (how.submit_from_crypt_cpus, CryptActivate::SUBMIT_FROM_CRYPT_CPUS),
+    ] {
+        flags.set(flag, wanted);
+    }
+    flags
 }
 
 /// The node of an open mapper, if there is one of that name; whatever kind it is of.

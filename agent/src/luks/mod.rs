@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `container` | a loaded header; libcryptsetup's messages in errors and logs |
 //! | `format` | making a container, as `cryptsetup luksFormat` makes it |
+//! | [`key_file`] | keys in files, with offset and size |
 //! | `slot` | keyslots: added, tested, removed |
 //! | `mapping` | opening and closing |
 //! | [`enroll`] | lasting keyslots with systemd's tokens, each opened in a test |
@@ -22,6 +23,7 @@ mod container;
 pub mod dump;
 pub mod enroll;
 mod format;
+pub mod key_file;
 mod mapping;
 pub mod recovery;
 mod slot;
@@ -31,8 +33,8 @@ pub mod token;
 mod tests;
 
 pub use dump::dump;
-pub use format::{BOOTSTRAP_SLOT, FirstSlot, ephemeral_key, format};
-pub use mapping::{close, open, status};
+pub use format::{BOOTSTRAP_SLOT, FirstSlot, ephemeral_key, format, format_as, lasting_kdf};
+pub use mapping::{close, open, open_as, status};
 pub use recovery::RecoveryKey;
 pub use slot::{Kdf, ensure_key, remove_slot, test_key};
 
@@ -92,6 +94,9 @@ pub enum LuksError {
         /// Its UUID.
         uuid: uuid::Uuid,
     },
+    /// The layout asks for what containers do not have.
+    #[error("a container can't have {0}")]
+    Option(String),
     /// A key opens nothing.
     #[error("the key does not open {}", slot_of(device, *slot))]
     WrongKey {

@@ -3,14 +3,20 @@
 use super::container::Container;
 use super::{LuksError, Slot, dump};
 use crate::ensure::Ensured;
+use keystone_protocol::plan::LuksPbkdf;
 use keystone_protocol::secret::Secret;
 use libcryptsetup_rs::consts::flags::{CryptActivate, CryptPbkdf};
 use libcryptsetup_rs::consts::vals::{CryptKdf, KeyslotInfo, LuksType};
-use libcryptsetup_rs::{CryptPbkdfType, CryptSettingsHandle, TokenInput};
+use libcryptsetup_rs::{CryptPbkdfType, CryptSettingsHandle, LibcryptErr, TokenInput};
 use std::path::Path;
 
+/// cryptsetup's bounds for argon2 (`DEFAULT_LUKS2_MEMORY_KB`, `DEFAULT_LUKS2_PARALLEL_THREADS`);
+/// what the machine has limits them further.
+const MAX_MEMORY_KIB: u32 = 1 << 20;
+const MAX_THREADS: u32 = 4;
+
 /// How a keyslot's key is derived.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kdf {
     /// LUKS2's default, for what a human remembers: argon2id, benchmarked for two seconds and
     /// limited to half of the memory.
@@ -19,13 +25,21 @@ pub enum Kdf {
     /// iterations, as systemd writes them (v257 src/shared/cryptsetup-util.c
     /// `cryptsetup_set_minimal_pbkdf`).
     Minimal,
+    /// As the layout's `extraFormatArgs` say; the default where they say nothing.
+    Chosen {
+        /// `--pbkdf` and the options that go with it.
+        pbkdf: LuksPbkdf,
+        /// `--hash`.
+        hash: Option<String>,
+    },
 }
 
 impl Kdf {
-    pub(super) fn set(self, container: &mut Container) -> Result<(), LuksError> {
+    pub(super) fn set(&self, container: &mut Container) -> Result<(), LuksError> {
         container.attempt("choose the key derivation for", |device| {
             let kdf = match self {
                 Kdf::Argon2id => CryptSettingsHandle::get_pbkdf_default(&LuksType::Luks2)?,
+                Kdf::Chosen { pbkdf, hash } => chosen(pbkdf, hash.as_deref())?,
                 Kdf::Minimal => CryptPbkdfType {
                     type_: CryptKdf::Pbkdf2,
                     hash: Some("sha512".to_owned()),
@@ -39,6 +53,36 @@ impl Kdf {
             device.settings_handle().set_pbkdf_type(&kdf)
         })
     }
+}
+
+/// What cryptsetup makes of `--pbkdf`, `--iter-time`, `--pbkdf-memory`, `--pbkdf-parallel`,
+/// `--pbkdf-force-iterations` and `--hash` (2.7 `src/utils_luks.c`, `set_pbkdf_params`).
+fn chosen(pbkdf: &LuksPbkdf, hash: Option<&str>) -> Result<CryptPbkdfType, LibcryptErr> {
+    let default = CryptSettingsHandle::get_pbkdf_default(&LuksType::Luks2)?;
+    let type_ = match pbkdf.kind.as_deref() {
+        None => default.type_,
+        Some("pbkdf2") => CryptKdf::Pbkdf2,
+        Some("argon2i") => CryptKdf::Argon2I,
+        Some("argon2id") => CryptKdf::Argon2Id,
+        Some(other) => {
+            let unknown = format!("there is no key derivation {other}");
+            return Err(LibcryptErr::IOError(std::io::Error::other(unknown)));
+        }
+    };
+    let argon = !matches!(type_, CryptKdf::Pbkdf2);
+    let (flags, iterations) = match pbkdf.iterations {
+        Some(iterations) => (CryptPbkdf::NO_BENCHMARK, iterations),
+        None => (CryptPbkdf::empty(), 0),
+    };
+    Ok(CryptPbkdfType {
+        hash: hash.map(str::to_owned).or(default.hash),
+        time_ms: pbkdf.iter_time.unwrap_or(default.time_ms),
+        iterations,
+        max_memory_kb: if argon { pbkdf.memory.unwrap_or(MAX_MEMORY_KIB) } else { 0 },
+        parallel_threads: if argon { pbkdf.parallel.unwrap_or(MAX_THREADS) } else { 0 },
+        type_,
+        flags,
+    })
 }
 
 /// Tests a key on one keyslot or on all; the keyslot that it opens. Nothing is activated.
@@ -69,7 +113,7 @@ pub fn ensure_key(
     device: &Path,
     source: &Secret,
     key: &Secret,
-    kdf: Kdf,
+    kdf: &Kdf,
 ) -> Result<(Ensured, Slot), LuksError> {
     let header = dump(device)?;
     for slot in header.keyslots.iter().filter(|slot| header.token_of(slot.number).is_none()) {
@@ -87,7 +131,7 @@ pub(super) fn add_key(
     device: &Path,
     source: &Secret,
     key: &Secret,
-    kdf: Kdf,
+    kdf: &Kdf,
 ) -> Result<Slot, LuksError> {
     let mut container = Container::load(device)?;
     kdf.set(&mut container)?;

@@ -93,7 +93,7 @@ fn keyslots_of_all_kinds_and_the_bootstrap_slot_removed() {
     let (recovery_slot, recovery) = enroll_recovery(device, &key).unwrap();
     assert_eq!(recovery_slots(device).unwrap(), [recovery_slot]);
     let password = secret("correct horse battery");
-    let (did, password_slot) = enroll_password(device, &key, &password).unwrap();
+    let (did, password_slot) = enroll_password(device, &key, &password, &Kdf::Argon2id).unwrap();
     assert_eq!(did, Ensured::Created);
 
     assert_eq!(remove_slot(device, BOOTSTRAP_SLOT).unwrap(), Ensured::Created);
@@ -120,7 +120,7 @@ fn keyslots_of_all_kinds_and_the_bootstrap_slot_removed() {
     // With lasting keys as the source, all of it is so already.
     let again = enroll_tpm2(device, &password, &mut tpm, &bound_to_pcr_7(None)).unwrap();
     assert_eq!(again, (Ensured::AlreadySo, tpm_slot));
-    let again = enroll_password(device, recovery.secret(), &password).unwrap();
+    let again = enroll_password(device, recovery.secret(), &password, &Kdf::Argon2id).unwrap();
     assert_eq!(again, (Ensured::AlreadySo, password_slot));
     assert_eq!(dump(device).unwrap(), header);
 }
@@ -157,7 +157,7 @@ fn a_failed_enrolment_leaves_the_header_as_it_was() {
     assert!(matches!(refused, Err(LuksError::WrongKey { slot: None, .. })), "{refused:?}");
     let refused = enroll_recovery(device, &wrong);
     assert!(matches!(refused, Err(LuksError::WrongKey { slot: None, .. })));
-    let refused = enroll_password(device, &key, &secret("keystone"));
+    let refused = enroll_password(device, &key, &secret("keystone"), &Kdf::Argon2id);
     assert!(matches!(refused, Err(LuksError::WeakPassword(_))), "{refused:?}");
     let inactive = Tpm2Policy { pcrs: PcrPolicy::new("sha1", &[7]).unwrap(), pin: None };
     tpm.allocate_only_sha256();
@@ -190,7 +190,7 @@ fn a_token_goes_with_its_keyslot() {
 fn a_key_file_is_taken_byte_for_byte() {
     let (file, key) = bootstrapped();
     let contents = Secret::new(b"bytes\n\0\xff".to_vec());
-    let (did, slot) = enroll_key_file(file.path(), &key, &contents).unwrap();
+    let (did, slot) = enroll_key_file(file.path(), &key, &contents, &Kdf::Argon2id).unwrap();
     assert_eq!(did, Ensured::Created);
     assert_eq!(test_key(file.path(), Some(slot), &contents).unwrap(), slot);
     let trimmed = Secret::new(b"bytes".to_vec());
@@ -226,4 +226,48 @@ fn libcryptsetup_prints_nothing() {
         "{text}"
     );
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
+#[test]
+fn a_layouts_options_are_in_the_header() {
+    use keystone_protocol::plan::{LuksFormat, LuksPbkdf};
+    let file = blank();
+    let uuid = "3f8a3c9e-2f4b-4c55-9d6c-0a1b2c3d4e5f";
+    let wanted = LuksFormat {
+        cipher: Some("aes-cbc-essiv:sha256".into()),
+        key_size: Some(256),
+        sector_size: Some(512),
+        label: Some("data".into()),
+        uuid: Some(uuid.into()),
+        pbkdf: LuksPbkdf { kind: Some("pbkdf2".into()), iter_time: Some(1), ..LuksPbkdf::default() },
+        ..LuksFormat::default()
+    };
+    let key = secret("from the layout");
+    assert_eq!(format_as(file.path(), FirstSlot::Lasting, &key, &wanted).unwrap(), Ensured::Created);
+    let header = dump(file.path()).unwrap();
+    assert_eq!(header.cipher, "aes-cbc-essiv:sha256");
+    assert_eq!((header.uuid.to_string().as_str(), header.sector_size), (uuid, 512));
+    assert_eq!(header.keyslots[0].key_bits, 256);
+    assert!(matches!(&header.keyslots[0].kdf, KeyslotKdf::Pbkdf2 { .. }), "{header:?}");
+
+    let forced = LuksPbkdf {
+        iterations: Some(4),
+        memory: Some(65536),
+        parallel: Some(1),
+        ..LuksPbkdf::default()
+    };
+    let forced = LuksFormat { pbkdf: forced, ..LuksFormat::default() };
+    let other = secret("another");
+    let (made, slot) = ensure_key(file.path(), &key, &other, &lasting_kdf(&forced)).unwrap();
+    assert_eq!((made, slot), (Ensured::Created, 1));
+    let KeyslotKdf::Argon2 { variant, memory, time, cpus } =
+        &dump(file.path()).unwrap().keyslots[1].kdf.clone()
+    else {
+        panic!("not argon2")
+    };
+    assert_eq!((variant.as_str(), *memory, *time, *cpus), ("argon2id", 65536, 4, 1));
+
+    let old = LuksFormat { version: Some(1), ..LuksFormat::default() };
+    let refused = format_as(blank().path(), FirstSlot::Lasting, &key, &old).unwrap_err();
+    assert!(matches!(refused, LuksError::Option(_)), "{refused}");
 }

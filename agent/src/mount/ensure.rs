@@ -3,11 +3,11 @@
 use super::MountError;
 use super::options::Options;
 use super::table::{self, MountPoint};
-use crate::block::Roots;
+use crate::block::{DevNo, Roots};
 use crate::ensure::Ensured;
 use nix::mount::{MsFlags, mount};
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// What to mount where.
@@ -34,9 +34,41 @@ pub fn ensure(roots: &Roots, request: &MountRequest) -> Result<Ensured, MountErr
             Err(MountError::Taken { target: request.target.clone(), there })
         };
     }
-    make_directories(&request.target)?;
     let options = Options::parse(request.options.iter().map(String::as_str));
+    if options.is_bind() {
+        return bind(request, &options);
+    }
+    make_directories(&request.target)?;
     mount_now(&request.source, &request.target, &request.fstype, options)?;
+    Ok(Ensured::Created)
+}
+
+/// Mounts a directory or file a second time. The kernel heeds no other flags while it binds
+/// (mount(2)), so those are set afterwards.
+fn bind(request: &MountRequest, options: &Options) -> Result<Ensured, MountError> {
+    let source = Path::new(&request.source);
+    let fail = |errno| MountError::Mount {
+        what: request.source.clone(),
+        fstype: "bind".to_owned(),
+        target: request.target.clone(),
+        source: errno,
+    };
+    match fs::metadata(source) {
+        Err(_) => return Err(MountError::NothingToBind(source.to_owned())),
+        Ok(found) if found.is_dir() => make_directories(&request.target)?,
+        Ok(_) => make_file(&request.target)?,
+    }
+    let how = options.flags & (MsFlags::MS_BIND | MsFlags::MS_REC);
+    mount(Some(source), &request.target, None::<&str>, how, None::<&str>).map_err(fail)?;
+    let others = options.flags - how;
+    if !others.is_empty() {
+        let again = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | others;
+        let changed = mount(None::<&str>, &request.target, None::<&str>, again, None::<&str>);
+        if let Err(errno) = changed {
+            let _ = nix::mount::umount2(&request.target, nix::mount::MntFlags::MNT_DETACH);
+            return Err(fail(errno));
+        }
+    }
     Ok(Ensured::Created)
 }
 
@@ -86,10 +118,39 @@ pub(super) fn mount_now(
     })
 }
 
+/// Whether what is there is what is wanted: the type, the device or word, and the directory in
+/// the file system.
 fn is_same(there: &MountPoint, wanted: &MountRequest) -> bool {
+    let options = Options::parse(wanted.options.iter().map(String::as_str));
+    if options.is_bind() {
+        return is_bound(there, &wanted.source);
+    }
+    let devno = DevNo::of_node(Path::new(&wanted.source));
+    // btrfs and others have anonymous numbers, but name the device.
+    let by_name = |there: &str| devno.is_some() && DevNo::of_node(Path::new(there)) == devno;
     let same_source = there.source == wanted.source
-        || crate::block::DevNo::of_node(Path::new(&wanted.source)) == Some(there.devno);
-    there.fstype == wanted.fstype && there.root == "/" && same_source
+        || devno == Some(there.devno)
+        || (there.devno.major == 0 && by_name(&there.source));
+    let root = match options.data.iter().rev().find_map(|word| word.strip_prefix("subvol=")) {
+        Some(subvolume) => format!("/{}", subvolume.trim_matches('/')),
+        None => "/".to_owned(),
+    };
+    there.fstype == wanted.fstype && there.root == root && same_source
+}
+
+/// Whether the directory or file that is mounted is the one at `source`.
+fn is_bound(there: &MountPoint, source: &str) -> bool {
+    let identity = |path: &str| fs::metadata(path).map(|m| (m.dev(), m.ino()));
+    matches!((identity(&there.target), identity(source)), (Ok(a), Ok(b)) if a == b)
+}
+
+/// Makes an empty file to bind another to, and the directories above it.
+fn make_file(path: &Path) -> Result<(), MountError> {
+    if let Some(parent) = path.parent() {
+        make_directories(parent)?;
+    }
+    let made = fs::File::options().create(true).append(true).mode(0o644).open(path);
+    made.map(drop).map_err(|source| MountError::Directory { path: path.to_owned(), source })
 }
 
 /// Makes a directory and what is missing above it with mode 0755, whatever the umask.

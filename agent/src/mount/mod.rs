@@ -9,7 +9,7 @@
 //! | [`options`] | from words in a layout to flags and data |
 //! | [`ensure`](mod@ensure) | a file system at a place |
 //! | [`unmount`] | nothing at or below a place, or who hinders it |
-//! | [`swap`] | the end of swapping |
+//! | [`swap`] | swapping begun and ended |
 //! | [`temporary`] | a file system where only root looks, for a moment |
 
 pub mod ensure;
@@ -20,7 +20,7 @@ pub mod temporary;
 pub mod unmount;
 
 pub use ensure::{MountRequest, ensure, ensure_efivarfs};
-pub use swap::swapoff;
+pub use swap::{SwapOptions, swapoff, swapon};
 pub use table::MountPoint;
 pub use temporary::TempMount;
 pub use unmount::{unmount, unmount_all_below};
@@ -58,6 +58,9 @@ pub enum MountError {
         #[source]
         source: Errno,
     },
+    /// What is to be bound there is not there.
+    #[error("{} can't be bound: there is no such file or directory", .0.display())]
+    NothingToBind(PathBuf),
     /// Something else is there.
     #[error("{} is taken: {there} is mounted there", target.display())]
     Taken {
@@ -71,6 +74,15 @@ pub enum MountError {
     Unmount {
         /// Where.
         target: PathBuf,
+        /// Why not.
+        #[source]
+        source: Errno,
+    },
+    /// `swapon(2)` refused.
+    #[error("beginning to swap to {}", to.display())]
+    Swapon {
+        /// To what.
+        to: PathBuf,
         /// Why not.
         #[source]
         source: Errno,

@@ -12,6 +12,11 @@ pub struct Options {
 }
 
 impl Options {
+    /// Whether a directory or file is to be mounted a second time.
+    pub fn is_bind(&self) -> bool {
+        self.flags.contains(MsFlags::MS_BIND)
+    }
+
     /// Sorts options as `mount(8)` does (util-linux 2.40 `libmount/src/optmap.c`): words it knows
     /// become flags, words meant for user space are dropped, all others go to the file system.
     pub fn parse<'a>(words: impl IntoIterator<Item = &'a str>) -> Self {
@@ -51,6 +56,14 @@ fn flag(word: &str) -> Option<(MsFlags, bool)> {
         "nostrictatime" => (MsFlags::MS_STRICTATIME, false),
         "lazytime" => (MsFlags::MS_LAZYTIME, true),
         "nolazytime" => (MsFlags::MS_LAZYTIME, false),
+        "iversion" => (MsFlags::MS_I_VERSION, true),
+        "noiversion" => (MsFlags::MS_I_VERSION, false),
+        "mand" => (MsFlags::MS_MANDLOCK, true),
+        "nomand" => (MsFlags::MS_MANDLOCK, false),
+        "silent" => (MsFlags::MS_SILENT, true),
+        "loud" => (MsFlags::MS_SILENT, false),
+        "bind" => (MsFlags::MS_BIND, true),
+        "rbind" => (MsFlags::MS_BIND.union(MsFlags::MS_REC), true),
         _ => return None,
     })
 }
@@ -89,5 +102,12 @@ mod tests {
         assert_eq!(Options::parse(["ro,rw"]).flags, MsFlags::empty());
         assert_eq!(Options::parse(["nosuid", "nodev,suid"]).flags, MsFlags::MS_NODEV);
         assert_eq!(Options::parse(["zfsutil"]), Options::parse([""]));
+    }
+
+    #[test]
+    fn binds() {
+        let rbind = Options::parse(["rbind", "ro"]);
+        assert!(rbind.is_bind() && rbind.flags.contains(MsFlags::MS_REC | MsFlags::MS_RDONLY));
+        assert!(!Options::parse(["subvol=/root"]).is_bind());
     }
 }

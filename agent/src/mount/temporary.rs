@@ -26,6 +26,17 @@ impl TempMount {
         fstype: &str,
         read_only: bool,
     ) -> Result<Self, MountError> {
+        Self::with_options(roots, source, fstype, read_only, &[])
+    }
+
+    /// As [`TempMount::new`], with further options for the file system.
+    pub fn with_options(
+        roots: &Roots,
+        source: &Path,
+        fstype: &str,
+        read_only: bool,
+        further: &[&str],
+    ) -> Result<Self, MountError> {
         let parent = roots.run.join("keystone");
         let path = parent.join(format!("mount-{:016x}", rand::random::<u64>()));
         fs::DirBuilder::new()
@@ -37,7 +48,8 @@ impl TempMount {
         let mut mount = TempMount { roots: roots.clone(), path, mounted: false };
         let options = if read_only { "ro,nosuid,nodev,noexec" } else { "nosuid,nodev,noexec" };
         let source = source.to_string_lossy();
-        mount_now(&source, &mount.path, fstype, Options::parse([options]))?;
+        let options = Options::parse([options].into_iter().chain(further.iter().copied()));
+        mount_now(&source, &mount.path, fstype, options)?;
         mount.mounted = true;
         Ok(mount)
     }

@@ -94,3 +94,80 @@ fn a_temporary_mount_leaves_nothing() {
     TempMount::new(&roots, Path::new(disk.node()), "btrfs", true).unwrap_err();
     assert_eq!(fs::read_dir(dir.path().join("keystone")).unwrap().count(), 0);
 }
+
+#[test]
+fn directories_and_files_are_bound_and_found_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let roots = Roots::default();
+    fs::create_dir(dir.path().join("kept")).unwrap();
+    fs::write(dir.path().join("kept/file"), "x").unwrap();
+    let bound = |source: &str, target: &str, options: &str| {
+        let request = MountRequest {
+            source: dir.path().join(source).display().to_string(),
+            target: dir.path().join(target),
+            fstype: "none".to_owned(),
+            options: options.split(',').map(str::to_owned).collect(),
+        };
+        ensure(&roots, &request)
+    };
+    assert_eq!(bound("kept", "mnt/home", "bind,ro").unwrap(), Ensured::Created);
+    assert_eq!(bound("kept", "mnt/home", "bind,ro").unwrap(), Ensured::AlreadySo);
+    fs::write(dir.path().join("mnt/home/other"), "x").expect_err("bound read-only");
+    fs::write(dir.path().join("kept/other"), "x").unwrap();
+    assert_eq!(bound("kept/file", "mnt/one", "bind").unwrap(), Ensured::Created);
+    assert_eq!(fs::read_to_string(dir.path().join("mnt/one")).unwrap(), "x");
+    let nothing = bound("gone", "mnt/two", "bind").unwrap_err();
+    assert!(nothing.to_string().contains("no such file"), "{nothing}");
+    let taken = bound("kept/file", "mnt/home", "bind").unwrap_err();
+    assert!(matches!(taken, MountError::Taken { .. }), "{taken}");
+    let _ = unmount_all_below(&roots, dir.path()).unwrap();
+}
+
+#[test]
+fn memory_is_mounted_by_its_type() {
+    let dir = tempfile::tempdir().unwrap();
+    let roots = Roots::default();
+    let mut wanted = request("tmpfs", &dir.path().join("tmp"), "size=1M,mode=1777");
+    wanted.fstype = "tmpfs".to_owned();
+    assert_eq!(ensure(&roots, &wanted).unwrap(), Ensured::Created);
+    assert_eq!(ensure(&roots, &wanted).unwrap(), Ensured::AlreadySo);
+    let mode = fs::metadata(dir.path().join("tmp")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o1777);
+    let _ = unmount_all_below(&roots, dir.path()).unwrap();
+}
+
+#[test]
+fn a_subvolume_is_another_mount_than_the_top() {
+    let disk = Loop::new(160 << 20, 512);
+    run("btrfs-progs", "mkfs.btrfs", &["-q", disk.node()]);
+    let dir = tempfile::tempdir().unwrap();
+    let roots = Roots { run: dir.path().join("run"), ..Roots::default() };
+    let _ = crate::btrfs::ensure_subvolume(&roots, Path::new(disk.node()), "/a/root").unwrap();
+    let mut wanted = request(disk.node(), &dir.path().join("mnt"), "subvol=/a/root,noatime");
+    wanted.fstype = "btrfs".to_owned();
+    assert_eq!(ensure(&roots, &wanted).unwrap(), Ensured::Created);
+    assert_eq!(ensure(&roots, &wanted).unwrap(), Ensured::AlreadySo);
+    wanted.options = vec!["noatime".to_owned()];
+    let top = ensure(&roots, &wanted).unwrap_err();
+    assert!(matches!(top, MountError::Taken { .. }), "{top}");
+    let _ = unmount_all_below(&roots, &dir.path().join("mnt")).unwrap();
+}
+
+#[test]
+fn swapping_begins_and_ends() {
+    let disk = Loop::new(1 << 20, 512);
+    let roots = Roots::default();
+    let _ = crate::filesystem::swap::ensure(&roots, disk.name(), None, None).unwrap();
+    let options = SwapOptions { priority: Some(7), ..SwapOptions::default() };
+    let node = Path::new(disk.node());
+    assert_eq!(swapon(&roots, node, options).unwrap(), Ensured::Created);
+    assert_eq!(swapon(&roots, node, options).unwrap(), Ensured::AlreadySo);
+    let line = fs::read_to_string("/proc/swaps").unwrap();
+    let line = line.lines().find(|line| line.starts_with(disk.node())).unwrap();
+    assert!(line.ends_with("\t7"), "{line}");
+    assert_eq!(swap::swapoff_path(&roots, node).unwrap(), Ensured::Created);
+    assert_eq!(swap::swapoff_path(&roots, node).unwrap(), Ensured::AlreadySo);
+    let blank = Loop::new(1 << 20, 512);
+    let refused = swapon(&roots, Path::new(blank.node()), options).unwrap_err();
+    assert!(matches!(refused, MountError::Swapon { .. }), "{refused}");
+}

@@ -6,11 +6,24 @@ use super::{
     Zfs,
     error::{Error, Result},
     ffi::{self, Dataset, Kind, NvList, Pool},
+    material,
 };
 use crate::ensure::Ensured;
+use keystone_protocol::plan::is_one_time;
+use keystone_protocol::secret::Secret;
+use zeroize::Zeroizing;
 
 /// `ZVOL_DEFAULT_BLOCKSIZE` of OpenZFS include/sys/zvol.h.
 const DEFAULT_VOLUME_BLOCK: u64 = 16 * 1024;
+
+/// What else a volume can be.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct VolumeOptions<'a> {
+    /// Whether it reserves no room (`-s`).
+    pub sparse: bool,
+    /// Its key, if it is an encryption root: as `keyformat` says.
+    pub key: Option<&'a Secret>,
+}
 
 impl Zfs {
     /// Makes a file system with these properties and missing parents without any, as
@@ -57,6 +70,98 @@ impl Zfs {
         Ok(Ensured::Created)
     }
 
+    /// Makes a file system for a layout: as [`Zfs::ensure_filesystem`], with a key in any format,
+    /// and as disko does where it exists: properties that can change are set (`zfs set -u`), those
+    /// that can't have to be so already.
+    ///
+    /// # Errors
+    /// [`Error::Differs`], [`Error::WrongKey`], [`Error::Invalid`] for a key that is none.
+    pub fn ensure_dataset(
+        &self,
+        name: &str,
+        properties: &BTreeMap<String, String>,
+        key: Option<&Secret>,
+    ) -> Result<Ensured> {
+        if self.library.exists(name)? {
+            return self.ensure_existing(name, Kind::Filesystem, properties, key);
+        }
+        let Some(key) = key else { return self.ensure_filesystem(name, properties, None) };
+        self.ensure_parents(name)?;
+        let pool = Pool::open(&self.library, pool_of(name))?;
+        let (parsed, wrapping) =
+            self.with_key(name, Kind::Filesystem, properties, NvList::new()?, &pool, key)?;
+        ffi::create(&self.library, name, Kind::Filesystem, &parsed, &wrapping)?;
+        Ok(Ensured::Created)
+    }
+
+    /// A dataset that exists: what can change is made so, what can't is compared.
+    fn ensure_existing(
+        &self,
+        name: &str,
+        kind: Kind,
+        properties: &BTreeMap<String, String>,
+        key: Option<&Secret>,
+    ) -> Result<Ensured> {
+        let pool = Pool::open(&self.library, pool_of(name))?;
+        // How the key is found, and what is drawn for it, may differ.
+        let fixed = properties.iter().filter(|(property, _)| {
+            is_one_time(property)
+                && !matches!(property.as_str(), "keylocation" | "pbkdf2iters" | "pbkdf2salt")
+        });
+        let fixed: BTreeMap<_, _> = fixed.map(|(k, v)| (k.clone(), v.clone())).collect();
+        let action = format!("cannot look at '{name}'");
+        let wanted = NvList::of_strings(&fixed)?;
+        let parsed = self.library.valid_properties(kind, &wanted, &pool, &action)?;
+        self.compare(name, kind, &parsed)?;
+        let loaded = match key {
+            Some(key) => self.ensure_key_material_loaded(name, key)?,
+            None => Ensured::AlreadySo,
+        };
+        let changing = properties.iter().filter(|(property, _)| !is_one_time(property));
+        let changing: BTreeMap<_, _> = changing.map(|(k, v)| (k.clone(), v.clone())).collect();
+        // An inherited mount point that is as wanted stays inherited, as everything else.
+        Ok(loaded.and(self.ensure_properties(name, &changing)?))
+    }
+
+    /// Properties of a new encryption root as the kernel takes them, and its wrapping key.
+    /// `drawn` holds what is known as numbers already (`volsize`).
+    fn with_key(
+        &self,
+        name: &str,
+        kind: Kind,
+        properties: &BTreeMap<String, String>,
+        drawn: NvList,
+        pool: &Pool<'_>,
+        key: &Secret,
+    ) -> Result<(NvList, Zeroizing<[u8; 32]>)> {
+        let (strings, derivation) = material::complete(properties)?;
+        let mut wanted = NvList::of_strings(&strings)?;
+        for number in drawn.names() {
+            wanted.add_u64(&number, drawn.u64(&number).unwrap_or(0))?;
+        }
+        let action = format!("cannot create '{name}'");
+        let mut parsed = self.library.valid_properties(kind, &wanted, pool, &action)?;
+        let format = strings.get("keyformat").map_or("", String::as_str);
+        if let Some(derivation) = &derivation {
+            parsed.add_u64("pbkdf2salt", derivation.salt)?;
+            parsed.add_u64("pbkdf2iters", derivation.iterations)?;
+        }
+        let wrapping = material::wrapping_key(format, key, derivation.as_ref())?;
+        Ok((parsed, wrapping))
+    }
+
+    /// Makes a snapshot, `pool/dataset@name`, unless there is one.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with libzfs's words.
+    pub fn ensure_snapshot(&self, name: &str) -> Result<Ensured> {
+        if self.library.has_snapshot(name)? {
+            return Ok(Ensured::AlreadySo);
+        }
+        self.library.snapshot(name)?;
+        Ok(Ensured::Created)
+    }
+
     /// Makes a volume of at least `size` bytes as `zfs create -p -V` does: block size chosen
     /// by the pool's geometry unless `volblocksize` is among the properties, size rounded
     /// up to it, and everything reserved (`refreservation`).
@@ -70,6 +175,20 @@ impl Zfs {
         name: &str,
         size: u64,
         properties: &BTreeMap<String, String>,
+    ) -> Result<Ensured> {
+        self.ensure_volume_as(name, size, properties, VolumeOptions::default())
+    }
+
+    /// As [`Zfs::ensure_volume`], sparse or with a key of its own.
+    ///
+    /// # Errors
+    /// As that; [`Error::WrongKey`], [`Error::Invalid`] for a key that is none.
+    pub fn ensure_volume_as(
+        &self,
+        name: &str,
+        size: u64,
+        properties: &BTreeMap<String, String>,
+        options: VolumeOptions<'_>,
     ) -> Result<Ensured> {
         let kind = Kind::Volume;
         let pool = Pool::open(&self.library, pool_of(name))?;
@@ -94,13 +213,29 @@ impl Zfs {
         parsed.add_u64("volsize", size)?;
         if self.library.exists(name)? {
             self.compare(name, kind, &parsed)?;
-            return Ok(Ensured::AlreadySo);
+            return match options.key {
+                Some(key) => self.ensure_key_material_loaded(name, key),
+                None => Ok(Ensured::AlreadySo),
+            };
         }
-        if !properties.contains_key("refreservation") {
-            wanted.add_u64("refreservation", pool.volume_reservation(size, &parsed))?;
+        let reservation = (!options.sparse && !properties.contains_key("refreservation"))
+            .then(|| pool.volume_reservation(size, &parsed));
+        if let Some(bytes) = reservation {
+            wanted.add_u64("refreservation", bytes)?;
         }
         self.ensure_parents(name)?;
-        self.library.create_dataset(name, kind, &wanted)?;
+        let Some(key) = options.key else {
+            self.library.create_dataset(name, kind, &wanted)?;
+            return Ok(Ensured::Created);
+        };
+        let mut drawn = NvList::new()?;
+        drawn.add_u64("volsize", size)?;
+        let (mut complete, wrapping) = self.with_key(name, kind, properties, drawn, &pool, key)?;
+        complete.add_u64("volblocksize", block)?;
+        if let Some(bytes) = reservation {
+            complete.add_u64("refreservation", bytes)?;
+        }
+        ffi::create(&self.library, name, kind, &complete, &wrapping)?;
         Ok(Ensured::Created)
     }
 
@@ -200,25 +335,14 @@ fn pool_of(name: &str) -> &str {
     name.split_once('/').map_or(name, |(pool, _)| pool)
 }
 
-/// What `zfs create` demands and adds of a new encryption root (OpenZFS 2.3
-/// lib/libzfs/libzfs_crypto.c, zfs_crypto_create), for keys that need no derivation.
+/// The properties of an encryption root whose key needs no derivation.
 fn with_key_properties(properties: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>> {
-    let invalid = |reason: &str| Err(Error::Invalid(format!("an encryption root {reason}")));
-    match properties.get("keyformat").map(String::as_str) {
-        Some("raw" | "hex") => {}
-        Some("passphrase") => {
-            return invalid("with keyformat=passphrase cannot be made from a raw key");
-        }
-        Some(other) => return invalid(&format!("cannot have keyformat={other}")),
-        None => return invalid("needs a keyformat"),
+    match material::complete(properties)? {
+        (complete, None) => Ok(complete),
+        (_, Some(_)) => Err(Error::Invalid(
+            "an encryption root with keyformat=passphrase cannot be made from a raw key".into(),
+        )),
     }
-    if properties.contains_key("pbkdf2iters") {
-        return invalid("with a raw key has no pbkdf2iters");
-    }
-    let mut complete = properties.clone();
-    complete.entry("keylocation".into()).or_insert_with(|| "prompt".into());
-    complete.entry("encryption".into()).or_insert_with(|| "on".into());
-    Ok(complete)
 }
 
 /// The block size that `zfs create -V` takes without `-b`: no smaller than what the pool
@@ -291,23 +415,6 @@ mod tests {
         assert_eq!(default_volume_block(&told), 16 << 10);
         told.add_u64("max_alloc", 64 << 10).unwrap();
         assert_eq!(default_volume_block(&told), 64 << 10);
-    }
-
-    #[test]
-    fn encryption_roots_are_complete() {
-        let of = |pairs: &[(&str, &str)]| {
-            pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect()
-        };
-        let complete = with_key_properties(&of(&[("keyformat", "raw")])).unwrap();
-        assert_eq!(complete["keylocation"], "prompt");
-        assert_eq!(complete["encryption"], "on");
-        for bad in [
-            &[][..],
-            &[("keyformat", "passphrase")],
-            &[("keyformat", "raw"), ("pbkdf2iters", "350000")],
-        ] {
-            assert!(with_key_properties(&of(bad)).is_err(), "{bad:?}");
-        }
     }
 
     #[test]

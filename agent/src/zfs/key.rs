@@ -3,9 +3,11 @@
 use super::{
     Zfs,
     error::{Error, Result},
-    ffi,
+    ffi::{self, Dataset},
+    material::{self, Derivation},
 };
 use crate::ensure::Ensured;
+use keystone_protocol::secret::Secret;
 
 /// Whether a dataset's key is loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +70,23 @@ impl Zfs {
             Ok(()) => Ok(Ensured::Created),
             Err(source) => Err(Error::System { action: format!("load the key of {name}"), source }),
         }
+    }
+
+    /// Loads the key of an encryption root from what its file or the operator holds: raw bytes, hex
+    /// digits or a passphrase, as the dataset's `keyformat` says.
+    ///
+    /// # Errors
+    /// [`Error::WrongKey`], [`Error::Invalid`] for a key that is none.
+    pub fn ensure_key_material_loaded(&self, name: &str, key: &Secret) -> Result<Ensured> {
+        let stored = Dataset::open(&self.library, name)?.stored()?;
+        let number = |property: &str| stored.list(property).and_then(|p| p.u64("value"));
+        let derivation = match (number("pbkdf2salt"), number("pbkdf2iters")) {
+            (Some(salt), Some(iterations)) => Some(Derivation { salt, iterations }),
+            _ => None,
+        };
+        let format = self.property(name, "keyformat")?.unwrap_or_default();
+        let wrapping = material::wrapping_key(&format, key, derivation.as_ref())?;
+        self.ensure_key_loaded(name, &wrapping)
     }
 
     /// Forgets the key of an encryption root; nothing encrypted with it may be mounted or open.

@@ -8,6 +8,7 @@
 //! | [`Label`] (`label`) | what a device says of the pool it belongs to, without importing |
 //! | `module` | the kernel module: present, version, features |
 //! | `pool`, `dataset`, `key` | methods of [`Zfs`] |
+//! | [`material`] | from a raw, hex or passphrase key to what the kernel takes |
 //! | `users` | who keeps a pool busy |
 //! | `ffi` | all of the C |
 //!
@@ -45,11 +46,13 @@ pub use keystone_planner::features;
 mod ffi;
 mod key;
 mod label;
+pub mod material;
 mod module;
 mod pool;
 mod users;
 mod vdev;
 
+pub use dataset::VolumeOptions;
 pub use error::{Error, Result};
 pub use key::KeyStatus;
 pub use label::{Label, LabelState, clear_label, read_label, read_labels};

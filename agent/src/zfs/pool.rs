@@ -16,10 +16,11 @@ use super::{
     Zfs,
     error::{Error, Result},
     ffi::{self, NvList, Pool},
-    users,
+    material, users,
     vdev::{self, TopVdev},
 };
 use crate::{block::Roots, ensure::Ensured};
+use keystone_protocol::secret::Secret;
 
 /// A pool to make.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -36,6 +37,8 @@ pub struct PoolSpec {
     pub properties: BTreeMap<String, String>,
     /// Properties of the root dataset (`-O`).
     pub root_properties: BTreeMap<String, String>,
+    /// The key of the root dataset, if its properties make it an encryption root.
+    pub root_key: Option<Secret>,
     /// Where mount points begin while it is imported (`-R`).
     pub altroot: Option<String>,
     /// Features to enable (see [`super::features`]); all others stay disabled.
@@ -126,18 +129,49 @@ impl Zfs {
     /// is in use; [`Error::Refused`] with libzfs's words for everything it refuses.
     pub fn ensure_pool(&self, spec: &PoolSpec) -> Result<Ensured> {
         match self.imported_pool(&spec.name) {
-            Ok(existing) => return spec.compare(&existing).map(|()| Ensured::AlreadySo),
+            Ok(existing) => {
+                spec.compare(&existing)?;
+                return match &spec.root_key {
+                    // What an interrupted run may have left.
+                    Some(key) => {
+                        let loaded = self.ensure_key_material_loaded(&spec.name, key)?;
+                        Ok(loaded.and(self.set_root_key_location(spec)?))
+                    }
+                    None => Ok(Ensured::AlreadySo),
+                };
+            }
             Err(Error::NotFound { .. }) => {}
             Err(error) => return Err(error),
         }
         let root = vdev::root(&spec.vdevs, &spec.spares, &spec.caches, spec.ashift()?)?;
         let properties = NvList::of_strings(&spec.all_properties()?)?;
-        let root_properties = NvList::of_strings(&spec.root_properties)?;
+        let mut root_properties = spec.root_properties.clone();
+        // libzfs reads the root's key from where `keylocation` says: a file that is only in
+        // memory, and that nobody but this process has.
+        let _key = match &spec.root_key {
+            Some(key) => {
+                let (file, location) = material::in_memory(key)?;
+                root_properties.insert("keylocation".into(), location);
+                Some(file)
+            }
+            None => None,
+        };
+        let root_properties = NvList::of_strings(&root_properties)?;
         for device in spec.leaves() {
             zero_start(device)?;
         }
         self.library.create_pool(&spec.name, &root, &properties, &root_properties)?;
+        if spec.root_key.is_some() {
+            let _ = self.set_root_key_location(spec)?;
+        }
         Ok(Ensured::Created)
+    }
+
+    /// Sets where the key of the root dataset is from now on.
+    fn set_root_key_location(&self, spec: &PoolSpec) -> Result<Ensured> {
+        let location = spec.root_properties.get("keylocation").map_or("prompt", String::as_str);
+        let property = BTreeMap::from([("keylocation".to_owned(), location.to_owned())]);
+        self.ensure_properties(&spec.name, &property)
     }
 
     /// Imports a pool without mounting anything and without a cache file.

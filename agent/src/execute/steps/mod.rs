@@ -3,16 +3,22 @@
 //! | module | steps |
 //! |---|---|
 //! | [`release`] | ending what uses the disks, wiping them |
-//! | [`storage`] | partition table, file systems, pool, volume, datasets, mounts |
+//! | [`storage`] | partition tables, file systems, swap, mounts |
+//! | [`volumes`] | software RAID, LVM |
+//! | [`pools`] | pools, volumes, datasets, snapshots |
+//! | [`hooks`] | hooks of the layout |
 //! | [`unlock`] | containers, keyslots, keys |
 //! | [`system`] | closure, profile, host key, bootloader |
 //! | [`finish`] | report, unmounting, export, proof |
 
 mod finish;
+mod hooks;
+mod pools;
 mod release;
 mod storage;
 mod system;
 mod unlock;
+mod volumes;
 
 use super::cancel::Cancelled;
 use super::journal::JournalError;
@@ -64,10 +70,16 @@ pub enum StepError {
     BootCheck(#[from] crate::bootloader::BootCheckError),
     #[error(transparent)]
     Seal(#[from] crate::seal::SealError),
-    #[error("this agent cannot {0}")]
-    CanNot(&'static str),
-    #[error("a raw key of a dataset has 32 bytes, this one {0}")]
-    KeyLength(usize),
+    #[error(transparent)]
+    Mbr(#[from] crate::mbr::MbrError),
+    #[error(transparent)]
+    Btrfs(#[from] crate::btrfs::BtrfsError),
+    #[error(transparent)]
+    Lvm(#[from] crate::lvm::LvmError),
+    #[error(transparent)]
+    Md(#[from] crate::md::MdError),
+    #[error(transparent)]
+    Hook(#[from] crate::hook::HookError),
     #[error(transparent)]
     Pcr(#[from] crate::tpm2::seal::NoSuchPcr),
     #[error("{0:?} is not a pool's GUID")]
@@ -98,71 +110,73 @@ impl StepError {
             StepError::Cancelled(_)
                 | StepError::Receive(crate::store::ReceiveError::Cancelled)
                 | StepError::Activation(crate::activation::ActivationError::Cancelled)
+                | StepError::Hook(crate::hook::HookError::Failed {
+                    source: crate::tool::ToolError::Stopped(_),
+                    ..
+                })
         )
     }
 }
 
 /// Runs one step.
 pub(super) fn run(run: &mut Execution<'_>, step: &Step) -> StepResult {
+    let id = step.id.as_str();
     match &step.action {
         Action::Release(what) => release::release(run, what),
         Action::WipeDisk { disk } => release::wipe(run, disk),
         Action::Partition(table) => storage::partition(run, table),
-        Action::PartitionMbr(_) => Err(StepError::CanNot("write an MBR partition table")),
-        Action::MakeVfat { device, label: None } => storage::make_vfat(run, device),
-        Action::MakeVfat { .. } => Err(StepError::CanNot("label a FAT32 file system")),
-        Action::MakeFilesystem { device, fstype, extra_args } if fstype == "ext4" => {
-            storage::make_ext4(run, device, extra_args)
+        Action::PartitionMbr(table) => storage::partition_mbr(run, table),
+        Action::MakeVfat { device, label } => storage::make_vfat(run, device, label.as_deref()),
+        Action::MakeFilesystem { device, fstype, extra_args } => {
+            storage::make_filesystem(run, id, device, fstype, extra_args)
         }
-        Action::MakeFilesystem { .. } => Err(StepError::CanNot("make this file system")),
-        Action::CreateSubvolume { .. } => Err(StepError::CanNot("make a btrfs subvolume")),
-        Action::CreateSwapFile { .. } => Err(StepError::CanNot("make a swap file")),
-        Action::MakeSwap { .. } => Err(StepError::CanNot("write a swap header")),
-        Action::Swapon { .. } | Action::Swapoff { .. } => {
-            Err(StepError::CanNot("swap to a device of the plan"))
+        Action::CreateSubvolume { device, subvolume, extra_args } => {
+            storage::create_subvolume(run, id, device, subvolume, extra_args)
         }
-        Action::CreateArray(_) | Action::StopArray { .. } => {
-            Err(StepError::CanNot("make or stop a software RAID"))
+        Action::CreateSwapFile { device, path, size } => {
+            storage::create_swap_file(run, device, path, *size)
         }
-        Action::CreatePhysicalVolume { .. }
-        | Action::CreateVolumeGroup { .. }
-        | Action::CreateLogicalVolume(_)
-        | Action::DeactivateGroup { .. } => Err(StepError::CanNot("make or close LVM volumes")),
-        Action::Hook(_) => Err(StepError::CanNot("run hooks")),
-        Action::CreateSnapshot { .. } => Err(StepError::CanNot("make snapshots")),
-        Action::CreatePool(pool) => storage::create_pool(run, pool),
-        Action::CreateVolume { dataset, size, properties, sparse: false, key: None } => {
-            storage::create_volume(run, dataset, *size, properties)
+        Action::MakeSwap { device, label, uuid } => {
+            storage::make_swap(run, device, label.as_deref(), uuid.as_deref())
         }
-        Action::CreateVolume { .. } => {
-            Err(StepError::CanNot("make a sparse volume, or one with a key of its own"))
+        Action::Swapon { device, priority, discard, options } => {
+            storage::swapon(run, device, *priority, *discard, options)
+        }
+        Action::Swapoff { device } => storage::swapoff(run, device),
+        Action::CreateArray(array) => volumes::create_array(run, id, array),
+        Action::StopArray { name } => volumes::stop_array(run, name),
+        Action::CreatePhysicalVolume { device } => {
+            volumes::create_physical_volume(run, id, device)
+        }
+        Action::CreateVolumeGroup { name, members } => {
+            volumes::create_group(run, id, name, members)
+        }
+        Action::CreateLogicalVolume(volume) => volumes::create_logical_volume(run, id, volume),
+        Action::DeactivateGroup { name } => volumes::deactivate_group(run, id, name),
+        Action::Hook(hook) => hooks::run_hook(run, id, hook),
+        Action::CreatePool(pool) => pools::create_pool(run, pool),
+        Action::CreateVolume { dataset, size, properties, sparse, key } => {
+            pools::create_volume(run, dataset, *size, properties, *sparse, key.as_ref())
         }
         Action::CreateDataset { dataset, properties, key } => {
-            storage::create_dataset(run, dataset, properties, key.as_ref())
+            pools::create_dataset(run, dataset, properties, key.as_ref())
         }
+        Action::CreateSnapshot { snapshot } => pools::create_snapshot(run, snapshot),
         Action::Mount(mount) => storage::mount(run, mount),
-        Action::FormatLuks { device, name, format, open }
-            if *format == Default::default() && *open == Default::default() =>
-        {
-            unlock::format(run, device, name)
-        }
-        Action::FormatLuks { .. } => {
-            Err(StepError::CanNot("format or open a container with options"))
+        Action::FormatLuks { device, name, format, open } => {
+            unlock::format(run, device, name, format, open)
         }
         Action::CreateKey { device, file, bytes } => unlock::create_key(run, device, file, *bytes),
-        Action::Enroll { device, name, unlock, additional } if additional.is_empty() => {
-            unlock::enroll_slots(run, device, name, unlock)
+        Action::Enroll { device, name, unlock, additional } => {
+            unlock::enroll_slots(run, device, name, unlock, additional)
         }
-        Action::Enroll { .. } => Err(StepError::CanNot("add further key files to a container")),
-        Action::CloseLuks { name } => unlock::close(run, name),
-        Action::ReceiveClosure { .. } => system::receive_closure(run, &step.id),
+        Action::CloseLuks { name } => unlock::close(name),
+        Action::ReceiveClosure { .. } => system::receive_closure(run, id),
         Action::SetProfile { toplevel } => system::set_profile(run, toplevel),
         Action::HostKey => system::host_key(run),
-        Action::InstallBootloader { toplevel } => {
-            system::install_bootloader(run, &step.id, toplevel)
-        }
+        Action::InstallBootloader { toplevel } => system::install_bootloader(run, id, toplevel),
         Action::VerifyBootloader { toplevel, esp, mountpoint } => {
-            system::verify_bootloader(run, &step.id, toplevel, esp, mountpoint)
+            system::verify_bootloader(run, id, toplevel, esp, mountpoint)
         }
         Action::WriteReport => finish::write_report(run),
         Action::Unmount => finish::unmount(run),

@@ -9,22 +9,29 @@ use crate::luks::enroll::{self, Tpm2Policy};
 use crate::tpm2::Tpm;
 use crate::tpm2::seal::PcrPolicy;
 use crate::{filesystem, luks};
-use keystone_protocol::plan::{ContainerUnlock, DeviceRef};
+use keystone_protocol::plan::{ContainerUnlock, DeviceRef, KeyFile, LuksFormat, LuksOpen};
 use keystone_protocol::secret::Secret;
 use std::collections::BTreeMap;
 
 /// Formats a container with an ephemeral key that is only in memory, and opens it.
-pub(super) fn format(run: &mut Execution<'_>, device: &DeviceRef, name: &str) -> StepResult {
+pub(super) fn format(
+    run: &mut Execution<'_>,
+    device: &DeviceRef,
+    name: &str,
+    format: &LuksFormat,
+    open: &LuksOpen,
+) -> StepResult {
     let node = run.machine.node(device)?;
     let bootstrap = luks::ephemeral_key();
-    let formatted = luks::format(&node.path, FirstSlot::Bootstrap, &bootstrap)?;
+    let formatted = luks::format_as(&node.path, FirstSlot::Bootstrap, &bootstrap, format)?;
     let container = Container {
         uuid: luks::uuid(&node.path)?.to_string(),
         bootstrap: Some(bootstrap.clone()),
         keyslots: BTreeMap::new(),
+        kdf: luks::lasting_kdf(format),
     };
     run.machine.container_opened(name, container);
-    let (opened, _) = luks::open(&node.path, name, &bootstrap)?;
+    let (opened, _) = luks::open_as(&node.path, name, &bootstrap, open)?;
     Ok(formatted.and(opened))
 }
 
@@ -47,11 +54,14 @@ pub(super) fn enroll_slots(
     device: &DeviceRef,
     name: &str,
     unlock: &ContainerUnlock,
+    additional: &[KeyFile],
 ) -> StepResult {
     let node = run.machine.node(device)?.path;
-    let Some(bootstrap) = run.machine.container(name)?.bootstrap.clone() else {
+    let container = run.machine.container(name)?;
+    let Some(bootstrap) = container.bootstrap.clone() else {
         return Ok(Ensured::AlreadySo);
     };
+    let kdf = container.kdf.clone();
     let mut keyslots = BTreeMap::new();
     match unlock {
         ContainerUnlock::Tpm2 { pcrs, bank, pin } => {
@@ -68,17 +78,19 @@ pub(super) fn enroll_slots(
         }
         ContainerUnlock::Password => {
             let password = run.supplies.password().ok_or(StepError::NoSecret("password"))?.clone();
-            let (_, slot) = enroll::enroll_password(&node, &bootstrap, &password)?;
+            let (_, slot) = enroll::enroll_password(&node, &bootstrap, &password, &kdf)?;
             keyslots.insert(slot, "password".to_owned());
         }
         ContainerUnlock::KeyFile(file) => {
-            if file.offset != 0 || file.size.is_some() {
-                return Err(StepError::CanNot("take a part of a key file"));
-            }
-            let key = read_key_file(&file.path, file.trim_newline)?;
-            let (_, slot) = enroll::enroll_key_file(&node, &bootstrap, &key)?;
+            let key = read_key_file(file)?;
+            let (_, slot) = enroll::enroll_key_file(&node, &bootstrap, &key, &kdf)?;
             keyslots.insert(slot, "key-file".to_owned());
         }
+    }
+    for file in additional {
+        let key = read_key_file(file)?;
+        let (_, slot) = enroll::enroll_key_file(&node, &bootstrap, &key, &kdf)?;
+        keyslots.entry(slot).or_insert_with(|| "key-file".to_owned());
     }
     if !matches!(unlock, ContainerUnlock::KeyFile(_)) {
         let (slot, recovery) = enroll::enroll_recovery(&node, &bootstrap)?;
@@ -92,20 +104,12 @@ pub(super) fn enroll_slots(
     Ok(Ensured::Created)
 }
 
-fn read_key_file(path: &str, trim_newline: bool) -> Result<Secret, StepError> {
-    let mut bytes = std::fs::read(path)
-        .map_err(|source| StepError::KeyFile { path: path.to_owned(), source })?;
-    if trim_newline {
-        while bytes.last() == Some(&b'\n') {
-            bytes.pop();
-        }
-    }
-    Ok(Secret::new(bytes))
+fn read_key_file(file: &KeyFile) -> Result<Secret, StepError> {
+    luks::key_file::read(file)
+        .map_err(|source| StepError::KeyFile { path: file.path.clone(), source })
 }
 
 /// Closes a container.
-pub(super) fn close(run: &mut Execution<'_>, name: &str) -> StepResult {
-    let ensured = luks::close(name)?;
-    run.machine.mapper_closed(name);
-    Ok(ensured)
+pub(super) fn close(name: &str) -> StepResult {
+    Ok(luks::close(name)?)
 }

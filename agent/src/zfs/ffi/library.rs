@@ -223,6 +223,24 @@ impl Library {
         Ok(unsafe { sys::zfs_dataset_exists(self.as_ptr(), name.as_ptr(), kinds) } == sys::B_TRUE)
     }
 
+    /// Whether a snapshot of that name exists.
+    pub(in crate::zfs) fn has_snapshot(&self, name: &str) -> Result<bool> {
+        let name = CString::new(name)?;
+        let kind = sys::ZFS_TYPE_SNAPSHOT;
+        // SAFETY: all pointers are valid for the call.
+        Ok(unsafe { sys::zfs_dataset_exists(self.as_ptr(), name.as_ptr(), kind) } == sys::B_TRUE)
+    }
+
+    /// Makes a snapshot, `pool/dataset@name`.
+    pub(in crate::zfs) fn snapshot(&self, name: &str) -> Result<()> {
+        let name = CString::new(name)?;
+        // SAFETY: all pointers are valid for the call; a null list is no properties.
+        let result = unsafe {
+            sys::zfs_snapshot(self.as_ptr(), name.as_ptr(), sys::B_FALSE, ptr::null_mut())
+        };
+        self.check(result)
+    }
+
     /// Zeroes the labels on an open device. Needs no handle; false if there was none to clear.
     pub(in crate::zfs) fn clear_label(device: BorrowedFd<'_>) -> bool {
         // SAFETY: the descriptor is open for the time of the call.

@@ -5,13 +5,13 @@ const MAX_LINE: usize = 4096;
 
 /// Collects bytes to lines.
 #[derive(Debug, Default)]
-pub(super) struct Lines {
+pub(crate) struct Lines {
     partial: Vec<u8>,
 }
 
 impl Lines {
     /// Takes more bytes; calls `line` for each line that ends.
-    pub(super) fn push(&mut self, bytes: &[u8], line: &mut dyn FnMut(String)) {
+    pub(crate) fn push(&mut self, bytes: &[u8], line: &mut dyn FnMut(String)) {
         for &byte in bytes {
             // Programs that show progress end their lines by a carriage return.
             let end = matches!(byte, b'\n' | b'\r');
@@ -25,7 +25,7 @@ impl Lines {
     }
 
     /// Ends the line that has begun, if one has.
-    pub(super) fn flush(&mut self, line: &mut dyn FnMut(String)) {
+    pub(crate) fn flush(&mut self, line: &mut dyn FnMut(String)) {
         if !self.partial.is_empty() {
             line(printable(&self.partial));
             self.partial.clear();

@@ -1,0 +1,91 @@
+//! Software RAID and LVM.
+
+use super::StepError;
+use crate::block::find::Node;
+use crate::execute::{Execution, StepResult};
+use crate::lvm::{self, Group, Size, Volume};
+use crate::md::Array;
+use keystone_protocol::plan::{ArrayPlan, DeviceRef, LogicalVolumePlan, LvSize};
+
+/// Makes a RAID.
+pub(super) fn create_array(
+    run: &mut Execution<'_>,
+    step: &str,
+    plan: &ArrayPlan,
+) -> StepResult {
+    let array = Array {
+        name: plan.name.clone(),
+        level: plan.level,
+        metadata: plan.metadata.clone(),
+        members: nodes(run, &plan.members)?,
+        extra_args: plan.extra_args.clone(),
+    };
+    let roots = run.machine.roots().clone();
+    run.machine.array_started(array.clone());
+    let mut say = |line: &str| run.output(step, line);
+    let (ensured, _) = array.ensure(&roots, &mut say)?;
+    Ok(ensured)
+}
+
+/// Stops a RAID.
+pub(super) fn stop_array(run: &mut Execution<'_>, name: &str) -> StepResult {
+    Ok(run.machine.array(name)?.stop(run.machine.roots())?)
+}
+
+/// Makes a physical volume.
+pub(super) fn create_physical_volume(
+    run: &mut Execution<'_>,
+    step: &str,
+    device: &DeviceRef,
+) -> StepResult {
+    let node = run.machine.node(device)?;
+    let roots = run.machine.roots().clone();
+    let mut say = |line: &str| run.output(step, line);
+    Ok(lvm::ensure_physical(&roots, &node, &mut say)?)
+}
+
+/// Makes a volume group.
+pub(super) fn create_group(
+    run: &mut Execution<'_>,
+    step: &str,
+    name: &str,
+    members: &[DeviceRef],
+) -> StepResult {
+    let group = Group { name: name.to_owned(), members: nodes(run, members)? };
+    run.machine.group_opened(group.clone());
+    let mut say = |line: &str| run.output(step, line);
+    Ok(group.ensure(&mut say)?)
+}
+
+/// Makes a logical volume.
+pub(super) fn create_logical_volume(
+    run: &mut Execution<'_>,
+    step: &str,
+    plan: &LogicalVolumePlan,
+) -> StepResult {
+    let group = run.machine.group(&plan.group)?.clone();
+    let volume = Volume {
+        name: plan.name.clone(),
+        size: match &plan.size {
+            LvSize::Bytes { bytes } => Size::Bytes(*bytes),
+            LvSize::Percent { percent, of } => Size::Extents(format!("{percent}%{of}")),
+        },
+        kind: plan.kind.clone(),
+        thin_pool: plan.thin_pool.clone(),
+        extra_args: plan.extra_args.clone(),
+    };
+    let roots = run.machine.roots().clone();
+    let mut say = |line: &str| run.output(step, line);
+    Ok(group.ensure_volume(&roots, &volume, &mut say)?)
+}
+
+/// Ends all volumes of a group.
+pub(super) fn deactivate_group(run: &mut Execution<'_>, step: &str, name: &str) -> StepResult {
+    let roots = run.machine.roots().clone();
+    let mut say = |line: &str| run.output(step, line);
+    Ok(lvm::deactivate(&roots, name, &mut say)?)
+}
+
+fn nodes(run: &Execution<'_>, members: &[DeviceRef]) -> Result<Vec<Node>, StepError> {
+    members.iter().map(|member| Ok(run.machine.node(member)?)).collect()
+}

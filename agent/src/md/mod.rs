@@ -1,0 +1,320 @@
+//! Linux software RAID: made and assembled by the running system's `mdadm`, found and stopped by
+//! the kernel's own interfaces.
+//!
+//! An array is the `md*` device that holds all of its members (sysfs), whatever its number and
+//! whatever `/dev/md` says.
+//!
+//! | module | job |
+//! |---|---|
+//! | [`superblock`] | what a member says of its array |
+
+pub mod superblock;
+
+use crate::block::find::{self, Node};
+use crate::block::{BlockError, Device, Poll, Roots, Timeout, holders, ioctl, probe, sysfs, wait};
+use crate::block::wipe;
+use crate::ensure::Ensured;
+use crate::filesystem::describe;
+use crate::tool::{self, Run, Say, ToolError};
+use keystone_protocol::inventory::Signature;
+use nix::errno::Errno;
+use std::ffi::OsString;
+use std::fs::File;
+use std::time::Duration;
+use superblock::Superblock;
+use thiserror::Error;
+
+/// How long an array may take to appear, or stay busy.
+const BOUND: Duration = Duration::from_secs(30);
+
+/// Something about an array failed.
+#[derive(Debug, Error)]
+pub enum MdError {
+    /// The program.
+    #[error(transparent)]
+    Tool(#[from] ToolError),
+    /// A device.
+    #[error(transparent)]
+    Block(#[from] BlockError),
+    /// Something else is on a member.
+    #[error("{device} is not empty: it has {found}")]
+    Occupied {
+        /// Kernel name.
+        device: String,
+        /// What is there.
+        found: String,
+    },
+    /// A member is of another array.
+    #[error("{device} is a member of another RAID: {found}")]
+    Differs {
+        /// Kernel name.
+        device: String,
+        /// Of which.
+        found: String,
+    },
+    /// It stays in use.
+    #[error("the RAID {name} ({device}) stays in use by {}", holders.join(", "))]
+    Busy {
+        /// Its name.
+        name: String,
+        /// Its kernel name.
+        device: String,
+        /// Who uses it.
+        holders: Vec<String>,
+    },
+    /// The kernel refused.
+    #[error("stopping the RAID {device}")]
+    Stop {
+        /// Its kernel name.
+        device: String,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A wait reached its bound.
+    #[error(transparent)]
+    Timeout(#[from] Timeout),
+}
+
+/// Shorthand for this module.
+pub type Result<T, E = MdError> = std::result::Result<T, E>;
+
+/// An array.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Array {
+    /// Its name, below `/dev/md`.
+    pub name: String,
+    /// `--level`.
+    pub level: u32,
+    /// `--metadata`: `default`, `1.0`, `1.2`, `ddf`, …
+    pub metadata: String,
+    /// Its members.
+    pub members: Vec<Node>,
+    /// Further arguments of `mdadm --create`.
+    pub extra_args: Vec<String>,
+}
+
+impl Array {
+    /// Makes the array and removes what its content looks like, or assembles it if its members
+    /// say that they are its; its node once that is there.
+    ///
+    /// # Errors
+    /// [`MdError::Occupied`], [`MdError::Differs`] if something else is on a member.
+    pub fn ensure(&self, roots: &Roots, say: Say<'_>) -> Result<(Ensured, Node)> {
+        if let Some(running) = self.running(roots) {
+            self.compare_running(roots, &running)?;
+            return Ok((Ensured::AlreadySo, find::node(roots, &running)?));
+        }
+        if self.is_made(roots)? {
+            return Ok((Ensured::Created, self.assemble(roots, say)?));
+        }
+        let mdadm = tool::need("mdadm")?;
+        Run::new(&mdadm).args(self.arguments()).run(say)?;
+        let node = self.appeared(roots)?;
+        // What was on the members shows through: an old table is not to come back to life.
+        let _ = wipe::device(roots, &node.name)?;
+        Ok((Ensured::Created, node))
+    }
+
+    /// Starts an array that exists.
+    ///
+    /// # Errors
+    /// The program's.
+    pub fn ensure_assembled(&self, roots: &Roots, say: Say<'_>) -> Result<(Ensured, Node)> {
+        match self.running(roots) {
+            Some(running) => Ok((Ensured::AlreadySo, find::node(roots, &running)?)),
+            None => Ok((Ensured::Created, self.assemble(roots, say)?)),
+        }
+    }
+
+    fn assemble(&self, roots: &Roots, say: Say<'_>) -> Result<Node> {
+        let mdadm = tool::need("mdadm")?;
+        let members = self.members.iter().map(|node| &node.path);
+        let assembled = Run::new(&mdadm)
+            .args(["--assemble", "--run", &self.link()])
+            .args(members)
+            .run(say);
+        match (assembled, self.running(roots)) {
+            // udev was quicker.
+            (_, Some(_)) | (Ok(_), None) => self.appeared(roots),
+            (Err(error), None) => Err(error.into()),
+        }
+    }
+
+    fn link(&self) -> String {
+        format!("/dev/md/{}", self.name)
+    }
+
+    /// Arguments of `mdadm --create`: disko's, without its questions (`--run` answers them).
+    fn arguments(&self) -> Vec<OsString> {
+        let mut args: Vec<OsString> = vec![
+            "--create".into(),
+            self.link().into(),
+            format!("--level={}", self.level).into(),
+            format!("--raid-devices={}", self.members.len()).into(),
+            format!("--metadata={}", self.metadata).into(),
+            "--force".into(),
+            "--homehost=any".into(),
+            "--run".into(),
+        ];
+        args.extend(self.extra_args.iter().map(OsString::from));
+        args.extend(self.members.iter().map(|node| node.path.clone().into_os_string()));
+        args
+    }
+
+    /// The kernel name of the array that runs on the members.
+    pub fn running(&self, roots: &Roots) -> Option<String> {
+        let members: Vec<&str> = self.members.iter().map(|node| node.name.as_str()).collect();
+        find::array_now(roots, &members)
+    }
+
+    fn appeared(&self, roots: &Roots) -> Result<Node> {
+        let what = format!("the RAID {} to appear", self.name);
+        let name = wait(&what, BOUND, || {
+            Ok::<_, MdError>(match self.running(roots) {
+                Some(name) => Poll::Ready(name),
+                None => Poll::Pending("no md device holds its members".to_owned()),
+            })
+        })?;
+        Ok(find::node(roots, &name)?)
+    }
+
+    fn compare_running(&self, roots: &Roots, running: &str) -> Result<()> {
+        let level = sysfs::attribute(roots, running, "md/level").unwrap_or_default();
+        let wanted = level_name(self.level);
+        if level == wanted {
+            return Ok(());
+        }
+        Err(MdError::Differs {
+            device: running.to_owned(),
+            found: format!("its level is {level}, not {wanted}"),
+        })
+    }
+
+    /// Whether all members say that they are this array's; an error if one says something else.
+    fn is_made(&self, roots: &Roots) -> Result<bool> {
+        let mut seen: Vec<Option<Superblock>> = Vec::new();
+        for node in &self.members {
+            let device = Device::open_read(roots, &node.name)?;
+            let fail = BlockError::io("reading", device.path());
+            let found = superblock::read(&device).map_err(fail)?;
+            if found.is_none() {
+                empty(&device)?;
+            }
+            if let Some(other) = found.as_ref().filter(|found| !self.is_of(found)) {
+                let found = format!("{} ({})", other.name, other.uuid);
+                return Err(MdError::Differs { device: node.name.clone(), found });
+            }
+            seen.push(found);
+        }
+        let first = seen.first().cloned().flatten();
+        let Some(first) = first else {
+            return match seen.iter().zip(&self.members).find(|(found, _)| found.is_some()) {
+                None => Ok(false),
+                Some((_, node)) => Err(self.partly(node)),
+            };
+        };
+        match seen.iter().zip(&self.members).find(|(found, _)| {
+            found.as_ref().is_none_or(|found| found.uuid != first.uuid)
+        }) {
+            None => Ok(true),
+            Some((_, node)) => Err(self.partly(node)),
+        }
+    }
+
+    fn partly(&self, node: &Node) -> MdError {
+        let found = format!("only some of the members are of the RAID {}", self.name);
+        MdError::Differs { device: node.name.clone(), found }
+    }
+
+    fn is_of(&self, found: &Superblock) -> bool {
+        let same_level = u32::try_from(found.level) == Ok(self.level);
+        found.name == self.name && same_level && found.devices as usize == self.members.len()
+    }
+
+    /// Stops the array and sees it gone.
+    ///
+    /// # Errors
+    /// As [`stop`].
+    pub fn stop(&self, roots: &Roots) -> Result<Ensured> {
+        match self.running(roots) {
+            None => Ok(Ensured::AlreadySo),
+            Some(running) => stop(roots, &self.name, &running),
+        }
+    }
+}
+
+/// An array's level as the kernel writes it.
+fn level_name(level: u32) -> String {
+    format!("raid{level}")
+}
+
+/// An error if anything is recognised on a device.
+fn empty(device: &Device) -> Result<()> {
+    let found = probe::signatures(probe::Source::from(device))
+        .map_err(BlockError::io("reading", device.path()))?;
+    // One whose superblock is of no version that is read here.
+    if found.is_empty() {
+        return Ok(());
+    }
+    let found: Vec<String> = found
+        .iter()
+        .map(|signature| match signature {
+            Signature::MdRaid => "a member of a software RAID of another kind".to_owned(),
+            other => describe(other),
+        })
+        .collect();
+    Err(MdError::Occupied { device: device.name().to_owned(), found: found.join(" and ") })
+}
+
+/// Stops the array of that kernel name and sees it let go of its members; tried again, bounded,
+/// while something uses it.
+///
+/// # Errors
+/// [`MdError::Busy`], naming who.
+pub fn stop(roots: &Roots, name: &str, device: &str) -> Result<Ensured> {
+    let members = sysfs::slaves(roots, device);
+    if members.is_empty() {
+        return Ok(Ensured::AlreadySo);
+    }
+    let stopped = wait(&format!("the RAID {name} to be free"), BOUND, || {
+        let fail = |source| MdError::Stop { device: device.to_owned(), source };
+        let file = match File::open(roots.node(device)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(Poll::Ready(()));
+            }
+            Err(error) => return Err(fail(error)),
+        };
+        match ioctl::stop_array(&file) {
+            Ok(()) => Ok(Poll::Ready(())),
+            // Somebody else stopped it.
+            Err(Errno::ENODEV | Errno::ENXIO) => Ok(Poll::Ready(())),
+            Err(Errno::EBUSY) => Ok(Poll::Pending("it is in use".to_owned())),
+            Err(errno) => Err(fail(errno.into())),
+        }
+    });
+    match stopped {
+        Err(MdError::Timeout(_)) => {
+            return Err(MdError::Busy {
+                name: name.to_owned(),
+                device: device.to_owned(),
+                holders: holders::phrases(roots, device),
+            });
+        }
+        other => other?,
+    }
+    wait(&format!("the RAID {name} to be gone"), BOUND, || {
+        let held = members.iter().find(|member| {
+            sysfs::holders(roots, member).iter().any(|holder| holder == device)
+        });
+        Ok::<_, MdError>(match held {
+            None => Poll::Ready(()),
+            Some(member) => Poll::Pending(format!("it still holds {member}")),
+        })
+    })?;
+    Ok(Ensured::Created)
+}
+
+#[cfg(test)]
+mod tests;
