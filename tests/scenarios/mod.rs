@@ -3,6 +3,7 @@
 mod by_hand;
 mod equals_the_tools;
 pub mod installed;
+mod layouts;
 mod live_system;
 mod luks_device;
 mod password;
@@ -69,6 +70,18 @@ pub const ALL: &[Scenario] = &[
         gate: false,
         about: "a whole installation beside the disk that disko's commands make: table, pool, datasets, container",
         run: equals_the_tools::run,
+    },
+    Scenario {
+        name: "layouts",
+        gate: false,
+        about: "disko's examples are made, mounted, closed by the agent's steps, and opened and mounted again by the tools",
+        run: layouts::run,
+    },
+    Scenario {
+        name: "layouts-pools",
+        gate: false,
+        about: "Keystone's modes and every vdev, key and snapshot of a pool, the same way",
+        run: layouts::run_pools,
     },
     Scenario {
         name: "reference-system",

@@ -75,6 +75,10 @@ impl Variant {
                 "dosfstools",
                 "fdisk",
                 "parted",
+                "lvm2",
+                "mdadm",
+                "btrfs-progs",
+                "xfsprogs",
             ]);
             packages.extend([
                 "systemd-cryptsetup",

@@ -1,0 +1,119 @@
+//! Layouts of disko's examples and of Keystone's modes, on one machine's disks: made by the
+//! agent's steps, looked at while they are mounted, closed and proven closed; then opened,
+//! mounted and looked at again by the tools that everyone has.
+//!
+//! Every layout has its verdict; the scenario goes on after a failure, and fails at its end.
+//!
+//! | module | job |
+//! |---|---|
+//! | [`words`] | the plan's words |
+//! | [`disko`] | disko's examples |
+//! | [`pools`] | Keystone's modes, and what pools can be made of |
+
+mod disko;
+mod pools;
+mod words;
+
+use crate::lab::timed;
+use crate::machine::Hardware;
+use crate::machine::disk::Disk;
+use crate::runner::{Context, Live};
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::{Value, json};
+use std::time::Instant;
+
+/// The disks of the machine: serial numbers, and names in the steps.
+const DISKS: [&str; 5] = ["d0", "d1", "d2", "d3", "d4"];
+
+/// Key files of disko's tests: `lib/tests.nix`.
+const KEYS: &str = "umask 077; printf secretsecret > /tmp/secret.key; \
+                    printf additionalSecret > /tmp/additionalSecret.key; \
+                    printf %064d 7 > /tmp/hex.key; printf 'disko-passphrase' > /tmp/passphrase";
+
+/// A layout.
+struct Made {
+    /// As the example is called.
+    name: &'static str,
+    /// What is done to the disks, up to the proof that everything is closed.
+    steps: Vec<Value>,
+    /// Shell (`set -eux`) that opens and mounts it below `/mnt` by the tools, looks at it, and
+    /// closes it again.
+    tools: &'static str,
+}
+
+/// disko's examples.
+pub(super) fn run(cx: &Context) -> Result<()> {
+    run_all(cx, "layouts", disko::all())
+}
+
+/// Keystone's modes and other pools.
+pub(super) fn run_pools(cx: &Context) -> Result<()> {
+    run_all(cx, "layouts-pools", pools::all())
+}
+
+fn run_all(cx: &Context, name: &str, layouts: Vec<Made>) -> Result<()> {
+    let example = cx.agent_example("steps")?;
+    let hardware = DISKS
+        .iter()
+        .fold(Hardware::new(name).memory(3072), |hardware, serial| {
+            hardware.disk(Disk::blank(serial, 4))
+        });
+    let live = Live::boot(hardware, &cx.oracle()?)?;
+    live.ssh.put(&example, "/run/steps")?;
+    live.ssh.ok(KEYS)?;
+    let mut failed = Vec::new();
+    for layout in &layouts {
+        let began = Instant::now();
+        let outcome = one(&live, layout);
+        let seconds = began.elapsed().as_secs_f32();
+        match &outcome {
+            Ok(()) => println!("    {}: as it says ({seconds:.1} s)", layout.name),
+            Err(error) => {
+                println!("    {}: FAILED ({seconds:.1} s)\n{error:#}", layout.name);
+                failed.push(layout.name);
+                // What it left must not be in the way of the next.
+                let _ = live.ssh.run(CLEAN);
+            }
+        }
+    }
+    println!("    {} of {} layouts are as they say", layouts.len() - failed.len(), layouts.len());
+    if !failed.is_empty() {
+        bail!("{} failed", failed.join(", "));
+    }
+    timed("turn it off", || live.running.kill())
+}
+
+/// Ends whatever a layout that failed has left open.
+const CLEAN: &str = "cd /; swapoff -a; umount -R /mnt; for x in 1 2; do zpool export -af; \
+                     vgchange -an; mdadm --stop --scan; \
+                     for m in $(dmsetup ls --target crypt | cut -f1); do cryptsetup close $m; done; \
+                     done; udevadm settle";
+
+fn one(live: &Live, layout: &Made) -> Result<()> {
+    let disks: Value = DISKS.iter().map(|disk| (disk.to_string(), json!(disk))).collect();
+    let request = json!({
+        "disks": disks,
+        "password": super::steps::PASSWORD,
+        "steps": layout.steps,
+    });
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(file.path(), request.to_string())?;
+    live.ssh.put(file.path(), "/run/steps.json")?;
+    live.ssh.ok("/run/steps /run/steps.json").context("made, mounted, closed by our steps")?;
+    closed(live).context("after our steps")?;
+    let script = tempfile::NamedTempFile::new()?;
+    std::fs::write(script.path(), format!("set -eux\nmkdir -p /mnt\n{}\n", layout.tools))?;
+    live.ssh.put(script.path(), "/run/tools.sh")?;
+    live.ssh.ok("bash /run/tools.sh").context("opened and mounted again by the tools")?;
+    closed(live).context("after the tools")
+}
+
+/// Nothing is open, by the kernel's word and the tools'.
+fn closed(live: &Live) -> Result<()> {
+    let open = live.ssh.ok(
+        "udevadm settle; findmnt -Rno TARGET /mnt; dmsetup ls | grep -v 'No devices'; \
+         ls -d /sys/block/md*/md 2>/dev/null; zpool list -H -o name; tail -n +2 /proc/swaps; true",
+    )?;
+    ensure!(open.is_empty(), "still open:\n{open}");
+    Ok(())
+}
