@@ -6,38 +6,121 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// Looks at the machine; `unlock` is what opens its credstore (`tpm2` or `password`).
-pub fn check(ssh: &Ssh, toplevel: &str, report: &Value, unlock: &str) -> Result<()> {
-    let is = |what: &str, command: &str, wanted: &str| -> Result<()> {
-        let found = ssh.ok(command)?;
+/// An installed machine, and what it should be.
+pub struct Installed<'a> {
+    /// Commands in it.
+    pub ssh: &'a Ssh,
+    /// What was installed.
+    pub toplevel: &'a str,
+    /// The controller's report.
+    pub report: &'a Value,
+    /// What opens its credstore: `tpm2` or `password`.
+    pub unlock: &'a str,
+}
+
+/// What must be so, each by its name.
+type Check = (&'static str, fn(&Installed<'_>) -> Result<()>);
+
+const CHECKS: &[Check] = &[
+    ("system", |machine| machine.system()),
+    ("host name", |machine| machine.host_name()),
+    ("mounts", |machine| machine.mounts()),
+    ("encryption", |machine| machine.encryption()),
+    ("pool", |machine| machine.pool()),
+    ("credstore", |machine| machine.credstore()),
+    ("units", |machine| machine.units()),
+    ("slots", |machine| check_slots(machine.ssh, machine.report, machine.unlock)),
+    ("firewall", |machine| check_firewall(machine.ssh)),
+    ("table", |machine| check_table(machine.ssh, machine.report)),
+    ("ESP", |machine| check_esp(machine.ssh, machine.toplevel)),
+    ("report", |machine| machine.copy_of_the_report()),
+];
+
+impl Installed<'_> {
+    /// Looks at everything.
+    ///
+    /// # Errors
+    /// Something is not as it should be.
+    pub fn check(&self) -> Result<()> {
+        CHECKS.iter().try_for_each(|(name, check)| check(self).with_context(|| (*name).to_owned()))
+    }
+
+    /// Looks at what has this name.
+    pub(super) fn check_one(&self, name: &str) -> Result<()> {
+        let (_, check) = CHECKS
+            .iter()
+            .find(|(known, _)| *known == name)
+            .with_context(|| format!("nothing that is checked has the name {name:?}"))?;
+        check(self)
+    }
+
+    /// Names of all that is checked.
+    pub(super) fn names() -> impl Iterator<Item = &'static str> {
+        CHECKS.iter().map(|(name, _)| *name)
+    }
+
+    fn is(&self, what: &str, command: &str, wanted: &str) -> Result<()> {
+        let found = self.ssh.ok(command)?;
         ensure!(found == wanted, "{what}: `{command}` says {found:?}, not {wanted:?}");
         Ok(())
-    };
-    is("the running system", "readlink -f /run/current-system", toplevel)?;
-    is("the host name", "cat /proc/sys/kernel/hostname", "keystone-ref")?;
-    for (target, source) in
-        [("/", "rpool/crypt/system"), ("/nix", "rpool/crypt/system/nix"), ("/var", "rpool/crypt/system/var")]
-    {
-        is("a mount", &format!("findmnt -no SOURCE,FSTYPE {target} | tr -s ' '"), &format!("{source} zfs"))?;
-        is("encryption", &format!("zfs get -Ho value encryptionroot {source}"), "rpool/crypt")?;
     }
-    is("the ESP", "findmnt -no FSTYPE /boot", "vfat")?;
-    is("the pool's health", "zpool list -Ho health rpool", "ONLINE")?;
-    let status = ssh.ok("zpool status rpool")?;
-    ensure!(status.contains("errors: No known data errors"), "the pool has errors:\n{status}");
-    is("the cipher", "zfs get -Ho value encryption rpool/crypt", "aes-256-gcm")?;
-    is("where the key is said to be", "zfs get -Ho value keylocation rpool/crypt", "file:///etc/credstore/zfs-sysroot.mount")?;
-    is("the credstore in stage 2", "test -e /dev/mapper/credstore && echo open || echo closed", "closed")?;
-    is("failed units", "systemctl --failed --no-legend --plain", "")?;
-    check_slots(ssh, report, unlock)?;
-    check_firewall(ssh)?;
-    check_table(ssh, report)?;
-    check_esp(ssh, toplevel)?;
-    let copy: Value = serde_json::from_str(&ssh.ok("cat /var/lib/keystone/install.json")?)?;
-    ensure!(copy["ends_at"] == "before-seal", "the machine's report does not end at the seal");
-    ensure!(copy["plan"] == report["plan"], "the machine's report is of another plan");
-    Ok(())
+
+    fn system(&self) -> Result<()> {
+        self.is("the running system", "readlink -f /run/current-system", self.toplevel)
+    }
+
+    fn host_name(&self) -> Result<()> {
+        self.is("the host name", "cat /proc/sys/kernel/hostname", "keystone-ref")
+    }
+
+    fn mounts(&self) -> Result<()> {
+        for (target, source) in DATASETS {
+            let command = format!("findmnt -no SOURCE,FSTYPE {target} | tr -s ' '");
+            self.is("a mount", &command, &format!("{source} zfs"))?;
+        }
+        self.is("the ESP", "findmnt -no FSTYPE /boot", "vfat")
+    }
+
+    fn encryption(&self) -> Result<()> {
+        for (_, source) in DATASETS {
+            let command = format!("zfs get -Ho value encryptionroot {source}");
+            self.is("encryption", &command, "rpool/crypt")?;
+        }
+        self.is("the cipher", "zfs get -Ho value encryption rpool/crypt", "aes-256-gcm")?;
+        let keylocation = "zfs get -Ho value keylocation rpool/crypt";
+        self.is("where the key is said to be", keylocation, "file:///etc/credstore/zfs-sysroot.mount")
+    }
+
+    fn pool(&self) -> Result<()> {
+        self.is("the pool's health", "zpool list -Ho health rpool", "ONLINE")?;
+        let status = self.ssh.ok("zpool status rpool")?;
+        ensure!(
+            status.contains("errors: No known data errors"),
+            "the pool has errors:\n{status}"
+        );
+        Ok(())
+    }
+
+    fn credstore(&self) -> Result<()> {
+        let command = "test -e /dev/mapper/credstore && echo open || echo closed";
+        self.is("the credstore in stage 2", command, "closed")
+    }
+
+    fn units(&self) -> Result<()> {
+        self.is("failed units", "systemctl --failed --no-legend --plain", "")
+    }
+
+    fn copy_of_the_report(&self) -> Result<()> {
+        let copy: Value = serde_json::from_str(&self.ssh.ok("cat /var/lib/keystone/install.json")?)?;
+        ensure!(copy["ends_at"] == "before-seal", "the machine's report does not end at the seal");
+        ensure!(copy["plan"] == self.report["plan"], "the machine's report is of another plan");
+        Ok(())
+    }
 }
+
+/// What is mounted from the pool, and where.
+const DATASETS: [(&str, &str); 3] =
+    [("/", "rpool/crypt/system"), ("/nix", "rpool/crypt/system/nix"), ("/var", "rpool/crypt/system/var")];
 
 /// Slots and tokens of the credstore, by the installed cryptsetup.
 fn check_slots(ssh: &Ssh, report: &Value, unlock: &str) -> Result<()> {

@@ -1,5 +1,6 @@
 //! The scenarios, in the order they run: those that share the live system first.
 
+mod broken;
 mod by_hand;
 mod equals_the_tools;
 pub mod installed;
@@ -38,7 +39,7 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "tpm",
         gate: true,
-        about: "a blank machine is installed, boots with no key pressed, is what it should be; with another TPM the recovery key opens it",
+        about: "a blank machine is installed, boots with no key pressed, is what it should be, and every check of that bites; with another TPM the recovery key opens it",
         run: tpm::run,
     },
     Scenario {

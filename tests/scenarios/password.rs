@@ -1,7 +1,8 @@
 //! A machine without a TPM: `auto` falls back to a password, which the boot asks for. What the
 //! installation executes is traced by the machine's kernel.
 
-use super::{installed, steps};
+use super::installed::Installed;
+use super::steps;
 use crate::lab::timed;
 use crate::machine::disk::Disk;
 use crate::machine::exec_trace::{self, Trace};
@@ -36,7 +37,7 @@ pub(super) fn run(cx: &Context) -> Result<()> {
 
     let what = "boot with the password typed";
     let (running, ssh) = steps::boot_typing(&mut machine, &medium, what, steps::PASSWORD)?;
-    installed::check(&ssh, toplevel, &report, "password")?;
+    Installed { ssh: &ssh, toplevel, report: &report, unlock: "password" }.check()?;
     running.kill()
 }
 

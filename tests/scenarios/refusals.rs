@@ -46,7 +46,7 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     }
     // Read on the machine.
     expect(cx, &request(&toplevels.other_architecture), &[], &["aarch64-linux", "x86_64-linux"])?;
-    expect(cx, &reference, &["--disk", "root=virtio-small"], &["small"])?;
+    expect(cx, &reference, &["--disk", "root=virtio-small"], &["is too small"])?;
     expect(cx, &reference, &["--disk", "root=virtio-nowhere"], &["virtio-nowhere", "virtio-target"])?;
     expect(cx, &reference, &["--disk", "root=virtio-keystone-installer"], &["installer"])?;
     expect(cx, &reference, &["--unlock", "tpm2"], &["TPM"])?;

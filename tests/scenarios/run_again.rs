@@ -1,7 +1,8 @@
 //! An installation that was stopped, one whose agent was killed, and one over a system that is
 //! installed: each time refused without consent, with words on what is there, and done with it.
 
-use super::{installed, steps};
+use super::installed::Installed;
+use super::steps;
 use crate::keystone::{Ended, Request};
 use crate::lab::timed;
 use crate::machine::disk::Disk;
@@ -40,7 +41,7 @@ pub(super) fn run(cx: &Context) -> Result<()> {
         cx.keystone()?.install(&request, &["--erase"], &steps::words(&files.outputs()))?.ok()
     })?;
     let installed_ssh = running.ssh(&medium.key)?;
-    installed::check(&installed_ssh, toplevel, &files.report()?, "tpm2")?;
+    Installed { ssh: &installed_ssh, toplevel, report: &files.report()?, unlock: "tpm2" }.check()?;
     installed_ssh.ok("sync")?;
     running.kill()?;
 

@@ -1,7 +1,8 @@
 //! A machine with a TPM: installed, booted with no key pressed, looked at from inside, and opened
 //! by the recovery key after its TPM was replaced.
 
-use super::{BOOT, installed, steps};
+use super::installed::{check_store, Installed};
+use super::{BOOT, broken, steps};
 use crate::runner::{Context, Live};
 use crate::keystone::{self, Request};
 use crate::lab::timed;
@@ -49,9 +50,12 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     print_timings(&report);
 
     let ssh = running.ssh(&medium.key)?;
-    installed::check(&ssh, toplevel, &report, "tpm2")?;
-    installed::check_store(&ssh, cx.system()?, toplevel)?;
+    let installed = Installed { ssh: &ssh, toplevel, report: &report, unlock: "tpm2" };
+    installed.check()?;
+    check_store(&ssh, cx.system()?, toplevel)?;
     verified(cx, &ssh, &report_file)?;
+    timed("each check bites", || broken::each_check_bites(&installed))?;
+    ssh.ok("sync")?;
     running.kill()?;
 
     // Each start has a port of its own.

@@ -5,7 +5,7 @@ use crate::lab::timed;
 use crate::machine::disk::Disk;
 use crate::machine::Hardware;
 use crate::runner::{Context, Live};
-use crate::scenarios::installed;
+use crate::scenarios::installed::Installed;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use std::io::{IsTerminal, stdin};
@@ -42,7 +42,7 @@ pub fn run(cx: &Context) -> Result<()> {
     let report: Value = serde_json::from_str(&std::fs::read_to_string(&report)?)?;
     let ssh = running.ssh(&medium.key)?;
     timed("look at the installed machine from inside", || {
-        installed::check(&ssh, toplevel, &report, "tpm2")
+        Installed { ssh: &ssh, toplevel, report: &report, unlock: "tpm2" }.check()
     })?;
     println!(
         "\nThe machine booted from its own disk, unlocked itself by its TPM, and answers SSH:\n  \
