@@ -39,9 +39,10 @@ use crate::secret::Secret;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// A message to the agent.
+/// A message to the agent. Its tag comes first and apart from its body: with the tag inside,
+/// serde would buffer the body, secrets included, where nothing wipes it.
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(tag = "say", rename_all = "kebab-case")]
+#[serde(tag = "say", content = "what", rename_all = "kebab-case")]
 pub enum ToAgent {
     /// First of all.
     Hello {
@@ -121,9 +122,9 @@ pub struct Copied {
     pub present: u64,
 }
 
-/// A message to the controller.
+/// A message to the controller; its form as [`ToAgent`]'s.
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(tag = "say", rename_all = "kebab-case")]
+#[serde(tag = "say", content = "what", rename_all = "kebab-case")]
 pub enum ToController {
     /// First of all.
     Hello {
@@ -231,7 +232,7 @@ mod tests {
     use crate::inventory::DiskIdentity;
     use crate::report::{ContainerReport, DiskReport, EndsAt, PoolReport, StepReport};
 
-    /// Tagged messages are buffered by serde, which then reads no numbers from map keys.
+    /// What serde buffers (as tagged types in it) has no numbers for map keys.
     #[test]
     fn a_report_survives_the_journey() {
         let identity = DiskIdentity {

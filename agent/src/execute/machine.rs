@@ -1,6 +1,7 @@
 //! What the plan's names are on this machine: nodes, GUIDs, and keys that are only in memory.
 
 use crate::block::find::{self, Node};
+use crate::block::sysfs;
 use crate::bootloader::Partition;
 use crate::gpt::TableIds;
 use crate::block::{BlockError, Roots};
@@ -30,6 +31,14 @@ pub enum ResolveError {
     /// The plan names a disk that the inventory does not have.
     #[error("disk {0:?} of the plan is not on this machine")]
     NoDisk(String),
+    /// Another device has the name that the disk had when the plan was compared.
+    #[error("disk {disk:?} was {kernel_name}, and something else has that name now")]
+    AnotherDisk {
+        /// The layout's name.
+        disk: String,
+        /// The kernel's.
+        kernel_name: String,
+    },
     /// A container that no step of this plan formatted.
     #[error("the LUKS container {0:?} was not opened by this plan")]
     NoContainer(String),
@@ -78,6 +87,10 @@ pub struct Machine {
 
 struct Disk {
     kernel_name: String,
+    /// The kernel's number of this very attachment: another disk under the same name has another.
+    sequence: Option<u64>,
+    /// Whether a step removed what was on it.
+    wiped: bool,
     identity: DiskIdentity,
     guids: Option<TableIds>,
     /// The partitions that were made.
@@ -99,6 +112,7 @@ pub struct Container {
 impl Machine {
     /// The machine of `inventory`, on which `plan` will run.
     pub fn new(inventory: &Inventory, plan: &Plan) -> Machine {
+        let roots = Roots::default();
         let disks = plan
             .basis
             .disks
@@ -107,6 +121,8 @@ impl Machine {
                 let found = inventory.disks.iter().find(|disk| disk.identity == *identity)?;
                 let disk = Disk {
                     kernel_name: found.kernel_name.clone(),
+                    sequence: sequence(&roots, &found.kernel_name),
+                    wiped: false,
                     identity: identity.clone(),
                     guids: None,
                     partitions: Vec::new(),
@@ -115,7 +131,7 @@ impl Machine {
             })
             .collect();
         Machine {
-            roots: Roots::default(),
+            roots,
             disks,
             containers: BTreeMap::new(),
             dataset_keys: BTreeMap::new(),
@@ -145,10 +161,20 @@ impl Machine {
 
     /// Kernel name of a disk of the plan.
     pub fn disk(&self, name: &str) -> Result<&str, ResolveError> {
-        self.disks
-            .get(name)
-            .map(|disk| disk.kernel_name.as_str())
-            .ok_or_else(|| ResolveError::NoDisk(name.to_owned()))
+        let disk = self.disks.get(name).ok_or_else(|| ResolveError::NoDisk(name.to_owned()))?;
+        let kernel_name = disk.kernel_name.as_str();
+        if sequence(&self.roots, kernel_name) != disk.sequence {
+            let (disk, kernel_name) = (name.to_owned(), kernel_name.to_owned());
+            return Err(ResolveError::AnotherDisk { disk, kernel_name });
+        }
+        Ok(kernel_name)
+    }
+
+    /// Notes that what was on a disk is removed.
+    pub fn wiped(&mut self, name: &str) {
+        if let Some(disk) = self.disks.get_mut(name) {
+            disk.wiped = true;
+        }
     }
 
     /// The node of a device of the plan, once it is there.
@@ -286,9 +312,10 @@ impl Machine {
         self.zfs = None;
         let mut left = seal::close_best_effort(&self.roots, target, &self.opened);
         for (name, disk) in &self.disks {
-            let said = match &disk.guids {
-                None => "was not partitioned by this run".to_owned(),
-                Some(_) => "is partly written".to_owned(),
+            let said = match (&disk.guids, disk.wiped) {
+                (Some(_), _) => "is partly written",
+                (None, true) => "was wiped, and not partitioned",
+                (None, false) => "was not partitioned by this run",
             };
             left.push(format!("disk {name} ({}) {said}", disk.identity.name));
         }
@@ -341,4 +368,10 @@ impl Machine {
             started_at: self.started_at,
         }
     }
+}
+
+/// The kernel's number of a disk's attachment (Linux 5.15 `Documentation/ABI/stable/sysfs-block`),
+/// which no other gets until the machine restarts.
+fn sequence(roots: &Roots, kernel_name: &str) -> Option<u64> {
+    sysfs::number(roots, kernel_name, "diskseq")
 }

@@ -9,7 +9,7 @@ use crate::mount::MountPoint;
 use keystone_protocol::inventory::{Contents, Holder, Partition, Signature};
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
 /// What a disk's contents are seen against.
 #[derive(Debug, Clone, Copy)]
@@ -38,8 +38,12 @@ pub fn of(surroundings: &Surroundings<'_>, disk: &str) -> Contents {
         let file = open(roots, disk)?;
         let source = Source::new(&file, size, sector_size);
         let gpt = gpt::read(&file, size, sector_size);
-        let signatures = signatures(surroundings, disk, source)?;
-        Ok((probe::table(source)?, gpt, signatures))
+        let table = probe::table(source)?;
+        let mut signatures = signatures(surroundings, disk, source)?;
+        if table.is_none() && signatures.is_empty() && !ends_are_zero(&file, size)? {
+            signatures.push(Signature::Other { name: "data of an unknown kind".to_owned() });
+        }
+        Ok((table, gpt, signatures))
     };
     match read() {
         Ok((table, gpt, signatures)) => {
@@ -75,6 +79,23 @@ fn partition(
         holders: used_by(surroundings, &known.name),
         kernel_name: known.name,
     }
+}
+
+/// How much of each end of a disk is looked at, in bytes.
+const END: u64 = 1 << 20;
+
+/// Whether both ends of a disk hold nothing: one without a known magic may still hold data, as a
+/// plain dm-crypt device or one whose LUKS header lies elsewhere.
+fn ends_are_zero(file: &File, size: u64) -> io::Result<bool> {
+    let length = END.min(size) as usize;
+    let mut bytes = vec![0; length];
+    for offset in [0, size - length as u64] {
+        file.read_exact_at(&mut bytes, offset)?;
+        if bytes.iter().any(|byte| *byte != 0) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn unreadable(error: io::Error) -> Signature {

@@ -123,6 +123,18 @@ impl Session<'_> {
                 Some("look at the new plan (`keystone plan`) and confirm that one".to_owned()),
             ));
         }
+        let told = (request.closure.paths, request.closure.nar_bytes);
+        let sent = (manifest.paths.len() as u64, manifest.nar_bytes());
+        if told != sent {
+            return self.send(&refused(
+                RefusalKind::PlanChanged,
+                format!(
+                    "the closure sent has {} paths of {} bytes, the one planned for {} of {}",
+                    sent.0, sent.1, told.0, told.1
+                ),
+                Some("something changed the store meanwhile: plan again".to_owned()),
+            ));
+        }
         if manifest.toplevel != plan.basis.toplevel {
             return self.send(&refused(
                 RefusalKind::PlanChanged,
@@ -170,7 +182,14 @@ impl Session<'_> {
     }
 
     fn reboot(&mut self) -> Result<(), WireError> {
-        let boot_id = inventory::boot_id().unwrap_or_default();
+        // Without it nobody could tell the new system from this one.
+        let Some(boot_id) = inventory::boot_id().filter(|id| !id.is_empty()) else {
+            return self.send(&refused(
+                RefusalKind::TargetUnfit,
+                "the kernel's boot id can't be read, so the restart could not be verified".to_owned(),
+                Some("restart the machine yourself: everything is written and closed".to_owned()),
+            ));
+        };
         match restart::restart_soon() {
             Ok(()) => self.send(&ToController::Rebooting { boot_id }),
             Err(error) => self.send(&refused(RefusalKind::TargetUnfit, chain(&error), None)),

@@ -272,7 +272,6 @@ impl From<&InstallError> for Kind {
                 ExecuteError::Failed { stopped: true, .. } | ExecuteError::Left => {
                     Kind::Interrupted
                 }
-                ExecuteError::Failed { cause: Some(_), .. } => Kind::NotConfirmed,
                 ExecuteError::Failed { step, .. } => Kind::of_step(plan, step.as_deref()),
                 ExecuteError::Conversation(error) => error.into(),
             },

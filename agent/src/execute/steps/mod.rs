@@ -82,6 +82,8 @@ pub enum StepError {
     Hook(#[from] crate::hook::HookError),
     #[error(transparent)]
     Pcr(#[from] crate::tpm2::seal::NoSuchPcr),
+    #[error("the mapper {0} is not the one that the plan closes: another was opened under its name")]
+    AnotherMapper(String),
     #[error("{0:?} is not a pool's GUID")]
     PoolGuid(String),
     #[error("the TPM that the plan binds to is gone")]

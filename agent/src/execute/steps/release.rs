@@ -1,6 +1,7 @@
 //! Ending what uses the disks, and wiping them.
 
 use crate::execute::{Execution, StepResult};
+use crate::block::find;
 use crate::{block, luks, mount};
 use keystone_protocol::plan::Release;
 use std::path::Path;
@@ -11,7 +12,13 @@ pub(super) fn release(run: &mut Execution<'_>, what: &Release) -> StepResult {
     match what {
         Release::Unmount { target } => Ok(mount::unmount_all_below(&roots, Path::new(target))?),
         Release::Swapoff { device } => Ok(mount::swapoff(&roots, &run.machine.node(device)?)?),
-        Release::CloseMapper { name, .. } => Ok(luks::close(name)?),
+        Release::CloseMapper { name, uuid } => {
+            let another = find::mapper_now(&roots, |found, has| found == name && has != uuid);
+            match another {
+                Some(_) => Err(super::StepError::AnotherMapper(name.clone())),
+                None => Ok(luks::close(name)?),
+            }
+        }
         Release::DestroyPool { name, guid } => {
             let number = guid.parse().map_err(|_| super::StepError::PoolGuid(guid.clone()))?;
             Ok(run.machine.zfs()?.ensure_destroyed(name, number)?)
@@ -22,5 +29,7 @@ pub(super) fn release(run: &mut Execution<'_>, what: &Release) -> StepResult {
 /// Removes all signatures from a disk and its partitions, and the table.
 pub(super) fn wipe(run: &mut Execution<'_>, disk: &str) -> StepResult {
     let kernel_name = run.machine.disk(disk)?;
-    Ok(block::wipe::disk(run.machine.roots(), kernel_name)?)
+    let ensured = block::wipe::disk(run.machine.roots(), kernel_name)?;
+    run.machine.wiped(disk);
+    Ok(ensured)
 }

@@ -84,16 +84,20 @@ pub(super) fn verify_bootloader(
     };
     let mut checked = bootloader::check(&installed)?;
     run.output(step, &format!("{} boots {}", checked.entry, checked.init));
-    if let Err(error) = bootloader::ensure_boot_entry(&installed, &mut checked) {
-        run.warn(step, format!("{error}: {}; the firmware finds the disk by its fallback path", error.source));
+    let mut ensured = Ensured::AlreadySo;
+    match bootloader::ensure_boot_entry(&installed, &mut checked) {
+        Ok(entry) => ensured = ensured.and(entry),
+        Err(error) => {
+            let source = &error.source;
+            run.warn(step, format!("{error}: {source}; the firmware finds the disk by its fallback path"));
+        }
     }
     match bootloader::set_boot_next(&installed, &checked) {
-        BootNext::Set { .. } => {}
+        BootNext::Set { ensured: next, .. } => ensured = ensured.and(next),
         BootNext::NotSet { reason } => run.warn(step, format!("BootNext was not set: {reason}")),
     }
-    Ok(Ensured::AlreadySo)
+    Ok(ensured)
 }
-
 
 /// The firmware's variables, where there are any.
 fn variables(run: &Execution<'_>) -> Result<Option<Variables>, StepError> {
