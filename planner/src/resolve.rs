@@ -34,6 +34,7 @@ pub(super) fn disks<'a>(
         let word = given.unwrap_or(&wanted.device);
         let disk = find(inventory, &wanted.name, word)?;
         writable(&wanted.name, disk)?;
+        refuse_twin(inventory, disk)?;
         if let Some((other, _)) = found.iter().find(|(_, other)| other.devno == disk.devno) {
             return Err(refuse(
                 RefusalKind::TargetUnfit,
@@ -102,6 +103,24 @@ fn stands_for(disk: &Disk, word: &str) -> bool {
 }
 
 /// Whether it is a name that the kernel gives in the order of finding.
+/// From here on the disk is known by its name: two disks of one name, as some USB bridges make
+/// them, could be taken for each other.
+fn refuse_twin(inventory: &Inventory, disk: &Disk) -> Result<(), Refusal> {
+    let twin = inventory
+        .disks
+        .iter()
+        .find(|other| other.devno != disk.devno && other.identity.name == disk.identity.name);
+    let Some(twin) = twin else { return Ok(()) };
+    Err(refuse(
+        RefusalKind::TargetUnfit,
+        format!(
+            "/dev/{} and /dev/{} have the same name, {}, and could be taken for each other",
+            disk.kernel_name, twin.kernel_name, disk.identity.name
+        ),
+        "detach the one that is not to be installed on",
+    ))
+}
+
 fn is_kernel_name(word: &str) -> bool {
     word.strip_prefix("/dev/").is_some_and(|node| !node.contains('/'))
 }

@@ -28,6 +28,7 @@ const BROKEN: &[Broken] = &[
     },
     Broken { check: "mounts", breaks: "mount -t tmpfs none /var", mends: "umount /var" },
     Broken { check: "mounts", breaks: "mount -t tmpfs none /boot", mends: "umount /boot" },
+    Broken { check: "root", breaks: "touch /stray", mends: "rm /stray" },
     Broken {
         check: "encryption",
         breaks: "head -c 32 /dev/urandom > /run/key; \

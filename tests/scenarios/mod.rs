@@ -7,6 +7,7 @@ pub mod installed;
 mod layouts;
 mod live_system;
 mod luks_device;
+mod os_zfs_single;
 mod password;
 mod reference_system;
 mod refusals;
@@ -83,6 +84,10 @@ pub const ALL: &[Scenario] = &[
         gate: false,
         about: "Keystone's modes and every vdev, key and snapshot of a pool, the same way",
         run: layouts::run_pools,
+        name: "os-zfs-single",
+        gate: false,
+        about: "the layout of Keystone's later modules is installed, and boots with no key pressed",
+        run: os_zfs_single::run,
     },
     Scenario {
         name: "reference-system",

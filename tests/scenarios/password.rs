@@ -29,10 +29,21 @@ pub(super) fn run(cx: &Context) -> Result<()> {
 
     exec_trace::start(&ssh)?;
     let options = [files.outputs(), files.password(), vec!["--no-reboot".to_owned()]].concat();
-    timed("install", || keystone.install(&request, &[], &steps::words(&options))?.ok())?;
+    let more = ["--json", "-v", "-v"].map(str::to_owned);
+    let words = [options, more.to_vec()].concat();
+    let ended = timed("install", || keystone.install(&request, &[], &steps::words(&words))?.ok())?;
     executed_only_what_it_may(&exec_trace::stop(&ssh)?)?;
     let report = files.report()?;
     ensure!(report["ends_at"] == "sealed", "the report ends at {}", report["ends_at"]);
+    let journal = ssh.ok("cat /run/keystone/journal*").context("reading the journal")?;
+    ensure!(journal.contains(report["plan"].as_str().context("plan")?), "the journal is of another plan");
+    for (what, text) in [("output", &ended.stdout), ("log", &ended.stderr), ("journal", &journal)] {
+        ensure!(!text.is_empty(), "there is no {what}");
+        files.no_secret_in(what, text)?;
+    }
+    files.no_secret_in("report", &report.to_string())?;
+    // Activation ran in the target: the installer is no NixOS system afterwards.
+    ssh.ok("! test -e /run/current-system")?;
     running.kill()?;
 
     let what = "boot with the password typed";

@@ -1,6 +1,7 @@
 //! The reference system itself: installed by hand with everyone's tools, it must boot; and each
 //! of its boot's checks must be seen to bite. What our installer does is not in question here.
 
+use super::installed::ROOT;
 use super::{BOOT, by_hand, steps};
 use crate::{
     lab::timed,
@@ -17,9 +18,6 @@ use std::{
 };
 
 const PASSWORD: &str = steps::PASSWORD;
-
-/// Everything below `/` of a machine that has booted: `activate`'s, and the first boot's.
-const ROOT: &str = "bin boot dev etc home lib lib64 mnt nix proc root run sbin srv sys tmp usr var";
 
 /// Runs the scenario.
 pub(super) fn run(cx: &Context) -> Result<()> {

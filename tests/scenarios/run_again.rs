@@ -89,6 +89,9 @@ fn killed(cx: &Context, request: &Request<'_>, files: &steps::Files) -> Result<(
     println!("    said: {}", ended.stderr.trim().replace('\n', "\n          "));
     request.ssh.ok("grep -qsx credstore /sys/block/dm-*/dm/name").context("the credstore is not open")?;
     request.ssh.ok("test -d /proc/spl/kstat/zfs/rpool").context("the pool is not imported")?;
+    // The step that was cut short is the journal's last word.
+    let journal = request.ssh.ok("tail -n 1 /run/keystone/journal*")?;
+    ensure!(journal.contains("started"), "the journal ends with {journal}");
     files.forget();
     Ok(())
 }

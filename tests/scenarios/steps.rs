@@ -7,7 +7,7 @@ use crate::lab::timed;
 use crate::machine::ssh::Ssh;
 use crate::machine::{Machine, Running};
 use crate::runner::Context;
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -76,12 +76,31 @@ impl Files {
         Ok(serde_json::from_str(&text)?)
     }
 
+    /// Fails if the text has the password or the recovery key.
+    pub(super) fn no_secret_in(&self, what: &str, text: &str) -> Result<()> {
+        let key = recovery_key(&fs::read_to_string(self.path("recovery-key"))?)?;
+        ensure!(!text.contains(&key), "the recovery key is in the {what}");
+        ensure!(!text.contains(PASSWORD), "the password is in the {what}");
+        Ok(())
+    }
+
     /// Forgets what an installation wrote, so that the next one may write it.
     pub(super) fn forget(&self) {
         for name in ["recovery-key", "report"] {
             let _ = fs::remove_file(self.path(name));
         }
     }
+}
+
+/// The key among the words of its file: eight groups of eight modhex characters.
+pub(super) fn recovery_key(text: &str) -> Result<String> {
+    text.split_whitespace()
+        .find(|word| {
+            let groups: Vec<&str> = word.split('-').collect();
+            groups.len() == 8 && groups.iter().all(|group| group.len() == 8)
+        })
+        .map(str::to_owned)
+        .with_context(|| "the recovery key's file has no key in systemd's format".to_owned())
 }
 
 /// As words of a command line.

@@ -39,7 +39,7 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     })?;
 
     let key = fs::read_to_string(&recovery_file).context("reading the recovery key")?;
-    let key = recovery_key(&key)?;
+    let key = steps::recovery_key(&key)?;
     let mode = fs::metadata(&recovery_file)?.permissions().mode();
     ensure!(mode & 0o777 == 0o600, "the recovery key's file has mode {mode:o}");
     let report = fs::read_to_string(&report_file).context("reading the report")?;
@@ -91,17 +91,6 @@ fn verified(cx: &Context, ssh: &Ssh, report: &Path) -> Result<()> {
         .collect();
     ensure!(checks.len() >= 15 && bad.is_empty(), "keystone verify: {bad:?}");
     Ok(())
-}
-
-/// The key among the words of its file: eight groups of eight modhex characters.
-fn recovery_key(text: &str) -> Result<String> {
-    text.split_whitespace()
-        .find(|word| {
-            let groups: Vec<&str> = word.split('-').collect();
-            groups.len() == 8 && groups.iter().all(|group| group.len() == 8)
-        })
-        .map(str::to_owned)
-        .with_context(|| "the recovery key's file has no key in systemd's format".to_owned())
 }
 
 fn print_timings(report: &Value) {

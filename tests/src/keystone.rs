@@ -2,7 +2,7 @@
 
 use crate::machine::ssh::Ssh;
 use crate::native::{self, NativeEnv};
-use crate::run::tail;
+use crate::run::{bounded, ran_out_of_time, tail};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::ffi::OsString;
@@ -64,12 +64,23 @@ impl Ended {
         Ok(self)
     }
 
-    /// Fails unless it was refused with exit code `code` and words that contain each of `words`.
+    /// Fails unless it ended with exit code `code` and an error that has each of `words`. Only
+    /// what is said from the error on counts: names on the command line or in the progress don't.
     pub fn refused(&self, code: i32, words: &[&str]) -> Result<()> {
-        let said = format!("{}{}", self.stdout, self.stderr);
-        if self.code != Some(code) || !words.iter().all(|word| said.contains(word)) {
-            bail!("expected exit code {code} and {words:?}, got {:?} and:\n{said}", self.code);
+        let error = match self.stderr.rfind("\nerror") {
+            Some(at) => &self.stderr[at + 1..],
+            None if self.stderr.starts_with("error") => &self.stderr,
+            None => "",
+        };
+        let missing: Vec<&&str> = words.iter().filter(|word| !error.contains(**word)).collect();
+        if self.code != Some(code) || error.is_empty() || !missing.is_empty() {
+            bail!(
+                "expected exit code {code} and an error with {words:?}, got {:?} (missing: {missing:?}) and:\n{}{}",
+                self.code, self.stdout, self.stderr
+            );
         }
+        ensure!(!error.contains("panicked"), "{error}");
+        println!("    refused ({code}): {}", error.lines().next().unwrap_or_default());
         Ok(())
     }
 }
@@ -267,11 +278,24 @@ impl Drop for Started {
     }
 }
 
-/// Runs a command to its end, with its output kept.
-pub fn run(mut command: Command) -> Result<Ended> {
+/// The longest that one run of `keystone` may take: an installation with its restart, emulated, on
+/// a busy computer.
+const BOUND: Duration = Duration::from_secs(1800);
+
+/// Runs a command to its end, with its output kept; one that hangs is ended.
+pub fn run(command: Command) -> Result<Ended> {
     let line: Vec<OsString> =
         std::iter::once(command.get_program()).chain(command.get_args()).map(Into::into).collect();
-    let output = command.output().with_context(|| format!("running {line:?}"))?;
+    let output = bounded(&command, BOUND)
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("running {line:?}"))?;
+    ensure!(
+        !ran_out_of_time(output.status),
+        "{line:?} was ended after {} s:\n{}",
+        BOUND.as_secs(),
+        String::from_utf8_lossy(&output.stderr)
+    );
     Ok(output.into())
 }
 

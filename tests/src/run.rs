@@ -1,6 +1,7 @@
 //! Running a command, with an error that carries all there is to know.
 
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -28,6 +29,30 @@ pub fn run(command: &mut Command) -> Result<Output> {
 pub fn text(command: &mut Command) -> Result<String> {
     let output = run(command)?;
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}
+
+/// `command`, ended by timeout(1) when it has run for `bound`; its standard streams are to be set
+/// anew.
+pub fn bounded(command: &Command, bound: Duration) -> Command {
+    let mut limited = Command::new("timeout");
+    limited.arg("--kill-after=10").arg(bound.as_secs().to_string());
+    limited.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => limited.env(name, value),
+            None => limited.env_remove(name),
+        };
+    }
+    if let Some(directory) = command.get_current_dir() {
+        limited.current_dir(directory);
+    }
+    limited
+}
+
+/// Whether a command was ended by [`bounded`]'s bound (timeout(1): 124, or 137 if it had to be
+/// killed).
+pub fn ran_out_of_time(status: ExitStatus) -> bool {
+    matches!(status.code(), Some(124 | 137))
 }
 
 /// The last `lines` lines of `text`.

@@ -38,6 +38,11 @@ fn disks() {
             case.disk("vdc").identity.serial = Some("same".into());
             named(case, "same");
         }),
+        ("two disks of one name", TargetUnfit, |case| {
+            let name = case.disk("vda").identity.name.clone();
+            case.disk("vdb").identity.name = name;
+            named(case, "/dev/vda");
+        }),
         ("a name that the layout has not", TargetUnfit, |case| {
             case.options.disks.insert("main".into(), "virtio-a".into());
         }),

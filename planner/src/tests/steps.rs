@@ -215,12 +215,3 @@ fn a_key_file_outside_the_store_is_the_layouts_word() {
     let no_tpm = Case::new(SINGLE).with(|case| case.inventory.tpm = None);
     assert_eq!(unlock(&no_tpm).0, ContainerUnlock::Password);
 }
-
-#[test]
-fn no_pin_password_or_key_is_in_a_plan() {
-    // Secrets travel beside the plan; what a plan holds of them is their kind.
-    let plan = serde_json::to_string(&Case::new(SINGLE).plan()).unwrap();
-    for word in ["\"password\":\"", "\"pin\":\""] {
-        assert!(!plan.contains(word));
-    }
-}

@@ -1,9 +1,14 @@
 //! Commands in the guest, by the ordinary `ssh`.
 
+use crate::run::{bounded, ran_out_of_time};
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 use tempfile::TempDir;
+
+/// The longest that one command in the guest may take.
+const BOUND: Duration = Duration::from_secs(900);
 
 /// Logs in as root on a port of 127.0.0.1.
 #[derive(Debug)]
@@ -30,9 +35,9 @@ impl Ssh {
         self.port
     }
 
-    /// The command that runs `command` in the guest.
+    /// The command that runs `command` in the guest, no longer than [`BOUND`].
     pub fn command(&self, command: &str) -> Command {
-        let mut ssh = Command::new("ssh");
+        let mut ssh = bounded(&Command::new("ssh"), BOUND);
         ssh.args(["-F", "none", "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"])
             .args(["-o", "StrictHostKeyChecking=accept-new", "-o", "IdentitiesOnly=yes"])
             .args(["-o", "ServerAliveInterval=15", "-o", "LogLevel=ERROR"])
@@ -53,6 +58,9 @@ impl Ssh {
     /// Runs `command`, which must succeed, and returns what it printed, trimmed.
     pub fn ok(&self, command: &str) -> Result<String> {
         let output = self.run(command)?;
+        if ran_out_of_time(output.status) {
+            bail!("in the guest, `{command}` was ended after {} s", BOUND.as_secs());
+        }
         if !output.status.success() {
             bail!(
                 "in the guest, `{command}` ended with {}:\n{}{}",
