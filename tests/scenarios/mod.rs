@@ -84,6 +84,8 @@ pub const ALL: &[Scenario] = &[
         gate: false,
         about: "Keystone's modes and every vdev, key and snapshot of a pool, the same way",
         run: layouts::run_pools,
+    },
+    Scenario {
         name: "os-zfs-single",
         gate: false,
         about: "the layout of Keystone's later modules is installed, and boots with no key pressed",
