@@ -2,7 +2,8 @@
 //!
 //! | module | job |
 //! |---|---|
-//! | [`closure`] | the system to install, read from the local store |
+//! | [`closure`] | the system to install: from the local store, a binary cache or a bundle |
+//! | [`bundle`](mod@bundle) | a closure in one file |
 //! | [`nar`] | store paths as streams of blocks |
 //! | [`ssh`] | connections to machines |
 //! | [`upload`] | brings the agent to the machine |
@@ -19,6 +20,7 @@
 //! | [`ui`] | the command line's operator |
 //! | [`cli`] | the command line |
 
+pub mod bundle;
 pub mod cli;
 pub mod closure;
 pub mod confirm;

@@ -125,6 +125,46 @@ fn wrong_systems_and_layouts_are_refused_before_connecting() {
     assert_refused(&elsewhere, 65, &["no Nix store", "--store ROOT"]);
 }
 
+/// From a cache and a bundle everything is checked that is checked from a store.
+#[test]
+fn other_places_are_checked_before_connecting() {
+    let broken = NixStore::with_system();
+    let good = store();
+    good.register_again(nix::ETC, &[]);
+    let dir = tempfile::tempdir().unwrap();
+    let (cache, bundle) = (dir.path().join("cache"), dir.path().join("system.ksb"));
+    let (url, bundle) = (format!("file://{}", cache.display()), bundle.display().to_string());
+    let system = logical(nix::SYSTEM);
+    let install = |args: &[&str]| {
+        let all = ["install", NOWHERE, "--agent", "/bin/cat", "--layout", LAYOUT];
+        keystone(&[&all[..], args].concat())
+    };
+    let root = |store: &NixStore| store.root().display().to_string();
+    let make = |store: &NixStore| {
+        store.copy_to_cache(&system, &cache, "zstd");
+        let made = keystone(&["bundle", &system, "--store", &root(store), "-o", &bundle, "--force"]);
+        assert_eq!(made.code, 0, "{}", made.err);
+    };
+    make(&broken);
+    // Its fstab is not the layout's.
+    assert_refused(&install(&["--from", &url, "--store-path", &system]), 65, &["fstab disagree"]);
+    assert_refused(&install(&["--from", &bundle]), 65, &["fstab disagree"]);
+    std::fs::remove_dir_all(&cache).unwrap();
+    make(&good);
+    let key = "stranger-1:MTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTI=";
+    let signed = ["--require-signatures", key];
+    for place in [&["--from", &url, "--store-path", &system][..], &["--from", &bundle], &["--store-path", &bundle]] {
+        assert_refused(&install(place), 68, &["can't reach 127.0.0.1 on port 1"]);
+        let refused = install(&[place, &signed].concat());
+        assert_refused(&refused, 65, &["no signature by stranger-1", "nothing was sent"]);
+        let copied = keystone(&[&["copy", NOWHERE, "--agent", "/bin/cat"], place, &signed].concat());
+        assert_refused(&copied, 65, &["no signature by stranger-1"]);
+    }
+    assert_refused(&install(&["--from", &url]), 65, &["--store-path"]);
+    assert_eq!(install(&["--from", &url, "--store", "/"]).code, 64);
+    assert_eq!(install(&[]).code, 64);
+}
+
 #[test]
 fn machines_that_are_not_reached() {
     let store = store();

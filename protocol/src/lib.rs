@@ -13,6 +13,8 @@
 //! | [`plan`] | what will be done, step by step, and its hash |
 //! | [`event`] | what is being done: the one event stream |
 //! | [`manifest`] | the closure: store paths with hashes, sizes, references |
+//! | [`nar`] | the archive format of store paths, and its parser |
+//! | [`store_path`] | what a store path's name is, and how its hash is written |
 //! | [`report`] | what was done, kept on the machine and by the controller |
 //! | [`password`] | what a password must be |
 //! | [`secret`] | bytes that must not be printed or kept |
@@ -26,9 +28,11 @@ pub mod inventory;
 pub mod layout;
 pub mod manifest;
 pub mod message;
+pub mod nar;
 pub mod options;
 pub mod password;
 pub mod plan;
 pub mod report;
 pub mod secret;
+pub mod store_path;
 pub mod version;

@@ -28,6 +28,7 @@ pub const PACKAGES: &[&str] = &[
     "kmod",
     "mmdebstrap",
     "mtools",
+    "nginx-light",
     "nix-bin",
     "openssh-client",
     "openssh-server",

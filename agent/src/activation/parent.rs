@@ -3,7 +3,7 @@
 use super::child::SUBCOMMAND;
 use crate::lines::Lines;
 use super::report::{Ended, Phase, Report, SECRET};
-use crate::store::path::base_name;
+use keystone_protocol::store_path::base_name;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};

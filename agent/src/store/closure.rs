@@ -1,12 +1,10 @@
 //! A manifest that was looked through.
 
-use super::path::base_name;
+use keystone_protocol::store_path::base_name;
 use keystone_protocol::manifest::{Manifest, PathInfo};
+use keystone_protocol::nar;
 use std::collections::{HashMap, HashSet};
 use thiserror::Error;
-
-/// The smallest NAR there is, in bytes: an empty directory's.
-const SMALLEST_NAR: u64 = 96;
 
 /// A manifest that does not describe a closure.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -119,7 +117,7 @@ fn entry<'a>(info: &'a PathInfo, index: &HashMap<&str, usize>) -> Result<Entry<'
     if let Some(deriver) = &info.deriver {
         store_path("deriver", deriver)?;
     }
-    if info.nar_size < SMALLEST_NAR || info.nar_size > i64::MAX as u64 {
+    if info.nar_size < nar::SMALLEST || info.nar_size > i64::MAX as u64 {
         return Err(ManifestError::Size { path: path.clone(), size: info.nar_size });
     }
     let mut sha256 = [0; 32];

@@ -4,7 +4,7 @@
 //! algorithm and hash comes first. A path is empty where it is known only after building. Source:
 //! Nix's manual, "Derivation ATerm format".
 
-use super::path::base_name;
+use keystone_protocol::store_path::base_name;
 
 /// The outputs with a known path, as (id, path), or `None` if `text` is no derivation.
 pub fn outputs(text: &str) -> Option<Vec<(String, String)>> {

@@ -2,8 +2,7 @@
 //!
 //! | module | job |
 //! |---|---|
-//! | [`nar`] | the archive format: reading, unpacking, writing |
-//! | [`path`] | what a store path's name is |
+//! | [`nar`] | archives to and from the disk |
 //! | [`closure`] | looks a manifest through |
 //! | [`receive`] | blocks → verified paths → registered paths |
 //! | `db` | Nix's database |
@@ -19,7 +18,6 @@ mod db;
 pub mod derivation;
 pub(crate) mod fs;
 pub mod nar;
-pub mod path;
 pub mod profile;
 pub mod receive;
 

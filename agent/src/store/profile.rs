@@ -5,7 +5,7 @@
 
 use super::Store;
 use super::fs::{FsError, Io};
-use super::path::base_name;
+use keystone_protocol::store_path::base_name;
 use crate::ensure::Ensured;
 use thiserror::Error;
 

@@ -1,5 +1,7 @@
 //! Commands and options.
 
+use super::bundle::BundleArgs;
+use super::origin::OriginArgs;
 use crate::install::Kind;
 use crate::secrets::SecretSource;
 use crate::ssh::{Destination, Pin};
@@ -18,6 +20,12 @@ Examples:
 
   Install, asking for everything:
     keystone install root@10.0.0.5 --store-path ./result --layout layout.json
+
+  Install from a binary cache, or from one file that has everything:
+    keystone install root@10.0.0.5 --from https://cache.example.org --store-path /nix/store/… \\
+      --require-signatures cache.example.org-1:… --layout layout.json
+    keystone bundle ./result -o nas.ksb
+    keystone install root@10.0.0.5 --from nas.ksb --layout layout.json
 
   Install unattended, agreeing to the plan that was looked at:
     keystone install root@10.0.0.5 --store-path ./result --layout layout.json \\
@@ -50,6 +58,8 @@ pub enum Command {
     Inventory(Box<InventoryArgs>),
     /// Copy a closure into a Nix store below a directory of a machine; installs nothing
     Copy(Box<CopyArgs>),
+    /// Put a closure into one file, for installations without a store or a network
+    Bundle(Box<BundleArgs>),
     /// Check a machine that was installed, over SSH; changes nothing. Ends with 0 if all is well,
     /// 1 if a check failed, 2 if the machine could not be asked
     Verify(Box<VerifyArgs>),
@@ -105,15 +115,12 @@ pub struct LinkArgs {
 /// What to install, and how.
 #[derive(Debug, Args)]
 pub struct SystemArgs {
-    /// The system: its store path, or a link to it such as ./result
-    #[arg(long, value_name = "TOPLEVEL")]
-    pub store_path: PathBuf,
+    /// Where it comes from.
+    #[command(flatten)]
+    pub origin: OriginArgs,
     /// The layout of its disks: disko.devices as JSON (- for standard input)
     #[arg(long, value_name = "LAYOUT.json")]
     pub layout: PathBuf,
-    /// Read the store below this directory, as Nix's local?root=ROOT
-    #[arg(long, value_name = "ROOT", default_value = "/")]
-    pub store: PathBuf,
     /// What opens encrypted containers at boot; auto takes the TPM if it can be trusted to
     #[arg(long, value_enum, default_value_t = UnlockArg::Auto)]
     pub unlock: UnlockArg,
@@ -200,12 +207,9 @@ pub struct CopyArgs {
     /// The machine.
     #[command(flatten)]
     pub link: LinkArgs,
-    /// What to copy, with all it refers to: a store path, or a link to one such as ./result
-    #[arg(long, value_name = "PATH")]
-    pub store_path: PathBuf,
-    /// Read the store below this directory, as Nix's local?root=ROOT
-    #[arg(long, value_name = "ROOT", default_value = "/")]
-    pub store: PathBuf,
+    /// What to copy, with all it refers to.
+    #[command(flatten)]
+    pub origin: OriginArgs,
     /// Write it below this directory of the machine, as Nix's local?root=DIR
     #[arg(long, value_name = "DIR", default_value = "/mnt")]
     pub root: String,

@@ -4,10 +4,14 @@
 //! |---|---|
 //! | [`args`] | commands and options |
 //! | [`run`] | from options to a request, and to an exit code |
+//! | [`origin`] | where a closure comes from |
+//! | [`bundle`] | `keystone bundle` |
 //! | `verify` | `keystone verify` |
 //! | [`outcome`] | the closing words, of success and of failure |
 
 pub mod args;
+pub mod bundle;
+pub mod origin;
 pub mod outcome;
 pub mod run;
 

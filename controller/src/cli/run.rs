@@ -2,7 +2,7 @@
 
 use super::args::{Cli, Command, CopyArgs, InstallArgs, LinkArgs, SystemArgs};
 use super::outcome::{Trouble, success_text};
-use crate::closure::{Closure, LocalSource, Store, database};
+use crate::closure::ClosureError;
 use crate::copy::CopyOptions;
 use crate::confirm::{Consent, machine, plan_text};
 use crate::install::{
@@ -103,6 +103,7 @@ async fn dispatch(command: Command) -> u8 {
                 }
             }
         }
+        Command::Bundle(args) => super::bundle::bundle(*args, &stop).await,
         Command::Copy(args) => {
             log(args.link.verbose);
             let mut operator = operator(&args.link, None);
@@ -270,15 +271,12 @@ async fn copy(
     operator: &mut CommandLine,
     stop: &Stop,
 ) -> Result<(), InstallError> {
-    let store = Store::below(&args.store);
-    let manifest = store
-        .locate(&args.store_path)
-        .and_then(|path| database::closure(&store, &path))
-        .map_err(|error| InstallError::Preflight(error.into()))?;
+    let origin = args.origin.clone();
+    let found = stoppable(stop, move || origin.find()).await?;
     let options = CopyOptions {
         link: link_options(&args.link, operator)?,
-        manifest,
-        source: Arc::new(LocalSource::new(store)),
+        manifest: found.manifest,
+        source: found.source,
         root: args.root.clone(),
         patience: Duration::from_secs(args.patience),
     };
@@ -297,6 +295,20 @@ async fn copy(
     Ok(())
 }
 
+/// What reads a closure may wait for a disk or a server: it does so where it can be left alone.
+async fn stoppable<T: Send + 'static>(
+    stop: &Stop,
+    read: impl FnOnce() -> Result<T, ClosureError> + Send + 'static,
+) -> Result<T, InstallError> {
+    tokio::select! {
+        read = tokio::task::spawn_blocking(read) => match read {
+            Ok(read) => read.map_err(|error| InstallError::Preflight(error.into())),
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        },
+        () = stop.asked(1) => Err(InstallError::Interrupted),
+    }
+}
+
 async fn install_and_tell(
     link: &LinkArgs,
     system: &SystemArgs,
@@ -306,9 +318,8 @@ async fn install_and_tell(
 ) -> Result<(), InstallError> {
     // Everything that needs no machine comes first.
     let layout = read_layout(&system.layout)?;
-    let store = Store::below(&system.store);
-    let closure = Closure::read(&store, &system.store_path)
-        .map_err(|error| InstallError::Preflight(error.into()))?;
+    let origin = system.origin.clone();
+    let (closure, source) = stoppable(stop, move || origin.system()).await?;
     preflight(&layout, &closure)?;
     let options = link_options(link, operator)?;
     let destination = options.destination.clone();
@@ -327,7 +338,7 @@ async fn install_and_tell(
     let request = InstallRequest {
         link: options,
         closure,
-        source: Arc::new(LocalSource::new(store)),
+        source,
         layout,
         options: install_options(system, args),
         until,
@@ -364,7 +375,7 @@ fn read_layout(path: &Path) -> Result<String, InstallError> {
     };
     read.map_err(|source| {
         let path = path.to_owned();
-        InstallError::Preflight(crate::closure::ClosureError::Read { path, source }.into())
+        InstallError::Preflight(ClosureError::Read { path, source }.into())
     })
 }
 

@@ -5,7 +5,8 @@
 //! installer reads them on the machine.
 
 use super::error::ClosureError;
-use super::store::{Store, store_path_of, store_paths_in};
+use super::files::Files;
+use super::store::{store_path_of, store_paths_in};
 use bootspec::v1::{BootSpecV1, GenerationV1};
 use serde_json::Value;
 use std::collections::HashSet;
@@ -24,7 +25,7 @@ pub struct Boot {
 
 /// Reads and checks a system's `boot.json`. `members` are the closure's paths.
 pub fn read(
-    store: &Store,
+    files: &dyn Files,
     toplevel: &str,
     members: &HashSet<&str>,
     json: &[u8],
@@ -33,7 +34,7 @@ pub fn read(
     let document: Value = serde_json::from_slice(json).map_err(bad)?;
     let generation: GenerationV1 = serde_json::from_value(document.clone()).map_err(bad)?;
     check_named_paths(toplevel, members, &document, &mut String::from("$"))?;
-    check_own(store, toplevel, members, &generation.bootspec)?;
+    check_own(files, toplevel, members, &generation.bootspec)?;
     let BootSpecV1 { kernel, initrd, toplevel: described, .. } = generation.bootspec;
     if described.0 != Path::new(toplevel) {
         return Err(ClosureError::BootOfAnotherSystem {
@@ -42,7 +43,7 @@ pub fn read(
         });
     }
     let size = |path: &Path| {
-        store.size(path).map_err(|source| ClosureError::Read { path: path.to_owned(), source })
+        files.size(path).map_err(|source| ClosureError::Read { path: path.to_owned(), source })
     };
     let bytes = size(&kernel)? + initrd.as_deref().map(size).transpose()?.unwrap_or(0);
     Ok(Boot { kernel, initrd, bytes })
@@ -50,18 +51,18 @@ pub fn read(
 
 /// The files that are booted: in the closure, and there.
 fn check_own(
-    store: &Store,
+    files: &dyn Files,
     toplevel: &str,
     members: &HashSet<&str>,
     spec: &BootSpecV1,
 ) -> Result<(), ClosureError> {
-    let files = [
+    let booted = [
         ("kernel", Some(&spec.kernel)),
         ("initrd", spec.initrd.as_ref()),
         ("initrdSecrets", spec.initrd_secrets.as_ref()),
         ("init", Some(&spec.init)),
     ];
-    for (field, path) in files {
+    for (field, path) in booted {
         let Some(path) = path else { continue };
         let outside = || ClosureError::BootOutsideClosure {
             toplevel: toplevel.to_owned(),
@@ -70,7 +71,7 @@ fn check_own(
         };
         // As written, and where it leads.
         let written = store_path_of(path).ok_or_else(outside)?;
-        let resolved = store
+        let resolved = files
             .resolve(path)
             .map_err(|source| ClosureError::Read { path: path.clone(), source })?;
         let leads_to = store_path_of(&resolved).ok_or_else(outside)?;

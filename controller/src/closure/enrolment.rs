@@ -7,7 +7,9 @@
 //! `loader/keys/auto` and `secure-boot-enroll` (systemd-boot(7)), `bootctl
 //! --secure-boot-auto-enroll`. A false positive costs a password prompt; a miss costs the boot.
 
-use super::store::{Store, store_path_of, store_paths_in};
+use super::error::ClosureError;
+use super::files::{Files, present};
+use super::store::{store_path_of, store_paths_in};
 use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
@@ -21,41 +23,44 @@ const MAX_FILES: usize = 5000;
 const MAX_DEPTH: usize = 3;
 
 /// Looks into activation, the boot loader's installer, the units, and the scripts these name.
-pub fn enrols_keys(store: &Store, toplevel: &str, members: &HashSet<&str>) -> bool {
+///
+/// What is not there is passed over; what can't be read is an error, since a miss costs the boot.
+pub fn enrols_keys(
+    files: &dyn Files,
+    toplevel: &str,
+    members: &HashSet<&str>,
+) -> Result<bool, ClosureError> {
+    let at = |path: &Path| {
+        let path = path.to_owned();
+        move |source| ClosureError::Read { path, source }
+    };
     let top = Path::new(toplevel);
     let mut level: BTreeSet<PathBuf> =
         [top.join("activate"), top.join("bin/switch-to-configuration")].into();
     for units in ["etc/systemd/system", "etc/systemd/system-generators"] {
-        let Ok(dir) = store.resolve(&top.join(units)) else { continue };
-        let Ok(entries) = std::fs::read_dir(store.physical(&dir)) else { continue };
-        level.extend(entries.flatten().map(|entry| dir.join(entry.file_name())));
+        let units = top.join(units);
+        let Some(dir) = present(files.resolve(&units)).map_err(at(&units))? else { continue };
+        let Some(names) = present(files.names(&dir)).map_err(at(&dir))? else { continue };
+        level.extend(names.into_iter().map(|name| dir.join(name)));
     }
     let mut seen: HashSet<PathBuf> = HashSet::new();
     for _ in 0..=MAX_DEPTH {
         let mut next = BTreeSet::new();
         for named in level {
-            let Ok(path) = store.resolve(&named) else { continue };
+            let Some(path) = present(files.resolve(&named)).map_err(at(&named))? else { continue };
             let inside = store_path_of(&path).is_some_and(|p| members.contains(p.as_str()));
             if !inside || seen.len() >= MAX_FILES || !seen.insert(path.clone()) {
                 continue;
             }
-            let Some(text) = small_text(&store.physical(&path)) else { continue };
+            let Some(text) = files.text(&path, MAX_SCRIPT).map_err(at(&path))? else { continue };
             if MARKS.iter().any(|mark| text.contains(mark)) {
-                return true;
+                return Ok(true);
             }
             next.extend(files_named_in(&text));
         }
         level = next;
     }
-    false
-}
-
-fn small_text(file: &Path) -> Option<String> {
-    let meta = std::fs::metadata(file).ok()?;
-    if !meta.is_file() || meta.len() > MAX_SCRIPT {
-        return None;
-    }
-    String::from_utf8(std::fs::read(file).ok()?).ok()
+    Ok(false)
 }
 
 /// Full paths (`/nix/store/…-x/bin/y`) in a text.
@@ -73,6 +78,7 @@ fn files_named_in(text: &str) -> impl Iterator<Item = PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::closure::Store;
 
     #[test]
     fn found_in_a_script_that_activation_names() {
@@ -92,8 +98,8 @@ mod tests {
         write(&format!("{script}/bin/provision.sh"), "sbctl create-keys\n");
         let members: HashSet<&str> = [top.as_str(), script.as_str()].into();
         let store = Store::below(dir.path());
-        assert!(!enrols_keys(&store, &top, &members));
+        assert!(!enrols_keys(&store, &top, &members).unwrap());
         write(&format!("{script}/bin/provision.sh"), "sbctl enroll-keys --microsoft\n");
-        assert!(enrols_keys(&store, &top, &members));
+        assert!(enrols_keys(&store, &top, &members).unwrap());
     }
 }

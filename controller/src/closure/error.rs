@@ -1,5 +1,7 @@
 //! What can be wrong with a closure.
 
+use super::cache::CacheError;
+use crate::bundle::BundleError;
 use std::io;
 use std::path::PathBuf;
 use thiserror::Error;
@@ -203,5 +205,48 @@ pub enum ClosureError {
         path: PathBuf,
         /// What is wrong with it.
         what: &'static str,
+    },
+    /// A path's contents are not what the source says.
+    #[error("{path} has a NAR with SHA-256 {found}, and its source says {expected}: it was changed or damaged")]
+    HashDiffers {
+        /// The path.
+        path: String,
+        /// What the source says.
+        expected: String,
+        /// What was read.
+        found: String,
+    },
+    /// A path is not signed by a trusted key.
+    #[error("{path} has no signature by {required}: {signers}{others}; nothing was sent")]
+    Untrusted {
+        /// The path.
+        path: String,
+        /// Keys that would do, by name.
+        required: String,
+        /// Whose signatures it has, by their own account.
+        signers: String,
+        /// How many more there are like it.
+        others: String,
+    },
+    /// A content-addressed path has other contents than its address says.
+    #[error("{path} is content-addressed, and its contents are not those of its address")]
+    Unproven {
+        /// The path.
+        path: String,
+    },
+    /// A cache can't be asked which of its paths is meant.
+    #[error("a binary cache has many systems: name the one to take with --store-path")]
+    NoToplevel,
+    /// A binary cache.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// A bundle.
+    #[error("the bundle {} can't be used", path.display())]
+    Bundle {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: BundleError,
     },
 }

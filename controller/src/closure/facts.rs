@@ -1,7 +1,8 @@
 //! What makes a path a NixOS system, and what the planner needs to know of it.
 
 use super::error::ClosureError;
-use super::store::{Store, store_path_of};
+use super::files::{Files, present};
+use super::store::store_path_of;
 use super::{boot, enrolment, fstab, zfs};
 use keystone_protocol::manifest::Manifest;
 use keystone_protocol::options::ClosureFacts;
@@ -12,21 +13,22 @@ use std::path::Path;
 const REQUIRED: &[&str] = &["init", "activate", "boot.json", "etc", "sw", "system"];
 
 /// Reads and checks the facts.
-pub fn read(store: &Store, manifest: &Manifest) -> Result<ClosureFacts, ClosureError> {
+pub fn read(files: &dyn Files, manifest: &Manifest) -> Result<ClosureFacts, ClosureError> {
     let toplevel = &manifest.toplevel;
     let members: HashSet<&str> = manifest.paths.iter().map(|p| p.path.as_str()).collect();
-    let reader = Reader { store, members: &members };
+    let reader = Reader { files, members: &members };
     let top = Path::new(toplevel);
 
-    let missing: Vec<String> = REQUIRED
-        .iter()
-        .filter(|name| !store.exists(&top.join(name)))
-        .map(|name| (*name).to_owned())
-        .collect();
+    let mut missing: Vec<String> = Vec::new();
+    for name in REQUIRED {
+        if !reader.exists(&top.join(name))? {
+            missing.push((*name).to_owned());
+        }
+    }
     if !missing.is_empty() {
         return Err(ClosureError::NotASystem { toplevel: toplevel.clone(), missing });
     }
-    if !store.exists(&top.join("bin/switch-to-configuration")) {
+    if !reader.exists(&top.join("bin/switch-to-configuration"))? {
         return Err(ClosureError::NoSwitch { toplevel: toplevel.clone() });
     }
     let system = reader.text(&top.join("system"))?.unwrap_or_default().trim().to_owned();
@@ -34,7 +36,7 @@ pub fn read(store: &Store, manifest: &Manifest) -> Result<ClosureFacts, ClosureE
         return Err(ClosureError::NotLinux { toplevel: toplevel.clone(), system });
     }
     let boot_json = reader.bytes(&top.join("boot.json"))?.unwrap_or_default();
-    let boot = boot::read(store, toplevel, &members, &boot_json)?;
+    let boot = boot::read(files, toplevel, &members, &boot_json)?;
     let fstab = match reader.text(&top.join("etc/fstab"))? {
         Some(text) => fstab::parse(toplevel, &text)?,
         None => Vec::new(),
@@ -57,8 +59,8 @@ pub fn read(store: &Store, manifest: &Manifest) -> Result<ClosureFacts, ClosureE
         hostid,
         hostname: hostname.filter(|name| !name.is_empty()),
         fstab,
-        zfs_version: zfs::version(store, toplevel, &members),
-        enrols_secure_boot_keys: enrolment::enrols_keys(store, toplevel, &members),
+        zfs_version: zfs::version(files, toplevel, &members)?,
+        enrols_secure_boot_keys: enrolment::enrols_keys(files, toplevel, &members)?,
     })
 }
 
@@ -74,17 +76,20 @@ fn hostid(toplevel: &str, bytes: &[u8]) -> Result<Option<u32>, ClosureError> {
 
 /// Reads files that lie in the closure, however many links lead there.
 struct Reader<'a> {
-    store: &'a Store,
+    files: &'a dyn Files,
     members: &'a HashSet<&'a str>,
 }
 
 impl Reader<'_> {
+    fn exists(&self, path: &Path) -> Result<bool, ClosureError> {
+        let fail = |source| ClosureError::Read { path: path.to_owned(), source };
+        self.files.exists(path).map_err(fail)
+    }
+
     fn bytes(&self, path: &Path) -> Result<Option<Vec<u8>>, ClosureError> {
         let fail = |source| ClosureError::Read { path: path.to_owned(), source };
-        let resolved = match self.store.resolve(path) {
-            Ok(resolved) => resolved,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(fail(e)),
+        let Some(resolved) = present(self.files.resolve(path)).map_err(fail)? else {
+            return Ok(None);
         };
         let inside = store_path_of(&resolved).is_some_and(|p| self.members.contains(p.as_str()));
         if !inside {
@@ -93,7 +98,7 @@ impl Reader<'_> {
                 target: resolved.display().to_string(),
             });
         }
-        self.store.read(&resolved).map_err(fail)
+        self.files.read(&resolved).map_err(fail)
     }
 
     fn text(&self, path: &Path) -> Result<Option<String>, ClosureError> {

@@ -1,7 +1,7 @@
 //! Where the contents of store paths come from.
 //!
-//! The seam for later sources (a binary cache, a store of compressed blocks): whatever can write
-//! the NAR of a path of the manifest.
+//! A source is whatever can write the NAR of a path of the manifest: the local store here, a binary
+//! cache ([`super::cache`]), a bundle ([`crate::bundle`]).
 
 use super::Store;
 use super::error::ClosureError;

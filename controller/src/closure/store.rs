@@ -6,14 +6,12 @@
 //! here, below the root, and never by the kernel.
 
 use super::error::ClosureError;
+use super::files::{Files, Node};
+use keystone_protocol::store_path;
+pub use keystone_protocol::store_path::STORE_DIR;
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
-
-/// Where Nix keeps store paths, logically.
-pub const STORE_DIR: &str = "/nix/store";
-/// Links followed before a chain is called a loop (as Linux: `ELOOP` after 40).
-const MAX_LINKS: usize = 40;
 
 /// A store.
 #[derive(Debug, Clone)]
@@ -40,7 +38,7 @@ impl Store {
         &self.root
     }
 
-    /// Where a logical path lies. Links on the way are not resolved: see [`Store::resolve`].
+    /// Where a logical path lies. Links on the way are not resolved: see [`Files::resolve`].
     pub fn physical(&self, logical: &Path) -> PathBuf {
         self.root.join(logical.strip_prefix("/").unwrap_or(logical))
     }
@@ -77,61 +75,35 @@ impl Store {
         let mut names = relative.components();
         match (names.next(), names.next()) {
             (Some(Component::Normal(name)), None) => {
-                let name = name.to_str().filter(|n| is_store_name(n)).ok_or_else(fail)?;
+                let name = name.to_str().filter(|n| store_path::parts(n).is_some()).ok_or_else(fail)?;
                 Ok(format!("{STORE_DIR}/{name}"))
             }
             _ => Err(fail()),
         }
     }
+}
 
-    /// The logical path without links that `logical` leads to. It exists.
-    pub fn resolve(&self, logical: &Path) -> io::Result<PathBuf> {
-        let mut links = 0;
-        let mut todo: Vec<OsString> = names_reversed(logical);
-        let mut done = PathBuf::from("/");
-        while let Some(name) = todo.pop() {
-            if name == ".." {
-                done.pop();
-                continue;
-            }
-            let next = done.join(&name);
-            let meta = self.physical(&next).symlink_metadata()?;
-            if !meta.is_symlink() {
-                done = next;
-                continue;
-            }
-            links += 1;
-            if links > MAX_LINKS {
-                return Err(io::Error::other("too many links"));
-            }
-            let target = self.physical(&next).read_link()?;
-            if target.is_absolute() {
-                done = PathBuf::from("/");
-            }
-            todo.extend(names_reversed(&target));
-        }
-        Ok(done)
-    }
-
-    /// A file's bytes, links resolved; `None` if it is not there.
-    pub fn read(&self, logical: &Path) -> io::Result<Option<Vec<u8>>> {
-        let read = self.resolve(logical).and_then(|path| std::fs::read(self.physical(&path)));
-        match read {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e),
+impl Files for Store {
+    fn node(&self, logical: &Path) -> io::Result<Node> {
+        let file = self.physical(logical);
+        let meta = file.symlink_metadata()?;
+        if meta.is_symlink() {
+            Ok(Node::Link(file.read_link()?))
+        } else if meta.is_dir() {
+            Ok(Node::Directory)
+        } else if meta.is_file() {
+            Ok(Node::File { size: meta.len() })
+        } else {
+            Err(io::Error::other("it is neither a file nor a directory nor a link"))
         }
     }
 
-    /// A file's size, links resolved.
-    pub fn size(&self, logical: &Path) -> io::Result<u64> {
-        let path = self.resolve(logical)?;
-        Ok(self.physical(&path).symlink_metadata()?.len())
+    fn names(&self, directory: &Path) -> io::Result<Vec<OsString>> {
+        std::fs::read_dir(self.physical(directory))?.map(|entry| Ok(entry?.file_name())).collect()
     }
 
-    /// Whether there is something, links resolved.
-    pub fn exists(&self, logical: &Path) -> bool {
-        self.resolve(logical).is_ok()
+    fn open(&self, file: &Path) -> io::Result<Box<dyn Read + '_>> {
+        Ok(Box::new(std::fs::File::open(self.physical(file))?))
     }
 }
 
@@ -139,7 +111,7 @@ impl Store {
 pub fn store_path_of(logical: &Path) -> Option<String> {
     let relative = logical.strip_prefix(STORE_DIR).ok()?;
     let Component::Normal(name) = relative.components().next()? else { return None };
-    let name = name.to_str().filter(|n| is_store_name(n))?;
+    let name = name.to_str().filter(|n| store_path::parts(n).is_some())?;
     Some(format!("{STORE_DIR}/{name}"))
 }
 
@@ -149,35 +121,12 @@ pub fn store_paths_in(text: &str) -> impl Iterator<Item = &str> {
     text.match_indices("/nix/store/").filter_map(move |(at, prefix)| {
         let rest = &text[at + prefix.len()..];
         let length = rest.bytes().take_while(|&b| is_name_byte(b)).count();
-        is_store_name(&rest[..length]).then(|| &text[at..at + prefix.len() + length])
+        store_path::parts(&rest[..length]).is_some().then(|| &text[at..at + prefix.len() + length])
     })
-}
-
-/// Whether it is `<32 nix32 characters>-<name>`.
-///
-/// Source: Nix, src/libstore/path.cc: names have at most 211 characters of `[0-9a-zA-Z+-._?=]`.
-fn is_store_name(name: &str) -> bool {
-    let bytes = name.as_bytes();
-    bytes.len() > 33
-        && bytes.len() <= 33 + 211
-        && bytes[..32].iter().all(|b| b"0123456789abcdfghijklmnpqrsvwxyz".contains(b))
-        && bytes[32] == b'-'
-        && bytes[33..].iter().all(|&b| is_name_byte(b))
 }
 
 fn is_name_byte(b: u8) -> bool {
     b.is_ascii_alphanumeric() || b"+-._?=".contains(&b)
-}
-
-fn names_reversed(path: &Path) -> Vec<OsString> {
-    path.components()
-        .rev()
-        .filter_map(|c| match c {
-            Component::Normal(name) => Some(name.to_owned()),
-            Component::ParentDir => Some("..".into()),
-            Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
-        })
-        .collect()
 }
 
 #[cfg(test)]

@@ -6,9 +6,12 @@
 //! (`zfsutils-linux-2.3.2-2`) write them; where none tells, from the module file's `.modinfo`
 //! (`version=2.3.4-1`, include/linux/module.h). Where parts differ the oldest counts.
 
-use super::store::{Store, store_path_of};
+use super::error::ClosureError;
+use super::files::{Files, Node, present};
+use super::store::store_path_of;
+use liblzma::read::XzDecoder;
 use std::collections::HashSet;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 /// Package names that carry OpenZFS's version, kernel parts first.
@@ -28,15 +31,24 @@ const PACKAGES: &[&str] = &[
 const MAX_MODULE: u64 = 256 << 20;
 
 /// The system's version, as `2.3.4`, if it can be told.
-pub fn version(store: &Store, toplevel: &str, members: &HashSet<&str>) -> Option<String> {
+pub fn version(
+    files: &dyn Files,
+    toplevel: &str,
+    members: &HashSet<&str>,
+) -> Result<Option<String>, ClosureError> {
     let named = members.iter().filter_map(|path| {
         let name = path.strip_prefix("/nix/store/")?.get(33..)?;
         PACKAGES.iter().find_map(|package| leading_version(name.strip_prefix(package)?))
     });
-    named
-        .min()
-        .or_else(|| module_version(store, toplevel, members))
-        .map(|(a, b, c)| format!("{a}.{b}.{c}"))
+    let version = match named.min() {
+        Some(version) => Some(version),
+        None => {
+            let modules = Path::new(toplevel).join("kernel-modules/lib/modules");
+            let fail = |source| ClosureError::Read { path: modules.clone(), source };
+            module_version(files, &modules, members).map_err(fail)?
+        }
+    };
+    Ok(version.map(|(a, b, c)| format!("{a}.{b}.{c}")))
 }
 
 /// `2.3.4` at the beginning of a text, ended by anything but a digit or a dot.
@@ -49,90 +61,76 @@ fn leading_version(text: &str) -> Option<(u32, u32, u32)> {
     }
 }
 
-/// From `zfs.ko` below `kernel-modules/lib/modules`.
+/// From `zfs.ko` below a directory of modules.
 fn module_version(
-    store: &Store,
-    toplevel: &str,
+    files: &dyn Files,
+    modules: &Path,
     members: &HashSet<&str>,
-) -> Option<(u32, u32, u32)> {
-    let modules = store.resolve(&Path::new(toplevel).join("kernel-modules/lib/modules")).ok()?;
-    let file = find_module(store, &modules, members, 0)?;
-    let modinfo = read_module(&store.physical(&file))?;
+) -> io::Result<Option<(u32, u32, u32)>> {
+    let Some(modules) = present(files.resolve(modules))? else { return Ok(None) };
+    let Some(file) = find_module(files, &modules, members, 0)? else { return Ok(None) };
+    // What can't be decompressed tells no version.
+    let Some(module) = read_module(&file, files.open(&file)?) else { return Ok(None) };
     let key = b"\0version=";
-    let at = modinfo.windows(key.len()).position(|w| w == key)? + key.len();
-    let value = modinfo[at..].split(|&b| b == 0).next()?;
-    leading_version(std::str::from_utf8(value).ok()?)
+    let version = module.windows(key.len()).position(|w| w == key).and_then(|at| {
+        let value = module[at + key.len()..].split(|&b| b == 0).next()?;
+        leading_version(std::str::from_utf8(value).ok()?)
+    });
+    Ok(version)
 }
 
 /// The first `zfs.ko`, `zfs.ko.zst` or `zfs.ko.xz`, links within the closure followed.
 fn find_module(
-    store: &Store,
+    files: &dyn Files,
     dir: &Path,
     members: &HashSet<&str>,
     depth: usize,
-) -> Option<PathBuf> {
-    if depth > 8 || !members.contains(store_path_of(dir)?.as_str()) {
-        return None;
+) -> io::Result<Option<PathBuf>> {
+    let inside = store_path_of(dir).is_some_and(|path| members.contains(path.as_str()));
+    if depth > 8 || !inside {
+        return Ok(None);
     }
     let mut below = Vec::new();
-    for entry in std::fs::read_dir(store.physical(dir)).ok()?.flatten() {
-        let name = entry.file_name();
-        let path = store.resolve(&dir.join(&name)).ok()?;
+    for name in files.names(dir)? {
+        let Some(path) = present(files.resolve(&dir.join(&name)))? else { continue };
         if matches!(name.to_str(), Some("zfs.ko" | "zfs.ko.zst" | "zfs.ko.xz")) {
-            return Some(path);
+            return Ok(Some(path));
         }
-        if store.physical(&path).is_dir() {
+        if files.node(&path)? == Node::Directory {
             below.push(path);
         }
     }
     below.sort();
-    below.iter().find_map(|path| find_module(store, path, members, depth + 1))
+    for path in below {
+        if let Some(module) = find_module(files, &path, members, depth + 1)? {
+            return Ok(Some(module));
+        }
+    }
+    Ok(None)
 }
 
-fn read_module(file: &Path) -> Option<Vec<u8>> {
-    let source = std::fs::File::open(file).ok()?;
+fn read_module(file: &Path, source: impl Read) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     match file.extension()?.to_str()? {
         "ko" => source.take(MAX_MODULE).read_to_end(&mut bytes).ok()?,
         "zst" => zstd::Decoder::new(source).ok()?.take(MAX_MODULE).read_to_end(&mut bytes).ok()?,
-        "xz" => {
-            let mut limited = Limited { bytes: &mut bytes };
-            lzma_rs::xz_decompress(&mut std::io::BufReader::new(source), &mut limited).ok()?;
-            bytes.len()
-        }
+        "xz" => XzDecoder::new(source).take(MAX_MODULE).read_to_end(&mut bytes).ok()?,
         _ => return None,
     };
     Some(bytes)
 }
 
-struct Limited<'a> {
-    bytes: &'a mut Vec<u8>,
-}
-
-impl std::io::Write for Limited<'_> {
-    fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
-        if (self.bytes.len() + data.len()) as u64 > MAX_MODULE {
-            return Err(std::io::Error::other("the module is too large"));
-        }
-        self.bytes.extend_from_slice(data);
-        Ok(data.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::closure::Store;
 
     const HASH: &str = "0123456789abcdfghijklmnpqrsvwxyz";
 
     fn from_names(names: &[&str]) -> Option<String> {
         let paths: Vec<String> = names.iter().map(|n| format!("/nix/store/{HASH}-{n}")).collect();
         let members = paths.iter().map(String::as_str).collect();
-        version(&Store::below(Path::new("/nonexistent")), "/nix/store/x", &members)
+        version(&Store::below(Path::new("/nonexistent")), "/nix/store/x", &members).unwrap()
     }
 
     #[test]
@@ -158,14 +156,14 @@ mod tests {
         let toplevel = format!("/nix/store/{name}");
         let members: HashSet<&str> = [toplevel.as_str()].into();
         let store = Store::below(dir.path());
-        assert_eq!(version(&store, &toplevel, &members), None);
+        assert_eq!(version(&store, &toplevel, &members).unwrap(), None);
         std::fs::write(modules.join("zfs.ko.zst"), zstd::encode_all(&module[..], 1).unwrap())
             .unwrap();
-        assert_eq!(version(&store, &toplevel, &members).unwrap(), "2.3.5");
+        assert_eq!(version(&store, &toplevel, &members).unwrap().unwrap(), "2.3.5");
         std::fs::remove_file(modules.join("zfs.ko.zst")).unwrap();
         let mut xz = Vec::new();
-        lzma_rs::xz_compress(&mut &module[..], &mut xz).unwrap();
+        liblzma::read::XzEncoder::new(&module[..], 6).read_to_end(&mut xz).unwrap();
         std::fs::write(modules.join("zfs.ko.xz"), xz).unwrap();
-        assert_eq!(version(&store, &toplevel, &members).unwrap(), "2.3.5");
+        assert_eq!(version(&store, &toplevel, &members).unwrap().unwrap(), "2.3.5");
     }
 }

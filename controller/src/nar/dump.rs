@@ -1,11 +1,9 @@
 //! Writes the NAR of a file tree.
 //!
-//! Format: Nix manual, "Nix Archive (NAR) format": strings are a little-endian 64-bit length, the
-//! bytes, and zeros up to a multiple of 8; entries of a directory are sorted by their bytes; of a
-//! file only its contents and whether its owner may execute it are kept. Depth is bounded as in
-//! Nix since 2.34.8 (src/libutil/archive.cc): 64 directories.
+//! The format is [`keystone_protocol::nar`]'s.
 
 use crate::closure::ClosureError;
+use keystone_protocol::nar::{MAGIC, MAX_DEPTH, padding};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -14,8 +12,6 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use thiserror::Error;
 
-/// The deepest nesting of directories.
-const MAX_DEPTH: usize = 64;
 /// Bytes read from a file at once.
 const READ: usize = 256 << 10;
 
@@ -33,7 +29,7 @@ pub enum DumpError {
 /// Writes the NAR of what lies at `path`, which is not followed if it is a link.
 pub fn dump(path: &Path, out: &mut dyn Write) -> Result<(), DumpError> {
     let mut nar = Nar { out, buffer: Vec::new() };
-    nar.string(b"nix-archive-1")?;
+    nar.string(MAGIC)?;
     nar.object(path, 0)
 }
 
@@ -156,8 +152,7 @@ impl Nar<'_> {
     }
 
     fn pad(&mut self, length: u64) -> Result<(), DumpError> {
-        let zeros = (8 - length % 8) % 8;
-        self.put(&[0; 7][..zeros as usize])
+        self.put(&[0; 7][..padding(length)])
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<(), DumpError> {

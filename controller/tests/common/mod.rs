@@ -1,9 +1,12 @@
-//! What the integration tests share: a real sshd on loopback, a real store made by Nix.
+//! What the integration tests share: a real sshd and web server on loopback, a real store made by
+//! Nix.
 
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
+pub mod flaky;
 pub mod nix;
 pub mod sshd;
+pub mod web;
 
 use std::path::PathBuf;
 use std::process::{Command, Output};

@@ -99,6 +99,12 @@ impl NixStore {
         self.feed(&["--load-db"], &text);
     }
 
+    /// Registers a path of the system again, after it was changed.
+    pub fn register_again(&self, name: &str, references: &[&str]) {
+        let references: Vec<String> = references.iter().map(|&r| r.to_owned()).collect();
+        self.feed(&["--load-db"], &self.registration(name, "", &references));
+    }
+
     /// A path in the format of `--load-db`.
     fn registration(&self, name: &str, deriver: &str, references: &[String]) -> String {
         let hash = run(Command::new(tool("nix-hash", "nix-bin"))
@@ -131,6 +137,29 @@ impl NixStore {
         // No user or group of the machine, no daemon.
         command.env("NIX_REMOTE", "").env("NIX_CONFIG", "build-users-group =");
         command
+    }
+
+    /// `nix ARGS` with the commands that are called experimental.
+    pub fn nix(&self, args: &[&str]) -> String {
+        run(self.nix_command().args(args))
+    }
+
+    /// The same, to be run.
+    pub fn nix_command(&self) -> Command {
+        let mut command = Command::new(tool("nix", "nix-bin"));
+        command
+            .args(["--extra-experimental-features", "nix-command", "--offline"])
+            .env("NIX_REMOTE", format!("local?root={}", self.root().display()))
+            .env("NIX_CONFIG", "build-users-group =")
+            // What it keeps of caches that it has seen would outlive them.
+            .env("XDG_CACHE_HOME", self.root().join("cache"));
+        command
+    }
+
+    /// Copies a path and what it refers to into a new binary cache in a directory.
+    pub fn copy_to_cache(&self, path: &str, directory: &Path, compression: &str) {
+        let to = format!("file://{}?compression={compression}", directory.display());
+        self.nix(&["copy", "--no-check-sigs", "--to", &to, path]);
     }
 
     fn feed(&self, args: &[&str], text: &str) {

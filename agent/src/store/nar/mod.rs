@@ -1,35 +1,13 @@
-//! The Nix Archive format.
+//! The Nix Archive format, to and from the disk.
 //!
-//! ```text
-//! nar       = str("nix-archive-1") node
-//! node      = str("(") str("type") ( regular | symlink | directory ) str(")")
-//! regular   = str("regular") [ str("executable") str("") ] str("contents") str(bytes)
-//! symlink   = str("symlink") str("target") str(target)
-//! directory = str("directory") { str("entry") str("(") str("name") str(name)
-//!                                str("node") node str(")") }
-//! str(s)    = u64le length, the bytes, zeroes up to a multiple of 8
-//! ```
-//!
-//! Entries are sorted by raw bytes, strictly increasing. Source: Nix's manual, "Nix Archive
-//! (NAR) format", and `src/libutil/archive.cc` for what a reader has to refuse.
-//!
-//! [`parse`] turns bytes into calls, [`unpack`] turns the calls into files, [`dump`] turns files
-//! into bytes again.
+//! The format itself is [`keystone_protocol::nar`]: its parser turns bytes into calls, [`unpack`]
+//! turns the calls into files, [`dump`] turns files into bytes again.
 
 pub mod dump;
-pub mod parse;
 pub mod unpack;
 
-/// How deep directories may nest. Nix refuses deeper ones since 2.34.8.
-pub const MAX_DEPTH: usize = 64;
-/// The longest file name, in bytes: Linux's `NAME_MAX`.
-pub const MAX_NAME: usize = 255;
-/// The longest symlink target, in bytes: Linux's `PATH_MAX` less the terminating NUL.
-pub const MAX_TARGET: usize = 4095;
-/// The first string of every archive.
-pub(crate) const MAGIC: &[u8] = b"nix-archive-1";
+pub(crate) use keystone_protocol::nar::{MAGIC, MAX_DEPTH, padding};
+pub use keystone_protocol::nar::parse;
 
-/// How many zeroes follow `length` bytes.
-pub(crate) fn padding(length: u64) -> usize {
-    (length.wrapping_neg() & 7) as usize
-}
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 //!
 //! Source: Nix's manual, "Store path", and `src/libstore/path.cc`.
 
-/// Where the store is in the installed system.
+/// Where the store is, logically.
 pub const STORE_DIR: &str = "/nix/store";
 
 const HASH_LENGTH: usize = 32;
@@ -11,6 +11,11 @@ const MAX_NAME: usize = 211;
 /// The base name of a full logical path (`/nix/store/<hash>-<name>`), if that is what it is.
 pub fn base_name(path: &str) -> Option<&str> {
     let base = path.strip_prefix(STORE_DIR)?.strip_prefix('/')?;
+    parts(base).map(|_| base)
+}
+
+/// The hash and the name of a base name (`<hash>-<name>`), if that is what it is.
+pub fn parts(base: &str) -> Option<(&str, &str)> {
     let (hash, rest) = base.split_at_checked(HASH_LENGTH)?;
     let name = rest.strip_prefix('-')?;
     let hash_ok = hash.bytes().all(|b| b"0123456789abcdfghijklmnpqrsvwxyz".contains(&b));
@@ -19,7 +24,7 @@ pub fn base_name(path: &str) -> Option<&str> {
     let dots = |dots: &str| {
         name.strip_prefix(dots).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
     };
-    (hash_ok && name_ok && !dots(".") && !dots("..")).then_some(base)
+    (hash_ok && name_ok && !dots(".") && !dots("..")).then_some((hash, name))
 }
 
 #[cfg(test)]

@@ -397,7 +397,3 @@ impl<S: Sink> Parser<S> {
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
-
-#[cfg(test)]
-#[path = "parse_tests.rs"]
-mod tests;

@@ -1,5 +1,8 @@
-use super::*;
-use crate::store::nar::{dump, unpack};
+//! Parser, unpacker and dump against each other and against another implementation.
+
+use super::parse::*;
+use super::{MAX_DEPTH, dump, unpack};
+use keystone_protocol::nar::{MAX_NAME, MAX_TARGET};
 use nix_nar::{Decoder, Encoder};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;

@@ -1,0 +1,288 @@
+//! Files of store paths that are at hand only as NARs.
+//!
+//! A NAR is read whole, and its hash checked, before anything is said about what is in it. Its
+//! tree is kept, and texts as long as there is room; another file's bytes are read again when
+//! they are asked for.
+
+use super::ClosureSource;
+use super::files::{Files, Node};
+use super::store::STORE_DIR;
+use crate::nar::DumpError;
+use keystone_protocol::manifest::{Manifest, PathInfo};
+use keystone_protocol::nar::parse::{FeedError, Parser, Sink};
+use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Cursor, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Files up to this length are kept, if they are texts (as `Files::text` is asked for them).
+const KEEP_TEXT: u64 = 256 << 10;
+/// Files up to this length are kept whatever they are.
+const KEEP_ANY: u64 = 4 << 10;
+/// All that is kept, in bytes.
+const BUDGET: u64 = 48 << 20;
+/// The largest file that is read into memory: a kernel module with its symbols.
+const MAX_READ: u64 = 256 << 20;
+
+/// Files in the NARs of a closure.
+pub struct NarFiles {
+    source: Arc<dyn ClosureSource>,
+    paths: HashMap<String, PathInfo>,
+    trees: Mutex<Trees>,
+}
+
+#[derive(Default)]
+struct Trees {
+    by_path: HashMap<String, Arc<Tree>>,
+    kept: u64,
+}
+
+/// What is in a NAR, by path below its root, which is the empty path.
+type Tree = HashMap<PathBuf, Entry>;
+
+enum Entry {
+    File { size: u64, contents: Contents },
+    Directory(Vec<OsString>),
+    Link(PathBuf),
+}
+
+enum Contents {
+    Kept(Arc<[u8]>),
+    /// Not kept, and it is a text.
+    Text,
+    /// Not kept, and it is too large or no text.
+    Other,
+}
+
+impl NarFiles {
+    /// Of the paths of `manifest`, as `source` has them.
+    pub fn new(source: Arc<dyn ClosureSource>, manifest: &Manifest) -> Self {
+        let paths = manifest.paths.iter().map(|info| (info.path.clone(), info.clone())).collect();
+        NarFiles { source, paths, trees: Mutex::default() }
+    }
+
+    /// The store path's tree, and the path below it; `None` above the store's paths.
+    fn find(&self, logical: &Path) -> io::Result<Option<(Arc<Tree>, PathBuf)>> {
+        if Path::new(STORE_DIR).starts_with(logical) {
+            return Ok(None);
+        }
+        let (path, below) = split(logical).ok_or_else(not_found)?;
+        let info = self.paths.get(&path).ok_or_else(not_found)?;
+        let mut trees = self.trees.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tree) = trees.by_path.get(&path) {
+            return Ok(Some((Arc::clone(tree), below)));
+        }
+        let room = BUDGET.saturating_sub(trees.kept);
+        let scanned = self.scan(info, Scan { room, ..Scan::default() })?;
+        trees.kept += room - scanned.room;
+        let tree = Arc::new(scanned.tree);
+        trees.by_path.insert(path, Arc::clone(&tree));
+        Ok(Some((tree, below)))
+    }
+
+    /// Reads a path's NAR; an error unless it is the one that was announced.
+    fn scan(&self, info: &PathInfo, scan: Scan) -> io::Result<Scan> {
+        let parser = Parser::new(scan, info.nar_size);
+        let mut reading = Reading { parser, sha256: Sha256::new(), failure: None };
+        match self.source.dump(info, &mut reading) {
+            Ok(()) => {}
+            Err(DumpError::Source(error)) => return Err(io::Error::other(error)),
+            Err(DumpError::Sink(error)) => return Err(reading.failure.unwrap_or(error)),
+        }
+        let found = hex::encode(reading.sha256.finalize());
+        if found != info.nar_sha256 {
+            return Err(io::Error::other(format!(
+                "the NAR of {} has SHA-256 {found}, not {}",
+                info.path, info.nar_sha256
+            )));
+        }
+        reading.parser.finish().map_err(io::Error::other)
+    }
+}
+
+impl Files for NarFiles {
+    fn node(&self, logical: &Path) -> io::Result<Node> {
+        let Some((tree, below)) = self.find(logical)? else { return Ok(Node::Directory) };
+        Ok(match tree.get(&below).ok_or_else(not_found)? {
+            Entry::File { size, .. } => Node::File { size: *size },
+            Entry::Directory(_) => Node::Directory,
+            Entry::Link(target) => Node::Link(target.clone()),
+        })
+    }
+
+    fn names(&self, directory: &Path) -> io::Result<Vec<OsString>> {
+        let Some((tree, below)) = self.find(directory)? else { return Ok(Vec::new()) };
+        match tree.get(&below).ok_or_else(not_found)? {
+            Entry::Directory(names) => Ok(names.clone()),
+            _ => Err(io::ErrorKind::NotADirectory.into()),
+        }
+    }
+
+    fn open(&self, file: &Path) -> io::Result<Box<dyn Read + '_>> {
+        let (tree, below) = self.find(file)?.ok_or(io::ErrorKind::IsADirectory)?;
+        match tree.get(&below).ok_or_else(not_found)? {
+            Entry::File { contents: Contents::Kept(bytes), .. } => {
+                Ok(Box::new(Cursor::new(Arc::clone(bytes))))
+            }
+            Entry::File { size, .. } if *size > MAX_READ => {
+                Err(io::Error::other("the file is too large to look into"))
+            }
+            Entry::File { .. } => {
+                let (path, below) = split(file).ok_or_else(not_found)?;
+                let scan = Scan { only: Some(below), ..Scan::default() };
+                let scanned = self.scan(&self.paths[&path], scan)?;
+                Ok(Box::new(Cursor::new(scanned.wanted)))
+            }
+            Entry::Directory(_) => Err(io::ErrorKind::IsADirectory.into()),
+            Entry::Link(_) => Err(io::Error::from_raw_os_error(nix::libc::ELOOP)),
+        }
+    }
+
+    fn text(&self, file: &Path, limit: u64) -> io::Result<Option<String>> {
+        let Some((tree, below)) = self.find(file)? else { return Ok(None) };
+        // What is known not to be one is not read again.
+        match tree.get(&below).ok_or_else(not_found)? {
+            Entry::File { size, .. } if *size > limit => Ok(None),
+            Entry::File { contents: Contents::Other, size } if *size <= KEEP_TEXT => Ok(None),
+            Entry::File { .. } => {
+                let mut bytes = Vec::new();
+                self.open(file)?.read_to_end(&mut bytes)?;
+                Ok(String::from_utf8(bytes).ok())
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+fn not_found() -> io::Error {
+    io::ErrorKind::NotFound.into()
+}
+
+/// The store path that a logical path is in, and what is below.
+fn split(logical: &Path) -> Option<(String, PathBuf)> {
+    let path = super::store::store_path_of(logical)?;
+    let below = logical.strip_prefix(&path).ok()?.to_owned();
+    Some((path, below))
+}
+
+/// Takes a NAR as it comes.
+struct Reading {
+    parser: Parser<Scan>,
+    sha256: Sha256,
+    failure: Option<io::Error>,
+}
+
+impl Write for Reading {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.sha256.update(data);
+        match self.parser.feed(data) {
+            Ok(()) => Ok(data.len()),
+            Err(FeedError::Format(error)) => {
+                self.failure = Some(io::Error::other(error));
+                Err(io::Error::other("no NAR"))
+            }
+            Err(FeedError::Sink(never)) => match never {},
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Makes a tree of a NAR.
+#[derive(Default)]
+struct Scan {
+    tree: Tree,
+    /// Where in the tree it is.
+    at: PathBuf,
+    /// Bytes that may be kept.
+    room: u64,
+    /// The file whose bytes are wanted, and no other's.
+    only: Option<PathBuf>,
+    wanted: Vec<u8>,
+    file: PathBuf,
+    size: u64,
+    bytes: Vec<u8>,
+    collect: bool,
+}
+
+impl Scan {
+    fn place(&mut self, name: &[u8]) -> PathBuf {
+        let name = OsStr::from_bytes(name);
+        if let Some(Entry::Directory(names)) = self.tree.get_mut(&self.at) {
+            names.push(name.to_owned());
+        }
+        // Joining an empty name would end the path with a slash.
+        if name.is_empty() { PathBuf::new() } else { self.at.join(name) }
+    }
+}
+
+enum Never {}
+
+impl Sink for Scan {
+    type Error = Never;
+
+    fn directory(&mut self, name: &[u8]) -> Result<(), Never> {
+        self.at = self.place(name);
+        self.tree.insert(self.at.clone(), Entry::Directory(Vec::new()));
+        Ok(())
+    }
+
+    fn end_directory(&mut self) -> Result<(), Never> {
+        self.at.pop();
+        Ok(())
+    }
+
+    fn file(&mut self, name: &[u8], _: bool, size: u64) -> Result<(), Never> {
+        self.file = self.place(name);
+        self.size = size;
+        self.bytes = Vec::new();
+        self.collect = match &self.only {
+            Some(only) => *only == self.file && size <= MAX_READ,
+            None => size <= KEEP_TEXT,
+        };
+        Ok(())
+    }
+
+    fn contents(&mut self, data: &[u8]) -> Result<(), Never> {
+        if self.collect {
+            self.bytes.extend_from_slice(data);
+        }
+        Ok(())
+    }
+
+    fn end_file(&mut self) -> Result<(), Never> {
+        let bytes = std::mem::take(&mut self.bytes);
+        let contents = match self.collect {
+            true if self.only.is_some() => {
+                self.wanted = bytes;
+                Contents::Other
+            }
+            true => {
+                let text = std::str::from_utf8(&bytes).is_ok();
+                if (text || self.size <= KEEP_ANY) && self.size <= self.room {
+                    self.room -= self.size;
+                    Contents::Kept(bytes.into())
+                } else if text {
+                    Contents::Text
+                } else {
+                    Contents::Other
+                }
+            }
+            false => Contents::Other,
+        };
+        let file = std::mem::take(&mut self.file);
+        self.tree.insert(file, Entry::File { size: self.size, contents });
+        Ok(())
+    }
+
+    fn symlink(&mut self, name: &[u8], target: &[u8]) -> Result<(), Never> {
+        let place = self.place(name);
+        self.tree.insert(place, Entry::Link(PathBuf::from(OsStr::from_bytes(target))));
+        Ok(())
+    }
+}
