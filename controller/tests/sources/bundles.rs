@@ -143,7 +143,8 @@ fn the_command_makes_checks_and_lists() {
     assert_says(&stranger, &["nix-cache-info can't be fetched", "certificate"]);
     let ca = server.ca().display().to_string();
     let trusted = [("NIX_SSL_CERT_FILE", ca.as_str())];
-    let unsigned = [&make[..], &["--require-signatures", &theirs.public.to_string()]].concat();
+    let key = theirs.public.to_string();
+    let unsigned = [&make[..], &["--require-signatures", &key]].concat();
     assert_says(&text(&keystone(&unsigned, &trusted), 65), &["no signature by theirs-1"]);
     assert_says(&text(&keystone(&make, &trusted), 0), &["system.ksb: 5 paths"]);
     assert_says(&text(&keystone(&make, &trusted), 65), &["it exists", "--force"]);
@@ -167,7 +168,7 @@ fn the_command_makes_checks_and_lists() {
     assert_says(&refused, &["no signature by theirs-1"]);
     assert_says(&text(&verify(&["--require-signatures", "root@host"]), 64), &["NAME:BASE64"]);
     let mut bytes = std::fs::read(file).unwrap();
-    bytes[1000] ^= 4;
+    bytes[40] ^= 4;
     std::fs::write(file, bytes).unwrap();
     assert_says(&text(&verify(&["--json"]), 65), &["block 0 of 1 is damaged", "\"exit\":65"]);
 }

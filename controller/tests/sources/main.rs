@@ -1,5 +1,7 @@
 //! Binary caches, bundles and signatures against real Nix.
 
+#![allow(unreachable_pub)]
+
 #[path = "../common/mod.rs"]
 mod common;
 

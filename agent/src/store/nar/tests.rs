@@ -2,7 +2,7 @@
 
 use super::parse::*;
 use super::{MAX_DEPTH, dump, unpack};
-use keystone_protocol::nar::{MAX_NAME, MAX_TARGET};
+use keystone_protocol::nar::{MAGIC, MAX_NAME};
 use nix_nar::{Decoder, Encoder};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
