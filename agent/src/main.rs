@@ -1,8 +1,8 @@
 //! `keystone-agent`: serves one conversation on stdin and stdout.
 //!
 //! It is uploaded and started by `keystone`; nobody types its name. Without arguments it serves;
-//! `--version` prints its version; `enter …` is how it starts itself in a chroot, see
-//! [`keystone_agent::activation`].
+//! `--version` prints its version; `enter …` is how it starts itself in a chroot, and `shell …` is
+//! a shell in the target, see [`keystone_agent::activation`].
 
 use keystone_agent::session;
 use keystone_agent::session::wire::WireError;
@@ -19,6 +19,10 @@ fn main() -> ExitCode {
         }
         Some(first) if first == keystone_agent::activation::SUBCOMMAND => {
             keystone_agent::activation::child_main(arguments)
+        }
+        Some(first) if first == keystone_agent::activation::shell::SUBCOMMAND => {
+            let target = std::path::Path::new(keystone_agent::execute::machine::TARGET);
+            keystone_agent::activation::shell::shell_main(target, arguments)
         }
         Some(other) => {
             eprintln!("keystone-agent: unknown argument {other:?}; it takes none, `keystone` starts it");

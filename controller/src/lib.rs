@@ -9,6 +9,7 @@
 //! | [`upload`] | brings the agent to the machine |
 //! | [`conversation`] | the conversation with the agent |
 //! | [`install`] | an installation, from the connection to the new system's answer |
+//! | [`disks`] | the disks alone: disko's modes, a look into an installed system |
 //! | [`copy`] | a closure into a store below a directory, without an installation |
 //! | [`reboot`] | waits for the new system and proves that it is the one |
 //! | [`verify`] | checks a machine that was installed |
@@ -26,6 +27,7 @@ pub mod closure;
 pub mod confirm;
 pub mod conversation;
 pub mod copy;
+pub mod disks;
 pub mod install;
 pub mod nar;
 pub mod operator;

@@ -151,6 +151,20 @@ pub trait Operator: Send {
         containers: &[&str],
     ) -> impl Future<Output = Result<Secret, OperatorError>> + Send;
 
+    /// A password or recovery key for a container that is there already. `tried` is what failed
+    /// so far, a sentence each.
+    fn unlock_key(
+        &mut self,
+        container: &str,
+        tried: &[String],
+    ) -> impl Future<Output = Result<Secret, OperatorError>> + Send {
+        let text = format!("nobody can be asked what opens {container}: {}", tried.join("; "));
+        std::future::ready(Err(OperatorError::Missing(text)))
+    }
+
+    /// Another program gets the terminal now: nothing may be drawn until the next notice.
+    fn stand_back(&mut self) {}
+
     /// Keeps a recovery key: `Ok` only once it was shown, or is on the disk.
     fn keep_recovery_key(
         &mut self,

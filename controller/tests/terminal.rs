@@ -79,6 +79,7 @@ fn child_main(what: &str) -> ExitCode {
         print_plan: true,
         password: None,
         pin: None,
+        unlock_key: None,
         recovery_key_file: None,
     };
     let screen = Box::new(Plain::new(std::io::stderr(), false));

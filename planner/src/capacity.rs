@@ -7,6 +7,7 @@ use super::{Context, words};
 use crate::vfat;
 use keystone_protocol::layout::{Content, Format, Mounted, partition_type};
 use keystone_protocol::message::{Refusal, RefusalKind};
+use keystone_protocol::options::ClosureFacts;
 use keystone_protocol::plan::{DeviceRef, PartitionTable};
 
 /// Generations that the ESP must hold: the installed one and the next.
@@ -24,6 +25,7 @@ pub(super) struct Esp {
 /// Finds the ESP, and refuses one that is too small for a system and its successor.
 pub(super) fn esp(
     context: &Context<'_>,
+    closure: &ClosureFacts,
     sizes: &Sizes<'_>,
     tables: &[PartitionTable],
 ) -> Result<Esp, Refusal> {
@@ -35,7 +37,7 @@ pub(super) fn esp(
             "add one, mounted at /boot",
         )
     })?;
-    let needed = context.closure.boot_bytes.saturating_mul(GENERATIONS);
+    let needed = closure.boot_bytes.saturating_mul(GENERATIONS);
     if bytes < needed {
         return Err(refuse(
             RefusalKind::Closure,
@@ -73,7 +75,11 @@ fn find_esp(
 }
 
 /// Refuses a file system for the store that can't hold the closure.
-pub(super) fn store(context: &Context<'_>, sizes: &Sizes<'_>) -> Result<(), Refusal> {
+pub(super) fn store(
+    context: &Context<'_>,
+    closure: &ClosureFacts,
+    sizes: &Sizes<'_>,
+) -> Result<(), Refusal> {
     let mounts = context.layout.mounts();
     // The last of the outermost-first list that `/nix/store` lies in.
     let holds_store = |target: &str| {
@@ -90,7 +96,7 @@ pub(super) fn store(context: &Context<'_>, sizes: &Sizes<'_>) -> Result<(), Refu
             (format!("the pool {pool}"), room)
         }
     };
-    let closure = context.closure.nar_bytes;
+    let closure = closure.nar_bytes;
     let needed = closure.saturating_add(closure / 10).saturating_add(MARGIN);
     match room {
         Some(room) if room < needed => {

@@ -5,6 +5,7 @@ use super::words::human;
 use super::{Context, Remarks};
 use keystone_protocol::layout::{Content, Format, Mounted};
 use keystone_protocol::message::{Refusal, RefusalKind};
+use keystone_protocol::options::ClosureFacts;
 
 /// Least memory, in bytes: ZFS, the argon2id of LUKS2 (which takes up to half of it) and the
 /// installer's own system beside them. A machine sold with 1 GiB shows a little less.
@@ -17,13 +18,23 @@ const LATEST_CLOCK: u64 = 4_102_444_800;
 
 /// Refuses a machine, or a closure, that can't be installed so.
 pub(super) fn check(context: &Context<'_>, remarks: &mut Remarks) -> Result<(), Refusal> {
-    firmware(context, remarks)?;
-    platform(context)?;
-    memory(context)?;
-    zfs(context, remarks)?;
-    tools(context)?;
-    root(context)?;
-    clock(context, remarks);
+    if let Some(closure) = context.closure {
+        firmware(context, remarks)?;
+        platform(context, closure)?;
+        root(context)?;
+    }
+    let mode = context.mode;
+    if mode.formats() {
+        memory(context)?;
+        tools(context)?;
+    }
+    if mode.formats() || mode.mounts() {
+        zfs(context)?;
+    }
+    if let Some(closure) = context.closure {
+        hostid(context, closure, remarks)?;
+        clock(context, remarks);
+    }
     Ok(())
 }
 
@@ -47,8 +58,8 @@ fn firmware(context: &Context<'_>, remarks: &mut Remarks) -> Result<(), Refusal>
     Ok(())
 }
 
-fn platform(context: &Context<'_>) -> Result<(), Refusal> {
-    let (wanted, found) = (&context.closure.system, &context.inventory.system.platform);
+fn platform(context: &Context<'_>, closure: &ClosureFacts) -> Result<(), Refusal> {
+    let (wanted, found) = (&closure.system, &context.inventory.system.platform);
     if wanted == found {
         return Ok(());
     }
@@ -71,7 +82,7 @@ fn memory(context: &Context<'_>) -> Result<(), Refusal> {
     ))
 }
 
-fn zfs(context: &Context<'_>, remarks: &mut Remarks) -> Result<(), Refusal> {
+fn zfs(context: &Context<'_>) -> Result<(), Refusal> {
     if context.layout.zpools.is_empty() {
         return Ok(());
     }
@@ -87,12 +98,24 @@ fn zfs(context: &Context<'_>, remarks: &mut Remarks) -> Result<(), Refusal> {
             ),
         ));
     }
+    Ok(())
+}
+
+/// By its host id the installed system tells its own pools from others'.
+fn hostid(
+    context: &Context<'_>,
+    closure: &ClosureFacts,
+    remarks: &mut Remarks,
+) -> Result<(), Refusal> {
+    if context.layout.zpools.is_empty() {
+        return Ok(());
+    }
     let root_on_zfs = context
         .layout
         .mounts()
         .iter()
         .any(|mount| mount.target == "/" && matches!(mount.what, Mounted::Dataset { .. }));
-    match context.closure.hostid {
+    match closure.hostid {
         None | Some(0) if root_on_zfs => Err(refuse(
             RefusalKind::Closure,
             "the system has no host id (etc/hostid), and its root is on ZFS: it could not import \

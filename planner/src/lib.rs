@@ -7,11 +7,13 @@
 //! | module | job |
 //! |---|---|
 //! | [`resolve`] | which disk of the machine each disk of the layout is |
+//! | [`matching`] | which disks a word stands for: `serial:…`, `size:largest`, a link |
 //! | [`policy`] | TPM2 or password? |
 //! | [`features`] | which features a pool gets |
 //! | [`vfat`] | how small FAT32 can be |
 //! | [`fit`] | whether machine, closure and layout fit each other |
 //! | [`conflicts`] | other disks with names that the installed system would confuse |
+//! | [`existing`] | what of the layout is on the disks already, for plans that keep it |
 //! | [`occupancy`] | what is on the disks, who uses it, and how that ends |
 //! | [`geometry`] | where partitions lie, as sgdisk would put them |
 //! | [`tables`] | partition tables, and a disk that is too small for them |
@@ -23,14 +25,19 @@
 //! | [`system`] | steps from the closure to the seal |
 //! | [`words`] | sizes, lists and names in sentences |
 //!
+//! What is done with the disks is the [mode](DiskoMode)'s matter: [`plan`] with a closure installs,
+//! [`plan_disks`] deals with the disks alone.
+//!
 //! A disk that is not blank is refused last, when nothing else stands in the way, so that nobody
 //! agrees to lose data for nothing.
 
 mod capacity;
 mod conflicts;
+mod existing;
 pub mod features;
 mod fit;
 pub mod geometry;
+mod matching;
 mod occupancy;
 pub mod policy;
 mod pools;
@@ -44,8 +51,10 @@ mod unlock;
 pub mod vfat;
 mod words;
 
+use existing::Existing;
+use keystone_protocol::disko_mode::DiskoMode;
 use keystone_protocol::inventory::{Disk, DiskIdentity, Inventory};
-use keystone_protocol::layout::{Layout, agrees_with_fstab};
+use keystone_protocol::layout::{self, Layout, agrees_with_fstab};
 use keystone_protocol::message::{Refusal, RefusalKind};
 use keystone_protocol::options::{ClosureFacts, InstallOptions};
 use keystone_protocol::plan::{Basis, ContainerPlan, PartitionTable, Plan, Step, basis_hash};
@@ -61,9 +70,19 @@ struct Context<'a> {
     inventory: &'a Inventory,
     layout: &'a Layout,
     options: &'a InstallOptions,
-    closure: &'a ClosureFacts,
+    /// What is installed, unless only the disks are dealt with.
+    closure: Option<&'a ClosureFacts>,
+    /// What is done with the disks.
+    mode: DiskoMode,
     /// Disks by the layout's name.
     disks: BTreeMap<&'a str, &'a Disk>,
+}
+
+impl Context<'_> {
+    /// Whether what is on a disk of the layout is destroyed.
+    fn wipes(&self, disk: &layout::Disk) -> bool {
+        self.mode.destroys() && disk.destroy
+    }
 }
 
 /// What the operator should know.
@@ -87,51 +106,128 @@ pub fn plan(
     options: &InstallOptions,
     closure: &ClosureFacts,
 ) -> Result<Plan, Refusal> {
+    plan_with(inventory, layout, options, Some(closure))
+}
+
+/// Plans what is done with the disks alone, or refuses it.
+pub fn plan_disks(
+    inventory: &Inventory,
+    layout: &str,
+    options: &InstallOptions,
+) -> Result<Plan, Refusal> {
+    plan_with(inventory, layout, options, None)
+}
+
+/// [`plan`] with a closure, [`plan_disks`] without.
+pub fn plan_with(
+    inventory: &Inventory,
+    layout: &str,
+    options: &InstallOptions,
+    closure: Option<&ClosureFacts>,
+) -> Result<Plan, Refusal> {
     let layout = Layout::parse(layout).map_err(|error| caused(RefusalKind::Layout, &error))?;
     let mut remarks = Remarks::default();
+    let mode = mode(options, closure)?;
     let disks = resolve::disks(inventory, &layout, options, &mut remarks)?;
-    let context = Context { inventory, layout: &layout, options, closure, disks };
+    let context = Context { inventory, layout: &layout, options, closure, mode, disks };
 
     fit::check(&context, &mut remarks)?;
-    closure_agrees(&context)?;
-    conflicts::check(&context)?;
-    let occupancy = occupancy::find(&context, &mut remarks)?;
-    let decisions = Decisions {
-        tables: tables::tables(&context)?,
-        pools: pools::pools(&context, &mut remarks)?,
-        containers: unlock::containers(&context, &mut remarks)?,
+    if let Some(closure) = closure {
+        closure_agrees(&context, closure)?;
+    }
+    if closure.is_some() || mode.formats() {
+        conflicts::check(&context)?;
+    }
+    let existing = match mode.formats() || mode.mounts() {
+        true => existing::find(&context, &mut remarks)?,
+        false => Existing::default(),
     };
-    let sizes = Sizes::new(&context, &decisions.tables);
-    capacity::devices(&context, &sizes)?;
-    let esp = capacity::esp(&context, &sizes, &decisions.tables)?;
-    capacity::store(&context, &sizes)?;
-    occupancy.require_consent(&context)?;
-
-    let mut steps = occupancy.steps;
-    steps.extend(storage::steps(&context, &decisions, &mut remarks));
-    steps.extend(system::steps(&context, &esp, &mut remarks));
+    let occupancy = occupancy::find(&context, &mut remarks)?;
+    let (steps, containers) = if mode.formats() || mode.mounts() {
+        to_be_made(&context, &existing, &occupancy, &mut remarks)?
+    } else {
+        (storage::wipes(&context, &mut remarks), Vec::new())
+    };
+    let mut all = occupancy.steps;
+    all.extend(steps);
+    all.extend(occupancy.proof);
 
     let basis = Basis {
         layout: layout.canonical().to_owned(),
         options: options.clone(),
-        toplevel: closure.toplevel.clone(),
+        toplevel: closure.map(|closure| closure.toplevel.clone()).unwrap_or_default(),
         disks: identities(&context.disks),
         destroys: occupancy.destroys,
-        steps: steps.iter().map(as_json).collect(),
+        steps: all.iter().map(as_json).collect(),
     };
     Ok(Plan {
         hash: basis_hash(&basis),
         basis,
-        steps,
-        containers: decisions.containers,
+        steps: all,
+        containers,
         notes: remarks.notes,
         warnings: remarks.warnings,
     })
 }
 
+/// The mode, which for an installation must end with everything mounted.
+fn mode(options: &InstallOptions, closure: Option<&ClosureFacts>) -> Result<DiskoMode, Refusal> {
+    match options.disko_mode {
+        mode if closure.is_none() => Ok(mode),
+        // What is only formatted can't be installed into.
+        DiskoMode::Format => Ok(DiskoMode::FormatMount),
+        mode if mode.mounts() => Ok(mode),
+        mode => Err(refuse(
+            RefusalKind::TargetUnfit,
+            format!("nothing can be installed with --disko-mode {mode}"),
+            format!("keystone disko --disko-mode {mode} does it without installing"),
+        )),
+    }
+}
+
+/// What is made, found and mounted, and the system in it; with how its containers are opened.
+fn to_be_made(
+    context: &Context<'_>,
+    existing: &Existing,
+    occupancy: &occupancy::Occupancy,
+    remarks: &mut Remarks,
+) -> Result<(Vec<Step>, Vec<ContainerPlan>), Refusal> {
+    let decisions = Decisions {
+        tables: tables::tables(context, existing)?,
+        pools: pools::pools(context, existing, remarks)?,
+        containers: unlock::containers(context, remarks)?,
+    };
+    let sizes = Sizes::new(context, &decisions.tables);
+    if context.mode.formats() {
+        capacity::devices(context, &sizes)?;
+    }
+    let esp = match context.closure {
+        Some(closure) => {
+            let esp = capacity::esp(context, closure, &sizes, &decisions.tables)?;
+            capacity::store(context, closure, &sizes)?;
+            Some((closure, esp))
+        }
+        None => None,
+    };
+    occupancy.require_consent(context)?;
+    let mut steps = storage::steps(context, &decisions, existing, remarks);
+    match esp {
+        Some((closure, esp)) => steps.extend(system::steps(context, closure, &esp, remarks)),
+        None if !context.mode.mounts() => steps.extend(system::closing_again(context, existing)),
+        None => {}
+    }
+    // Those that are there already are opened by what opens them.
+    let is_new = |plan: &ContainerPlan| {
+        let device = keystone_protocol::plan::DeviceRef::Mapper { name: plan.name.clone() };
+        !existing.has(context.layout, &device)
+    };
+    let containers = decisions.containers.into_iter().filter(is_new).collect();
+    Ok((steps, containers))
+}
+
 /// The controller compares before it connects; here it is part of the plan being right.
-fn closure_agrees(context: &Context<'_>) -> Result<(), Refusal> {
-    let disagreements = agrees_with_fstab(context.layout, &context.closure.fstab);
+fn closure_agrees(context: &Context<'_>, closure: &ClosureFacts) -> Result<(), Refusal> {
+    let disagreements = agrees_with_fstab(context.layout, &closure.fstab);
     if disagreements.is_empty() {
         return Ok(());
     }

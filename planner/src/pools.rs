@@ -1,5 +1,6 @@
 //! Pools: vdevs, properties, features.
 
+use super::existing::Existing;
 use super::refuse::{caused, refuse};
 use super::{Context, Remarks, words};
 use crate::features::enabled_features;
@@ -7,19 +8,19 @@ use keystone_protocol::layout::{Dataset, PoolMode, Zpool};
 use keystone_protocol::message::{Refusal, RefusalKind};
 use keystone_protocol::plan::{PoolPlan, Vdev};
 
-/// Every pool of the layout.
+/// Every pool of the layout that has to be made.
 pub(super) fn pools(
     context: &Context<'_>,
+    existing: &Existing,
     remarks: &mut Remarks,
 ) -> Result<Vec<PoolPlan>, Refusal> {
-    if context.layout.zpools.is_empty() {
+    let made: Vec<&Zpool> =
+        context.layout.zpools.iter().filter(|pool| existing.pool(&pool.name).is_none()).collect();
+    if made.is_empty() || !context.mode.formats() {
         return Ok(Vec::new());
     }
     let features = features(context, remarks)?;
-    context
-        .layout
-        .zpools
-        .iter()
+    made.into_iter()
         .map(|pool| {
             supports(pool, &features)?;
             Ok(PoolPlan {
@@ -45,7 +46,7 @@ fn vdevs(context: &Context<'_>, pool: &Zpool) -> Vec<Vdev> {
 
 fn features(context: &Context<'_>, remarks: &mut Remarks) -> Result<Vec<String>, Refusal> {
     let zfs = &context.inventory.zfs;
-    let told = context.closure.zfs_version.as_deref();
+    let told = context.closure.and_then(|closure| closure.zfs_version.as_deref());
     let choice = enabled_features(&zfs.features, told)
         .map_err(|error| caused(RefusalKind::Closure, &error))?;
     let here = zfs.module.as_deref().unwrap_or("unknown");

@@ -1,8 +1,8 @@
 //! Which disk of the machine each disk of the layout is.
 
-use super::Remarks;
+use super::matching::{self, is_kernel_name};
 use super::refuse::refuse;
-use super::words;
+use super::{Remarks, words};
 use keystone_protocol::inventory::{Disk, Inventory};
 use keystone_protocol::layout::Layout;
 use keystone_protocol::message::{Refusal, RefusalKind};
@@ -31,6 +31,9 @@ pub(super) fn disks<'a>(
     let mut found: BTreeMap<&str, &Disk> = BTreeMap::new();
     for wanted in &layout.disks {
         let given = options.disks.get(&wanted.name);
+        if let Some(word) = given.filter(|word| is_kernel_name(word)) {
+            return Err(typed_kernel_name(inventory, &wanted.name, word));
+        }
         let word = given.unwrap_or(&wanted.device);
         let disk = find(inventory, &wanted.name, word)?;
         writable(&wanted.name, disk)?;
@@ -59,12 +62,9 @@ pub(super) fn disks<'a>(
     Ok(found)
 }
 
-/// The one disk that `word` stands for: a link below `/dev/disk` in full or its last part, a
-/// kernel name, a serial number, a WWN, or the name that the inventory shows.
+/// The one disk that `word` stands for.
 fn find<'a>(inventory: &'a Inventory, name: &str, word: &str) -> Result<&'a Disk, Refusal> {
-    let matching: Vec<&Disk> =
-        inventory.disks.iter().filter(|disk| stands_for(disk, word)).collect();
-    match matching.as_slice() {
+    match matching::disks(&inventory.disks, word).as_slice() {
         [disk] => Ok(disk),
         [] => Err(refuse(
             RefusalKind::TargetUnfit,
@@ -80,29 +80,15 @@ fn find<'a>(inventory: &'a Inventory, name: &str, word: &str) -> Result<&'a Disk
                     several.len(),
                     words::list(&several)
                 ),
-                format!("choose one by its link with --disk {name}=/dev/disk/by-id/…"),
+                format!(
+                    "choose one by what only it has: --disk {name}=by-id:…, serial:…, wwn:… or \
+                     path:…"
+                ),
             ))
         }
     }
 }
 
-fn stands_for(disk: &Disk, word: &str) -> bool {
-    let identity = &disk.identity;
-    if let Some(node) = word.strip_prefix("/dev/") {
-        return if node.contains('/') {
-            disk.links.iter().any(|link| link.strip_prefix("/dev/").unwrap_or(link) == node)
-        } else {
-            disk.kernel_name == node
-        };
-    }
-    let serial = word.strip_prefix("serial:").unwrap_or(word);
-    identity.name == word
-        || identity.serial.as_deref() == Some(serial)
-        || identity.wwn.as_deref() == Some(word)
-        || disk.links.iter().any(|link| link.rsplit('/').next() == Some(word))
-}
-
-/// Whether it is a name that the kernel gives in the order of finding.
 /// From here on the disk is known by its name: two disks of one name, as some USB bridges make
 /// them, could be taken for each other.
 fn refuse_twin(inventory: &Inventory, disk: &Disk) -> Result<(), Refusal> {
@@ -121,8 +107,20 @@ fn refuse_twin(inventory: &Inventory, disk: &Disk) -> Result<(), Refusal> {
     ))
 }
 
-fn is_kernel_name(word: &str) -> bool {
-    word.strip_prefix("/dev/").is_some_and(|node| !node.contains('/'))
+/// A kernel name may be another disk's tomorrow, so it counts only where the layout has it.
+fn typed_kernel_name(inventory: &Inventory, name: &str, word: &str) -> Refusal {
+    let now = matching::disks(&inventory.disks, word);
+    let hint = match now.as_slice() {
+        [disk] => format!("now it is {}: --disk {name}={}", words::disk(&disk.identity), disk.identity.name),
+        _ => there_are(inventory, name),
+    };
+    refuse(
+        RefusalKind::TargetUnfit,
+        format!(
+            "disk {name:?} is given as {word}, a name that may be another disk's at the next boot"
+        ),
+        hint,
+    )
 }
 
 fn there_are(inventory: &Inventory, name: &str) -> String {

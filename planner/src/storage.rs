@@ -1,21 +1,29 @@
 //! Steps from the wiped disk to the mounted target.
 
+use super::existing::Existing;
 use super::{Context, Decisions, Remarks, words};
 use keystone_protocol::layout::{
-    Content, Dataset, Filesystem, Format, Luks, Mounted, ZfsFs, Zpool,
+    self as layout, Content, Dataset, Filesystem, Format, Luks, Mounted, ZfsFs, Zpool,
 };
-use keystone_protocol::plan::{Action, DatasetKey, DeviceRef, MountPlan, MountSource, Step};
+use keystone_protocol::plan::{
+    Action, DatasetKey, DeviceRef, ImportPlan, MountPlan, MountSource, Step,
+};
 use std::collections::BTreeSet;
 
 /// The steps, in disko's order: tables, what is on partitions, pools with their datasets, mounts.
 /// Other than with disko every container gets its lasting keys, and is closed if nothing in it is
 /// mounted, before anything is mounted.
+///
+/// What is there and stays is found, imported and opened; what is missing is made if the mode
+/// makes anything.
 pub(super) fn steps(
     context: &Context<'_>,
     decisions: &Decisions,
+    existing: &Existing,
     remarks: &mut Remarks,
 ) -> Vec<Step> {
-    let mut builder = Builder { context, decisions, remarks, steps: Vec::new() };
+    let steps = wipes(context, remarks);
+    let mut builder = Builder { context, decisions, existing, remarks, steps };
     builder.tables();
     for (device, content) in context.layout.contents() {
         // Volumes follow with their pools.
@@ -27,8 +35,42 @@ pub(super) fn steps(
         builder.pool(pool);
     }
     builder.containers();
-    builder.mounts();
+    if context.mode.mounts() {
+        builder.mounts();
+    }
     builder.steps
+}
+
+/// Wipes the disks whose contents the plan destroys.
+pub(super) fn wipes(context: &Context<'_>, remarks: &mut Remarks) -> Vec<Step> {
+    let wiped: Vec<_> = context.layout.disks.iter().filter(|disk| context.wipes(disk)).collect();
+    for wanted in &wiped {
+        let disk = context.disks[wanted.name.as_str()];
+        if context.options.discard && !disk.discard {
+            remarks.notes.push(format!(
+                "disk {:?}, {}, knows no discard: it is wiped without",
+                wanted.name,
+                words::disk(&disk.identity)
+            ));
+        }
+    }
+    let step = |wanted: &layout::Disk| {
+        let disk = context.disks[wanted.name.as_str()];
+        Step {
+            id: format!("wipe:{}", wanted.name),
+            title: format!(
+                "{} disk {}, {}",
+                if context.options.discard && disk.discard { "discard and wipe" } else { "wipe" },
+                wanted.name,
+                words::disk(&disk.identity)
+            ),
+            action: Action::WipeDisk {
+                disk: wanted.name.clone(),
+                discard: context.options.discard && disk.discard,
+            },
+        }
+    };
+    wiped.into_iter().map(step).collect()
 }
 
 /// Whether a device is a partition or a container on one, directly or not.
@@ -51,6 +93,7 @@ fn is_on_partition(context: &Context<'_>, device: &DeviceRef) -> bool {
 struct Builder<'a> {
     context: &'a Context<'a>,
     decisions: &'a Decisions,
+    existing: &'a Existing,
     remarks: &'a mut Remarks,
     steps: Vec<Step>,
 }
@@ -61,25 +104,26 @@ impl Builder<'_> {
     }
 
     fn tables(&mut self) {
-        for (name, disk) in &self.context.disks {
-            let title = format!("wipe disk {name}, {}", words::disk(&disk.identity));
-            self.push(format!("wipe:{name}"), title, Action::WipeDisk { disk: (*name).to_owned() });
-        }
         for table in &self.decisions.tables {
             let name = table.device.disk().unwrap_or_default();
             let names: Vec<&str> = table.partitions.iter().map(|p| p.name.as_str()).collect();
+            let (title, action) = match self.existing.table(name) {
+                None => ("partition", Action::Partition(table.clone())),
+                Some(_) => ("find the partitions of", Action::FindPartitions(table.clone())),
+            };
             self.push(
                 format!("partition:{name}"),
-                format!("partition disk {name}: {}", words::list(&names)),
-                Action::Partition(table.clone()),
+                format!("{title} disk {name}: {}", words::list(&names)),
+                action,
             );
         }
     }
 
     fn content(&mut self, device: &DeviceRef, content: &Content) {
         match content {
-            Content::Filesystem(filesystem) => self.filesystem(device, filesystem),
             Content::Luks(luks) => self.luks(device, luks),
+            _ if !self.context.mode.formats() => {}
+            Content::Filesystem(filesystem) => self.filesystem(device, filesystem),
             Content::Swap(_) => {
                 let (_, place) = self.place(device);
                 self.remarks.notes.push(format!(
@@ -133,20 +177,40 @@ impl Builder<'_> {
 
     fn luks(&mut self, device: &DeviceRef, luks: &Luks) {
         let (_, place) = self.place(device);
-        self.push(
-            format!("luks:{}", luks.name),
-            format!("make container {} on {place}", luks.name),
-            Action::FormatLuks {
-                device: device.clone(),
-                name: luks.name.clone(),
+        let id = format!("luks:{}", luks.name);
+        let (on, name) = (device.clone(), luks.name.clone());
+        if self.existing.has(self.context.layout, device) {
+            let open = Action::OpenLuks {
+                device: on,
+                name,
+                key_file: super::unlock::key_file(luks),
+                make: self.context.mode.formats(),
+            };
+            self.push(id, format!("open container {} on {place}", luks.name), open);
+        } else {
+            let format = Action::FormatLuks {
+                device: on,
+                name,
                 format: Default::default(),
                 open: Default::default(),
-            },
-        );
+            };
+            self.push(id, format!("make container {} on {place}", luks.name), format);
+        }
     }
 
     fn pool(&mut self, pool: &Zpool) {
-        if let Some(plan) = self.decisions.pools.iter().find(|plan| plan.name == pool.name) {
+        if let Some(found) = self.existing.pool(&pool.name) {
+            self.push(
+                format!("pool:{}", pool.name),
+                format!("import pool {}", pool.name),
+                Action::ImportPool(ImportPlan {
+                    name: pool.name.clone(),
+                    guid: found.guid.clone(),
+                    members: self.context.layout.members(&pool.name),
+                    any_host: found.any_host,
+                }),
+            );
+        } else if let Some(plan) = self.decisions.pools.iter().find(|p| p.name == pool.name) {
             self.push(
                 format!("pool:{}", pool.name),
                 format!("make pool {}", pool.name),
@@ -157,6 +221,13 @@ impl Builder<'_> {
         let mut made: BTreeSet<String> = BTreeSet::from([pool.name.clone()]);
         for dataset in &pool.datasets {
             let name = format!("{}/{}", pool.name, dataset.name());
+            if !self.context.mode.formats() {
+                match dataset {
+                    Dataset::Fs(fs) => self.load_key(&name, fs),
+                    Dataset::Volume(_) => self.volume_contents(&name),
+                }
+                continue;
+            }
             self.parents(&name, &mut made);
             match dataset {
                 Dataset::Fs(fs) => self.dataset(&name, fs),
@@ -236,6 +307,21 @@ impl Builder<'_> {
             format!("dataset:{name}"),
             format!("make {}dataset {name}", if key.is_some() { "encrypted " } else { "" }),
             Action::CreateDataset { dataset: name.to_owned(), properties: fs.properties(), key },
+        );
+    }
+
+    fn load_key(&mut self, name: &str, fs: &ZfsFs) {
+        let Some(key) = &fs.key else { return };
+        let keeper = DeviceRef::Mapper { name: key.container.clone() };
+        self.push(
+            format!("key:{name}"),
+            format!("load the key of {name} from container {}", key.container),
+            Action::LoadKey {
+                dataset: name.to_owned(),
+                device: keeper,
+                file: key.file.clone(),
+                bytes: key.bytes,
+            },
         );
     }
 

@@ -1,14 +1,20 @@
 //! Steps from the closure to the seal.
 
 use super::capacity::Esp;
+use super::existing::Existing;
 use super::storage::Needed;
 use super::{Context, Remarks, words};
 use keystone_protocol::layout::{Content, Luks};
+use keystone_protocol::options::ClosureFacts;
 use keystone_protocol::plan::{Action, Step};
 
 /// The steps.
-pub(super) fn steps(context: &Context<'_>, esp: &Esp, remarks: &mut Remarks) -> Vec<Step> {
-    let closure = context.closure;
+pub(super) fn steps(
+    context: &Context<'_>,
+    closure: &ClosureFacts,
+    esp: &Esp,
+    remarks: &mut Remarks,
+) -> Vec<Step> {
     let toplevel = || closure.toplevel.clone();
     let mut steps = Steps(Vec::new());
     steps.push(
@@ -41,6 +47,13 @@ pub(super) fn steps(context: &Context<'_>, esp: &Esp, remarks: &mut Remarks) -> 
         },
     );
     steps.push("report", "write the report", Action::WriteReport);
+    steps.0.extend(closing(context, remarks));
+    steps.0
+}
+
+/// The steps that close everything that was opened, and prove it: the seal.
+pub(super) fn closing(context: &Context<'_>, remarks: &mut Remarks) -> Vec<Step> {
+    let mut steps = Steps(Vec::new());
     steps.push("unmount", "unmount everything", Action::Unmount);
     steps.close(containers(context, |needed| needed == Needed::Mounted));
     if context.options.skip_seal {
@@ -60,6 +73,29 @@ pub(super) fn steps(context: &Context<'_>, esp: &Esp, remarks: &mut Remarks) -> 
     }
     steps.close(containers(context, |needed| needed == Needed::Pool));
     steps.push("seal", "prove that everything is closed", Action::ProveSeal);
+    steps.0
+}
+
+/// The steps that close what a plan opened that mounts nothing; what was open before stays so.
+pub(super) fn closing_again(context: &Context<'_>, existing: &Existing) -> Vec<Step> {
+    let was_open = |name: &String| context.inventory.mappers.iter().any(|open| open.name == *name);
+    let close = |needed: Needed| {
+        let mut names = containers(context, |found| found == needed);
+        names.retain(|name| !was_open(name));
+        names
+    };
+    let mut steps = Steps(Vec::new());
+    steps.close(close(Needed::Mounted));
+    for pool in &context.layout.zpools {
+        if !existing.pool(&pool.name).is_some_and(|pool| pool.imported) {
+            steps.push(
+                format!("export:{}", pool.name),
+                format!("export pool {}", pool.name),
+                Action::ExportPool { pool: pool.name.clone() },
+            );
+        }
+    }
+    steps.close(close(Needed::Pool));
     steps.0
 }
 

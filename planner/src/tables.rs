@@ -1,5 +1,6 @@
 //! Partition tables.
 
+use super::existing::Existing;
 use super::geometry::{self, GeometryError, Wanted};
 use super::refuse::refuse;
 use super::words::human;
@@ -8,9 +9,16 @@ use keystone_protocol::layout;
 use keystone_protocol::message::{Refusal, RefusalKind};
 use keystone_protocol::plan::{DeviceRef, PartitionTable, PlannedPartition};
 
-/// The table of every disk.
-pub(super) fn tables(context: &Context<'_>) -> Result<Vec<PartitionTable>, Refusal> {
-    context.layout.disks.iter().map(|disk| table(context, disk)).collect()
+/// The table of every disk: the one that is there, if it stays.
+pub(super) fn tables(
+    context: &Context<'_>,
+    existing: &Existing,
+) -> Result<Vec<PartitionTable>, Refusal> {
+    let table = |disk: &layout::Disk| match existing.table(&disk.name) {
+        Some(table) => Ok(table.clone()),
+        None => table(context, disk),
+    };
+    context.layout.disks.iter().map(table).collect()
 }
 
 fn table(context: &Context<'_>, disk: &layout::Disk) -> Result<PartitionTable, Refusal> {

@@ -18,12 +18,28 @@ pub(super) fn containers(
     remarks: &mut Remarks,
 ) -> Result<Vec<ContainerPlan>, Refusal> {
     let mut plans = Vec::new();
+    if !context.mode.formats() {
+        return Ok(plans);
+    }
     for (_, content) in context.layout.contents() {
         if let Content::Luks(luks) = content {
             plans.push(container(context, luks, remarks)?);
         }
     }
     Ok(plans)
+}
+
+/// What of the layout may open a container that was made by it before.
+pub(super) fn key_file(luks: &Luks) -> Option<KeyFile> {
+    match &luks.key {
+        LuksKey::File { path, trim_newline } => Some(KeyFile {
+            path: path.clone(),
+            trim_newline: *trim_newline,
+            offset: 0,
+            size: None,
+        }),
+        LuksKey::Asked => None,
+    }
 }
 
 fn container(
@@ -72,7 +88,9 @@ fn by_policy(
         pin: context.options.tpm2_pin,
         tpm: context.inventory.tpm.as_ref(),
         secure_boot: context.inventory.firmware.secure_boot,
-        enrols_secure_boot_keys: context.closure.enrols_secure_boot_keys,
+        enrols_secure_boot_keys: context
+            .closure
+            .is_some_and(|closure| closure.enrols_secure_boot_keys),
     };
     match unlock_policy(&facts) {
         Decision::Unlock { by, reason, warning } => {

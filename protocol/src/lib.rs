@@ -9,6 +9,7 @@
 //! | [`message`] | the messages of the conversation, both directions |
 //! | [`inventory`] | what the machine is: disks, TPM, firmware, memory, network |
 //! | [`layout`] | the layout language: `disko.devices` as JSON |
+//! | [`disko_mode`] | what is done with the disks: disko's modes |
 //! | [`options`] | what the operator chose besides the layout |
 //! | [`plan`] | what will be done, step by step, and its hash |
 //! | [`event`] | what is being done: the one event stream |
@@ -22,6 +23,7 @@
 //! Control messages are JSON (self-describing, so that either end can name what it did not
 //! understand), closure data are binary blocks; see `docs/decisions/wire-format.md`.
 
+pub mod disko_mode;
 pub mod event;
 pub mod frame;
 pub mod inventory;

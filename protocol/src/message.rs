@@ -11,6 +11,8 @@
 //! Execute                       ->
 //!                               <-    Refused, if the plan's hash is another one now
 //!                               <-    Event…
+//!                               <-    WantUnlockKey        (containers that are there already)
+//! UnlockKey                     ->
 //!                               <-    RecoveryKey          (before the closure)
 //! RecoveryKeyStored             ->
 //!                               <-    WantPaths
@@ -64,6 +66,13 @@ pub enum ToAgent {
         /// Which container's.
         container: String,
     },
+    /// What opens a container that was asked about; none if there is nothing (more) to try.
+    UnlockKey {
+        /// Which container.
+        container: String,
+        /// A password or recovery key.
+        key: Option<Secret>,
+    },
     /// The source of the closure failed; the agent fails the step with these words.
     SourceFailed {
         /// Why.
@@ -82,8 +91,8 @@ pub struct PlanRequest {
     pub layout: String,
     /// The operator's options.
     pub options: InstallOptions,
-    /// What is to be installed.
-    pub closure: ClosureFacts,
+    /// What is to be installed; without it only the disks are dealt with.
+    pub closure: Option<ClosureFacts>,
 }
 
 /// Confirms a plan and starts it.
@@ -149,6 +158,13 @@ pub enum ToController {
         container: String,
         /// The key, in systemd's format.
         key: Secret,
+    },
+    /// Asks for what opens an existing container. The agent waits for [`ToAgent::UnlockKey`].
+    WantUnlockKey {
+        /// Which container.
+        container: String,
+        /// What was tried and why it failed, a sentence each.
+        tried: Vec<String>,
     },
     /// Which paths to stream, by their index in the manifest, in the order wanted.
     WantPaths {

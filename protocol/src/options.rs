@@ -1,5 +1,6 @@
 //! What the operator chose besides the layout.
 
+use crate::disko_mode::DiskoMode;
 use serde::{Deserialize, Serialize};
 
 /// How encrypted containers without a key of their own are to be unlocked at boot.
@@ -28,11 +29,17 @@ pub struct InstallOptions {
     /// holds data (a table, a file system, a pool). The plan lists what; without this a disk
     /// that is not blank is refused.
     pub erase: bool,
-    /// Which disk a disk of the layout is, by the layout's name: a `/dev/disk/by-id` link or a
-    /// serial number. Without an entry the layout's `device` decides.
+    /// Which disk a disk of the layout is, by the layout's name: a `/dev/disk/by-id` link, a
+    /// serial number, or a match such as `size:largest`. Without an entry the layout's `device` decides.
     pub disks: std::collections::BTreeMap<String, String>,
     /// Do not reboot: stop after the seal.
     pub no_reboot: bool,
+    /// What is done with the disks.
+    #[serde(default, skip_serializing_if = "DiskoMode::is_default")]
+    pub disko_mode: DiskoMode,
+    /// Tell disks that are wiped to forget everything (a full discard), where they can.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub discard: bool,
     /// Leave out the seal. For tests of the seal's necessity only; the plan says so loudly.
     pub skip_seal: bool,
 }

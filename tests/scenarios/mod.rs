@@ -7,6 +7,7 @@ pub mod installed;
 mod layouts;
 mod live_system;
 mod luks_device;
+mod modes;
 mod os_zfs_single;
 mod password;
 mod reference_system;
@@ -66,6 +67,12 @@ pub const ALL: &[Scenario] = &[
         gate: true,
         about: "what can't be installed is refused before the first write, with a sentence that helps",
         run: refusals::run,
+    },
+    Scenario {
+        name: "modes",
+        gate: false,
+        about: "format, again with a file that survives, unmount, mount by TPM and recovery key, rescue, destroy; foreign uses are refused",
+        run: modes::run,
     },
     Scenario {
         name: "equals-the-tools",

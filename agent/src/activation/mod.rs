@@ -27,6 +27,7 @@ mod chroot;
 pub mod hostkey;
 mod parent;
 mod report;
+pub mod shell;
 
 pub use child::{SUBCOMMAND, child_main};
 pub use parent::{Activated, ActivationError, Limits, System, run};

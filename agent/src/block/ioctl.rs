@@ -41,6 +41,8 @@ mod raw {
     nix::ioctl_read_bad!(blksszget, 0x1268, c_int);
     nix::ioctl_read_bad!(blkroget, 0x125e, c_int);
     nix::ioctl_none!(blkrrpart, 0x12, 95);
+    // `_IO(0x12, 119)`, with a pointer all the same.
+    nix::ioctl_write_ptr_bad!(blkdiscard, 0x1277, [u64; 2]);
     nix::ioctl_write_ptr_bad!(blkpg, 0x1269, BlkpgArg);
     // `STOP_ARRAY` of `include/uapi/linux/raid/md_u.h`; `MD_MAJOR` is 9.
     nix::ioctl_none!(stop_array, 9, 0x32);
@@ -53,6 +55,14 @@ pub(super) fn size(file: &File) -> io::Result<u64> {
     // SAFETY: the fd is open and the kernel writes one u64 (size_t on 64 bits).
     unsafe { raw::blkgetsize64(file.as_raw_fd(), &mut bytes) }?;
     Ok(bytes as u64)
+}
+
+/// Tells the device to forget `length` bytes at `start`.
+pub(super) fn discard(file: &File, start: u64, length: u64) -> io::Result<()> {
+    let range = [start, length];
+    // SAFETY: the fd is open and the kernel reads two u64.
+    unsafe { raw::blkdiscard(file.as_raw_fd(), &range) }?;
+    Ok(())
 }
 
 /// Logical sector size in bytes.

@@ -123,6 +123,11 @@ fn names_in(dir: PathBuf) -> Vec<String> {
     names
 }
 
+/// Whether a device can be told to forget what is on it.
+pub fn can_discard(roots: &Roots, name: &str) -> bool {
+    number(roots, name, "queue/discard_max_bytes").is_some_and(|most| most > 0)
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;

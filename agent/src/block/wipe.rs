@@ -1,20 +1,43 @@
 //! Removing what is on a disk.
 //!
 //! Only what makes something be recognised is removed: superblocks, headers, labels, tables. They
-//! lie within the first and last [`END`] bytes of a device: ZFS labels (4 × 256 KiB), LUKS2
-//! headers, RAID superblocks, both copies of a GPT.
+//! lie within the first and last [`END`] bytes of a device, or at [`COPIES`]:
+//!
+//! | what | where |
+//! |---|---|
+//! | GPT | first sectors, and last |
+//! | ZFS labels | 4 of 256 KiB, two at either end |
+//! | LUKS2 | both headers: the second begins 16 KiB to 4 MiB from the start |
+//! | md | at the start, 4 KiB from it, or within the last 128 KiB |
+//! | LVM | label in the first 4 sectors, metadata behind it |
+//! | file systems, swap | within the first 1 MiB; bcachefs and nilfs2 also at the end |
+//! | btrfs | 64 KiB from the start; copies at 64 MiB and 256 GiB |
+//!
+//! Sources: libblkid (util-linux 2.40, `libblkid/src/superblocks/`), LUKS2 On-Disk Format 1.1.3
+//! (section 2.1), btrfs `super-io` (`btrfs_sb_offset`).
 
-use super::{BlockError, Device, DiskLock, Roots, probe, reread, sysfs};
+use super::{BlockError, Device, DiskLock, Roots, ioctl, probe, reread, sysfs};
 use crate::ensure::Ensured;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 
 /// How much of each end of a device is zeroed, in bytes.
-pub const END: u64 = 4 << 20;
+pub const END: u64 = 8 << 20;
+
+/// Where btrfs keeps copies of its superblock, in bytes from the start.
+pub const COPIES: [u64; 2] = [64 << 20, 256 << 30];
+
+/// How much is zeroed at each of [`COPIES`], in bytes.
+const COPY: u64 = 4096;
+
+/// How much a device is told to forget at a time: between two such pieces nothing is waited for
+/// that could not be interrupted.
+const DISCARD: u64 = 32 << 30;
 
 /// Zeroes both ends of a region of a device; all of a region that is not longer than both.
 pub fn region(device: &Device, region: Range<u64>) -> Result<(), BlockError> {
     let zeroes = vec![0; 1 << 20];
-    for part in ends(region) {
+    for part in parts(region) {
         let mut at = part.start;
         while at < part.end {
             let length = (part.end - at).min(zeroes.len() as u64);
@@ -23,6 +46,18 @@ pub fn region(device: &Device, region: Range<u64>) -> Result<(), BlockError> {
         }
     }
     Ok(())
+}
+
+/// What of a region is zeroed: its ends, and where copies may lie between them.
+fn parts(region: Range<u64>) -> Vec<Range<u64>> {
+    let copies = COPIES.map(|offset| {
+        let start = region.start.saturating_add(offset);
+        start..start.saturating_add(COPY)
+    });
+    let inside = copies.into_iter().filter(|copy| copy.end <= region.end);
+    let mut parts: Vec<Range<u64>> = inside.collect();
+    parts.extend(ends(region));
+    parts
 }
 
 fn ends(region: Range<u64>) -> Vec<Range<u64>> {
@@ -35,11 +70,14 @@ fn ends(region: Range<u64>) -> Vec<Range<u64>> {
 
 /// Removes everything that can be recognised from a disk and its partitions, then the table, and
 /// waits until the kernel and udev have forgotten the partitions. The disk must not be in use.
-pub fn disk(roots: &Roots, disk: &str) -> Result<Ensured, BlockError> {
+///
+/// With `discard` the disk is told to forget everything first, if it can be told so.
+pub fn disk(roots: &Roots, disk: &str, discard: bool) -> Result<Ensured, BlockError> {
     let lock = DiskLock::take(roots, disk)?;
     let device = Device::open_exclusive(roots, disk)?;
     let partitions = sysfs::partitions(roots, disk);
-    if partitions.is_empty() && is_blank(&device)? {
+    let discarded = discard && forget(roots, &device)?;
+    if !discarded && partitions.is_empty() && is_blank(&device)? && is_zero(&device)? {
         return Ok(Ensured::AlreadySo);
     }
     // Partitions of the table on disk may be others than those the kernel knows.
@@ -63,11 +101,49 @@ pub fn disk(roots: &Roots, disk: &str) -> Result<Ensured, BlockError> {
     Ok(Ensured::Created)
 }
 
+/// Discards all of a device; `false` if it knows no such thing. What it reads afterwards may be
+/// anything, so it is wiped all the same.
+fn forget(roots: &Roots, device: &Device) -> Result<bool, BlockError> {
+    if !sysfs::can_discard(roots, device.name()) {
+        return Ok(false);
+    }
+    let mut at = 0;
+    while at < device.size() {
+        let length = DISCARD.min(device.size() - at);
+        ioctl::discard(device.file(), at, length)
+            .map_err(BlockError::io("discarding", device.path()))?;
+        at += length;
+    }
+    Ok(true)
+}
+
 /// Whether nothing can be recognised on a device.
 pub fn is_blank(device: &Device) -> Result<bool, BlockError> {
     let source = probe::Source::from(device);
     let read = || Ok(probe::table(source)?.is_none() && probe::signatures(source)?.is_empty());
     read().map_err(BlockError::io("reading", device.path()))
+}
+
+/// Whether nothing is where things are recognised: data without a known magic count too, as those
+/// of a plain dm-crypt device.
+fn is_zero(device: &Device) -> Result<bool, BlockError> {
+    let mut bytes = vec![0; 1 << 20];
+    for part in parts(0..device.size()) {
+        let mut at = part.start;
+        while at < part.end {
+            let length = (part.end - at).min(bytes.len() as u64) as usize;
+            let piece = &mut bytes[..length];
+            device
+                .file()
+                .read_exact_at(piece, at)
+                .map_err(BlockError::io("reading", device.path()))?;
+            if piece.iter().any(|byte| *byte != 0) {
+                return Ok(false);
+            }
+            at += length as u64;
+        }
+    }
+    Ok(true)
 }
 
 /// Removes what is recognised from a partition, volume or mapper.
@@ -82,15 +158,4 @@ pub fn device(roots: &Roots, name: &str) -> Result<Ensured, BlockError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    #[allow(clippy::single_range_in_vec_init)]
-    fn ends_do_not_overlap() {
-        assert_eq!(ends(0..100), [0..100]);
-        assert_eq!(ends(10..10 + 2 * END), [10..10 + 2 * END]);
-        assert_eq!(ends(10..11 + 2 * END), [10..10 + END, 11 + END..11 + 2 * END]);
-        assert!(ends(5..5).iter().all(|range| range.is_empty()));
-    }
-}
+mod tests;

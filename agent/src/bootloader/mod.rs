@@ -9,6 +9,7 @@
 //! | [`load_option`] | what a `Boot####` variable says, read and written: pure |
 //! | [`variables`] | EFI variables, read and written |
 //! | [`check`](mod@check) | reads the ESP, compares it with the store |
+//! | [`unboot`] | the opposite: a disk whose installation failed must not boot |
 //!
 //! Only systemd-boot with its entries in files is known. Of other boot loaders it is said that
 //! they are not.
@@ -16,6 +17,7 @@
 pub mod check;
 pub mod load_option;
 pub mod loader;
+pub mod unboot;
 pub mod variables;
 
 pub use check::{

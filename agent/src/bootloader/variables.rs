@@ -144,6 +144,33 @@ impl Variables {
         Ok(number)
     }
 
+    /// Removes a boot entry, from the firmware's order and from `BootNext` too.
+    pub fn remove_boot_entry(&self, number: u16) -> Result<(), VariablesError> {
+        let digits = number.to_le_bytes();
+        if self.read("BootNext", GLOBAL)?.as_deref() == Some(&digits) {
+            self.remove("BootNext")?;
+        }
+        let order = self.read("BootOrder", GLOBAL)?.unwrap_or_default();
+        let rest: Vec<u8> =
+            order.chunks_exact(2).filter(|pair| **pair != digits).flatten().copied().collect();
+        if rest.is_empty() && !order.is_empty() {
+            self.remove("BootOrder")?;
+        } else if rest.len() != order.len() {
+            self.write("BootOrder", GLOBAL, &rest)?;
+        }
+        self.remove(&format!("Boot{number:04X}"))
+    }
+
+    fn remove(&self, name: &str) -> Result<(), VariablesError> {
+        let error = |source| VariablesError { action: "remove", name: name.to_owned(), source };
+        let path = self.path(name, GLOBAL);
+        make_mutable(&path).map_err(error)?;
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(error(e)),
+            _ => Ok(()),
+        }
+    }
+
     /// Makes the machine boot the entry next.
     pub fn set_boot_next(&self, number: u16) -> Result<Ensured, VariablesError> {
         let data = number.to_le_bytes();

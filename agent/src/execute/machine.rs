@@ -2,8 +2,10 @@
 
 use crate::block::find::{self, Node};
 use crate::block::sysfs;
-use crate::bootloader::Partition;
-use crate::gpt::TableIds;
+use crate::bootloader::{Partition, Variables, unboot};
+use crate::ensure::Ensured;
+use crate::gpt::{self, TableIds};
+use crate::mount::TempMount;
 use crate::block::{BlockError, Roots};
 use crate::luks::Kdf;
 use crate::lvm::Group;
@@ -11,12 +13,12 @@ use crate::md::Array;
 use crate::seal::{self, Opened, Use};
 use crate::zfs::{self, Zfs};
 use keystone_protocol::inventory::{DiskIdentity, Inventory};
-use keystone_protocol::plan::{DeviceRef, PartitionTable, Plan, PlannedPartition};
+use keystone_protocol::plan::{Action, DeviceRef, PartitionTable, Plan, PlannedPartition};
 use keystone_protocol::report::{
     ContainerReport, DiskReport, EndsAt, PoolReport, REPORT_VERSION, Report, StepReport,
 };
 use keystone_protocol::secret::Secret;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 use thiserror::Error;
@@ -78,6 +80,8 @@ pub struct Machine {
     dataset_keys: BTreeMap<(DeviceRef, String), Secret>,
     arrays: BTreeMap<String, Array>,
     groups: BTreeMap<String, Group>,
+    left_out: BTreeSet<String>,
+    boot_loader_begun: bool,
     pools: BTreeMap<String, PoolReport>,
     ssh_host_key: Option<String>,
     opened: Opened,
@@ -93,8 +97,10 @@ struct Disk {
     wiped: bool,
     identity: DiskIdentity,
     guids: Option<TableIds>,
-    /// The partitions that were made.
+    /// The partitions that were made or found.
     partitions: Vec<PlannedPartition>,
+    /// Whether this plan made them.
+    made: bool,
 }
 
 /// A container that this plan formatted.
@@ -126,6 +132,7 @@ impl Machine {
                     identity: identity.clone(),
                     guids: None,
                     partitions: Vec::new(),
+                    made: false,
                 };
                 Some((name.clone(), disk))
             })
@@ -137,6 +144,8 @@ impl Machine {
             dataset_keys: BTreeMap::new(),
             arrays: BTreeMap::new(),
             groups: BTreeMap::new(),
+            left_out: BTreeSet::new(),
+            boot_loader_begun: false,
             pools: BTreeMap::new(),
             ssh_host_key: None,
             opened: Opened::default(),
@@ -207,11 +216,17 @@ impl Machine {
     }
 
     /// Notes the GUIDs that a partition table got.
-    pub fn partitioned(&mut self, table: &PartitionTable, guids: TableIds) {
+    pub fn partitioned(&mut self, table: &PartitionTable, guids: TableIds, ensured: Ensured) {
         if let Some(disk) = table.device.disk().and_then(|disk| self.disks.get_mut(disk)) {
             disk.guids = Some(guids);
             disk.partitions = table.partitions.clone();
+            disk.made |= ensured == Ensured::Created;
         }
+    }
+
+    /// Notes the GUIDs of a partition table that stays.
+    pub fn partitions_found(&mut self, table: &PartitionTable, guids: TableIds) {
+        self.partitioned(table, guids, Ensured::AlreadySo);
     }
 
     /// Where a partition is, with the GUID it got.
@@ -236,6 +251,26 @@ impl Machine {
     pub fn pool_made(&mut self, name: &str, guid: u64, features: Vec<String>, devices: Vec<PathBuf>) {
         self.opened.note(Use::Pool { name: name.to_owned(), guid, devices });
         self.pools.insert(name.to_owned(), PoolReport { guid: guid.to_string(), features });
+    }
+
+    /// Notes a pool that was there.
+    pub fn pool_found(&mut self, name: &str, guid: u64, devices: Vec<PathBuf>) {
+        self.pool_made(name, guid, Vec::new(), devices);
+    }
+
+    /// Notes that nothing needs what is in a container.
+    pub fn leave_out(&mut self, name: &str) {
+        self.left_out.insert(name.to_owned());
+    }
+
+    /// Whether nothing needs what is in a container.
+    pub fn is_left_out(&self, name: &str) -> bool {
+        self.left_out.contains(name)
+    }
+
+    /// Whether a device is a container that nothing needs.
+    pub fn is_left_out_device(&self, device: &DeviceRef) -> bool {
+        matches!(device, DeviceRef::Mapper { name } if self.is_left_out(name))
     }
 
     /// Notes a container that was formatted and opened.
@@ -307,19 +342,72 @@ impl Machine {
 
     /// Closes what this plan opened, after a failure, as far as it goes, and says what is there
     /// then.
-    pub fn close_after_failure(&mut self) -> Vec<String> {
+    pub fn close_after_failure(&mut self, plan: &Plan) -> Vec<String> {
         let target = Path::new(TARGET);
         self.zfs = None;
+        let unbooted = self.boot_loader_begun.then(|| self.unboot(plan)).unwrap_or_default();
         let mut left = seal::close_best_effort(&self.roots, target, &self.opened);
+        left.extend(unbooted);
         for (name, disk) in &self.disks {
             let said = match (&disk.guids, disk.wiped) {
-                (Some(_), _) => "is partly written",
+                (Some(_), _) if disk.made => "is partly written",
+                (Some(_), _) => "keeps its partitions",
                 (None, true) => "was wiped, and not partitioned",
                 (None, false) => "was not partitioned by this run",
             };
             left.push(format!("disk {name} ({}) {said}", disk.identity.name));
         }
         left
+    }
+
+    /// Notes that from here on the disk may look installed.
+    pub fn boot_loader_begins(&mut self) {
+        self.boot_loader_begun = true;
+    }
+
+    /// Takes boot loader and boot entries away again from an ESP that this plan made, and says
+    /// so. Where they can't be removed, the whole table of the disk is.
+    fn unboot(&self, plan: &Plan) -> Vec<String> {
+        let esp = plan.steps.iter().find_map(|step| match &step.action {
+            Action::VerifyBootloader { esp, .. } => Some(esp),
+            _ => None,
+        });
+        let Some(DeviceRef::Partition { disk: name, .. }) = esp else { return Vec::new() };
+        let Some((esp, disk)) = esp.zip(self.disks.get(name)).filter(|(_, disk)| disk.made) else {
+            return Vec::new();
+        };
+        let mut said = Vec::new();
+        if let Ok(partition) = self.partition(esp) {
+            let variables = Variables::new(self.roots.sys.join("firmware/efi/efivars"));
+            match unboot::remove_entries(&variables, partition.guid) {
+                Ok(numbers) if numbers.is_empty() => {}
+                Ok(_) => said.push(format!("the boot entries for disk {name} were removed again")),
+                Err(error) => tracing::warn!(%error, "boot entries stay"),
+            }
+        }
+        match self.remove_loaders(esp) {
+            Ok(Ensured::Created) => {
+                said.push(format!("the boot loader on disk {name} was removed again: it does not boot"));
+            }
+            Ok(Ensured::AlreadySo) => {}
+            Err(why) => {
+                tracing::error!("the boot loader can't be removed from the ESP: {why}");
+                said.push(match gpt::invalidate(&self.roots, &disk.kernel_name) {
+                    Ok(()) => format!("the partition table of disk {name} was removed: it does not boot"),
+                    Err(error) => format!("disk {name} MAY LOOK INSTALLED AND BOOT: {error}"),
+                });
+            }
+        }
+        said
+    }
+
+    fn remove_loaders(&self, esp: &DeviceRef) -> Result<Ensured, String> {
+        let node = self.node(esp).map_err(|error| error.to_string())?;
+        let mount = TempMount::new(&self.roots, &node.path, "vfat", false)
+            .map_err(|error| error.to_string())?;
+        let removed = unboot::remove_loaders(mount.path()).map_err(|error| error.to_string());
+        mount.unmount().map_err(|error| error.to_string())?;
+        removed
     }
 
     /// The report as far as it goes now.

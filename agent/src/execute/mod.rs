@@ -96,7 +96,7 @@ impl<'a> Execution<'a> {
         }
         self.emit(EventKind::Finished);
         let ends_at =
-            if plan.basis.options.skip_seal { EndsAt::BeforeSeal } else { EndsAt::Sealed };
+            if plan.basis.options.skip_seal || !plan.is_sealed() { EndsAt::BeforeSeal } else { EndsAt::Sealed };
         Ok(self.report(ends_at))
     }
 
@@ -122,7 +122,7 @@ impl<'a> Execution<'a> {
             }
             Err(error) => {
                 self.journal_best_effort(step, Err(&error));
-                let left = self.machine.close_after_failure();
+                let left = self.machine.close_after_failure(self.plan);
                 let failure = failure::of_step(&error, left, self.plan);
                 self.emit(EventKind::StepFailed {
                     step: step.id.clone(),

@@ -51,6 +51,9 @@ pub enum KeyError {
         /// What it is.
         found: String,
     },
+    /// There is none, and a new one would open nothing.
+    #[error("the key file {0} is not there, and its dataset is: a new key would not open it")]
+    Missing(String),
     /// The device did not keep it.
     #[error("the key file {0} reads back differently than it was written")]
     NotKept(String),
@@ -64,9 +67,7 @@ pub fn ensure(
     file: &str,
     bytes: u32,
 ) -> Result<(Ensured, Secret), KeyError> {
-    if file.is_empty() || file.contains('/') || file == "." || file == ".." {
-        return Err(KeyError::Name(file.to_owned()));
-    }
+    check_name(file)?;
     let mount = TempMount::new(roots, &device.path, "ext4", false)?;
     let made = ensure_in(mount.path(), file, bytes);
     mount.unmount()?;
@@ -78,6 +79,25 @@ pub fn ensure(
     match kept? {
         Some(kept) if kept == written => Ok((ensured, kept)),
         _ => Err(KeyError::NotKept(file.to_owned())),
+    }
+}
+
+/// Reads a key that is there; nothing is made.
+///
+/// # Errors
+/// [`KeyError::Missing`], [`KeyError::NotAKey`].
+pub fn existing(roots: &Roots, device: &Node, file: &str, bytes: u32) -> Result<Secret, KeyError> {
+    check_name(file)?;
+    let mount = TempMount::new(roots, &device.path, "ext4", true)?;
+    let found = read(mount.path(), file, bytes);
+    mount.unmount()?;
+    found?.ok_or_else(|| KeyError::Missing(file.to_owned()))
+}
+
+fn check_name(file: &str) -> Result<(), KeyError> {
+    match file.is_empty() || file.contains('/') || file == "." || file == ".." {
+        true => Err(KeyError::Name(file.to_owned())),
+        false => Ok(()),
     }
 }
 

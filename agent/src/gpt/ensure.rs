@@ -65,6 +65,14 @@ pub enum GptError {
     /// The crate refused what was checked to be right.
     #[error("laying out the partition table: {0}")]
     Layout(String),
+    /// A partition that should be there is not.
+    #[error("the partition table of {disk} is not as planned: {what}")]
+    NotThere {
+        /// Kernel name.
+        disk: String,
+        /// What is not as it should be.
+        what: String,
+    },
     /// What was read back is not what was written.
     #[error("{disk} did not keep its partition table: {where_} reads back differently")]
     #[allow(missing_docs)]
@@ -148,6 +156,54 @@ pub fn ensure(
     drop(lock);
     reread::settled(roots, disk, &expected)?;
     Ok((ensured, ids(&guids)))
+}
+
+/// Looks that the disk `disk` (a kernel name) has the partitions of `table`, and waits until the
+/// kernel and udev show them. Nothing is written, and the disk may be in use.
+///
+/// # Errors
+/// [`GptError::NotThere`] if there is no table, or a partition is not where and what it should be.
+pub fn find(roots: &Roots, disk: &str, table: &PartitionTable) -> Result<TableIds, GptError> {
+    let device = Device::open_read(roots, disk)?;
+    let (size, sector_size) = (device.size(), device.sector_size());
+    let not_there = |what: String| GptError::NotThere { disk: disk.to_owned(), what };
+    let found = read(device.file(), size, sector_size)
+        .ok_or_else(|| not_there("there is no GPT".to_owned()))?;
+    let mut guids = Guids {
+        disk: found.disk_guid.parse().map_err(|_| GptError::Guid(found.disk_guid.clone()))?,
+        partitions: BTreeMap::new(),
+    };
+    for planned in &table.partitions {
+        let number = planned.number;
+        let entry = found
+            .partitions
+            .iter()
+            .find(|entry| entry.number == number)
+            .ok_or_else(|| not_there(format!("partition {number} is missing")))?;
+        let same = entry.first_lba == planned.first_lba
+            && entry.last_lba == planned.last_lba
+            && entry.label == planned.label
+            && entry.type_guid.eq_ignore_ascii_case(&planned.type_guid);
+        if !same {
+            return Err(not_there(format!("partition {number} is another one")));
+        }
+        let guid = entry.guid.parse().map_err(|_| GptError::Guid(entry.guid.clone()))?;
+        guids.partitions.insert(number, guid);
+    }
+    let sector = u64::from(sector_size);
+    // Partitions beside the layout's are there too.
+    let expected: Vec<Expected> = found
+        .partitions
+        .iter()
+        .map(|entry| Expected {
+            number: entry.number,
+            start: entry.first_lba * sector,
+            length: (entry.last_lba - entry.first_lba + 1) * sector,
+            guid: entry.guid.clone(),
+        })
+        .collect();
+    reread::settled(roots, disk, &expected)?;
+    Ok(ids(&guids))
 }
 
 /// A table to have, and how to get there.

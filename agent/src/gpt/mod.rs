@@ -20,7 +20,7 @@ pub mod image;
 pub mod merge;
 pub mod read;
 
-pub use ensure::{GptError, TableIds, ensure, invalidate};
+pub use ensure::{GptError, TableIds, ensure, find, invalidate};
 pub use read::{Entry, Gpt, is_damaged, read};
 
 #[cfg(test)]

@@ -209,9 +209,9 @@ fn lives_on_a_device(sector_size: u32) {
     assert_eq!(ensure(&roots, disk.name(), &other).unwrap().0, Ensured::Created);
     assert_eq!(sysfs::partitions(&roots, disk.name()).len(), 1);
 
-    assert_eq!(crate::block::wipe::disk(&roots, disk.name()).unwrap(), Ensured::Created);
+    assert_eq!(crate::block::wipe::disk(&roots, disk.name(), false).unwrap(), Ensured::Created);
     assert!(sysfs::partitions(&roots, disk.name()).is_empty());
-    assert_eq!(crate::block::wipe::disk(&roots, disk.name()).unwrap(), Ensured::AlreadySo);
+    assert_eq!(crate::block::wipe::disk(&roots, disk.name(), false).unwrap(), Ensured::AlreadySo);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What is on a disk and who uses it.
 
+use super::nixos;
 use super::pool::Pools;
 use crate::block::probe::{self, Source, ZFS_MEMBER};
 use crate::block::sysfs::{self, KernelPartition};
@@ -65,9 +66,14 @@ fn partition(
     known: KernelPartition,
 ) -> Partition {
     let entry = gpt.and_then(|gpt| entry(gpt, known.number, known.start));
-    let signatures = open(surroundings.roots, &known.name).and_then(|file| {
-        signatures(surroundings, &known.name, Source::new(&file, known.length, sector_size))
+    let read = open(surroundings.roots, &known.name).and_then(|file| {
+        let source = Source::new(&file, known.length, sector_size);
+        let signatures = signatures(surroundings, &known.name, source)?;
+        let nixos = is_fat(&signatures).then(|| nixos::on_esp(&file, known.length)).flatten();
+        Ok((signatures, nixos))
     });
+    let (signatures, nixos) =
+        read.unwrap_or_else(|error| (vec![unreadable(error)], None));
     Partition {
         number: known.number,
         first_lba: known.start / u64::from(sector_size),
@@ -75,7 +81,8 @@ fn partition(
         type_guid: entry.map(|entry| entry.type_guid.clone()),
         guid: entry.map(|entry| entry.guid.clone()),
         label: entry.map(|entry| entry.label.clone()).filter(|label| !label.is_empty()),
-        signatures: signatures.unwrap_or_else(|error| vec![unreadable(error)]),
+        signatures,
+        nixos,
         holders: used_by(surroundings, &known.name),
         kernel_name: known.name,
     }
@@ -96,6 +103,12 @@ fn ends_are_zero(file: &File, size: u64) -> io::Result<bool> {
         }
     }
     Ok(true)
+}
+
+fn is_fat(signatures: &[Signature]) -> bool {
+    let is_fat =
+        |found: &Signature| matches!(found, Signature::Filesystem { fstype, .. } if fstype == "vfat");
+    signatures.iter().any(is_fat)
 }
 
 fn unreadable(error: io::Error) -> Signature {

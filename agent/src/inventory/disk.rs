@@ -47,6 +47,7 @@ pub fn describe(roots: &Roots, name: &str, contents: Contents, boot_medium: bool
         removable: number(roots, name, "removable") == Some(1),
         rotational: number(roots, name, "queue/rotational") == Some(1),
         read_only: number(roots, name, "ro") == Some(1),
+        discard: crate::block::sysfs::can_discard(roots, name),
         kernel_name: name.to_owned(),
         links,
         boot_medium,

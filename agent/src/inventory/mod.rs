@@ -11,6 +11,7 @@
 //! | [`network`] | interfaces and addresses |
 //! | [`disk`] | disks and their identity |
 //! | [`contents`] | what is on a disk and who uses it |
+//! | [`nixos`] | an installed NixOS, as its boot entries say it |
 //! | [`boot`] | which disks the running system was booted from |
 //! | [`mapper`] | open device-mapper devices |
 //! | [`pool`] | ZFS: labels, imported pools, the module |
@@ -22,12 +23,13 @@ pub mod firmware;
 pub mod hardware;
 pub mod mapper;
 pub mod network;
+pub mod nixos;
 pub mod pool;
 pub mod system;
 
 pub use system::boot_id;
 
-use crate::block::Roots;
+use crate::block::{DevNo, Roots, holders, sysfs};
 use crate::tool;
 use crate::mount::table;
 use crate::tpm2;
@@ -86,6 +88,7 @@ pub fn collect_at(
         disks,
         pools: pools.into_imported(),
         mappers: mapper::all(roots, &mounts),
+        swaps: swaps(roots),
         target_mounts: target_mounts(&mounts),
     })
 }
@@ -93,6 +96,17 @@ pub fn collect_at(
 fn tools() -> BTreeMap<String, String> {
     let path = |name: &str| Some((name.to_owned(), tool::find(name)?.to_string_lossy().into_owned()));
     tool::KNOWN.into_iter().filter_map(path).collect()
+}
+
+/// Files that are swapped to lie in file systems, whose mounts tell enough.
+fn swaps(roots: &Roots) -> Vec<String> {
+    let paths = holders::swaps(roots).into_iter();
+    paths
+        .filter_map(|path| {
+            let devno = DevNo::of_node(Path::new(&path))?;
+            sysfs::name_of(roots, devno)
+        })
+        .collect()
 }
 
 /// A TPM that is there but does not answer is told in the log and counts as none.

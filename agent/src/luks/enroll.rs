@@ -87,6 +87,49 @@ fn open_by_tpm2(
 ) -> Result<Slot, LuksError> {
     let problem =
         |problem: String| LuksError::Token { device: device.to_owned(), token: number, problem };
+    let (_, token) = read_token(device, number)?;
+    let same_bank = token.pcrs.is_empty() || token.bank.as_deref() == Some(policy.pcrs.bank());
+    if token.pcrs != policy.pcrs.pcrs() || !same_bank || token.pin != policy.pin.is_some() {
+        return Err(problem("it is bound to something else".to_owned()));
+    }
+    unseal(device, number, tpm, &policy.pcrs, policy.pin.as_ref()).map(|(slot, _)| slot)
+}
+
+/// What opens the keyslot of a `systemd-tpm2` token, tested; the PCRs are those of the token.
+///
+/// # Errors
+/// [`LuksError::Tpm`] if the TPM does not give it, [`LuksError::Token`] if the token is not
+/// understood or wants a PIN and none is given (or the other way round).
+pub fn tpm2_key(
+    device: &Path,
+    number: u32,
+    tpm: &mut Tpm,
+    pin: Option<&Secret>,
+) -> Result<Secret, LuksError> {
+    let problem =
+        |problem: String| LuksError::Token { device: device.to_owned(), token: number, problem };
+    let (_, token) = read_token(device, number)?;
+    // Without PCRs there is no bank in the token; any names the same, empty, selection.
+    let bank = token.bank.as_deref().unwrap_or("sha256");
+    let pcrs = PcrPolicy::new(bank, &token.pcrs).map_err(|error| problem(error.to_string()))?;
+    if token.pin && pin.is_none() {
+        return Err(problem("it wants a PIN".to_owned()));
+    }
+    let pin = pin.filter(|_| token.pin);
+    unseal(device, number, tpm, &pcrs, pin).map(|(_, key)| key)
+}
+
+/// Whether a `systemd-tpm2` token wants a PIN.
+///
+/// # Errors
+/// [`LuksError::Token`] if it is not understood.
+pub fn wants_pin(device: &Path, number: u32) -> Result<bool, LuksError> {
+    Ok(read_token(device, number)?.1.pin)
+}
+
+fn read_token(device: &Path, number: u32) -> Result<(Slot, Tpm2Token), LuksError> {
+    let problem =
+        |problem: String| LuksError::Token { device: device.to_owned(), token: number, problem };
     let header = dump(device)?;
     let token = header
         .tokens
@@ -96,25 +139,36 @@ fn open_by_tpm2(
     let &[slot] = token.keyslots.as_slice() else {
         return Err(problem("it is not for one keyslot".to_owned()));
     };
-    let token: Tpm2Token =
+    let token =
         serde_json::from_value(token.json.clone()).map_err(|error| problem(error.to_string()))?;
-    let same_bank = token.pcrs.is_empty() || token.bank.as_deref() == Some(policy.pcrs.bank());
-    if token.pcrs != policy.pcrs.pcrs() || !same_bank || token.pin != policy.pin.is_some() {
-        return Err(problem("it is bound to something else".to_owned()));
-    }
-    let pin = match (&policy.pin, &token.salt) {
+    Ok((slot, token))
+}
+
+/// Unseals what is in a token, and tests it on its keyslot.
+fn unseal(
+    device: &Path,
+    number: u32,
+    tpm: &mut Tpm,
+    pcrs: &PcrPolicy,
+    pin: Option<&Secret>,
+) -> Result<(Slot, Secret), LuksError> {
+    let problem =
+        |problem: String| LuksError::Token { device: device.to_owned(), token: number, problem };
+    let (slot, token) = read_token(device, number)?;
+    let pin = match (pin, &token.salt) {
         (Some(pin), Some(salt)) => Some(salted_pin(pin, salt)),
         (None, None) => None,
         _ => return Err(problem("its PIN is not salted".to_owned())),
     };
     let srk = token.srk.as_deref().ok_or(TpmError::OtherTpm)?;
-    let unsealing = Unsealing { blob: &token.blob, srk, policy: &policy.pcrs };
-    let secret = tpm.unseal(unsealing, pin.as_ref())?;
-    match test_key(device, Some(slot), &passphrase(&secret)) {
+    let unsealing = Unsealing { blob: &token.blob, srk, policy: pcrs };
+    let key = passphrase(&tpm.unseal(unsealing, pin.as_ref())?);
+    match test_key(device, Some(slot), &key) {
+        Ok(slot) => Ok((slot, key)),
         Err(LuksError::WrongKey { .. }) => {
             Err(LuksError::UnsealedOther { device: device.to_owned(), token: number })
         }
-        other => other,
+        Err(error) => Err(error),
     }
 }
 

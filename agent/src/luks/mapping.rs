@@ -45,18 +45,9 @@ pub fn open_as(
     let mut container = Container::load(device)?;
     let luks_uuid = container.uuid()?.to_string();
     let dm_uuid = luks2_mapper_uuid(&luks_uuid, name);
-    if let Some(taken) = mapper_now(&roots, |found, _| found == name) {
-        let uuid = sysfs::attribute(&roots, &taken, "dm/uuid").unwrap_or_default();
-        if uuid != dm_uuid {
-            return Err(LuksError::NameTaken { name: name.to_owned(), uuid });
-        }
+    if let Some(node) = opened(&roots, device, name, &luks_uuid)? {
         test_key(device, None, key)?;
-        return Ok((Ensured::AlreadySo, node(&roots, &taken)?));
-    }
-    let any_name = luks2_mapper_uuid(&luks_uuid, "");
-    if let Some(other) = mapper_now(&roots, |_, uuid| uuid.starts_with(&any_name)) {
-        let name = sysfs::mapper_name(&roots, &other).unwrap_or(other);
-        return Err(LuksError::OpenElsewhere { device: device.to_owned(), name });
+        return Ok((Ensured::AlreadySo, node));
     }
     let opened = container.attempt("open", |device| {
         let (slot, flags) = (None, flags(how));
@@ -86,6 +77,38 @@ pub fn open_as(
             Err(error.into())
         }
     }
+}
+
+/// The node of the container on `device`, if it is open as `name`.
+///
+/// # Errors
+/// [`LuksError::NameTaken`], [`LuksError::OpenElsewhere`].
+pub fn is_open(device: &Path, name: &str) -> Result<Option<Node>, LuksError> {
+    let roots = Roots::default();
+    let luks_uuid = Container::load(device)?.uuid()?.to_string();
+    opened(&roots, device, name, &luks_uuid)
+}
+
+fn opened(
+    roots: &Roots,
+    device: &Path,
+    name: &str,
+    luks_uuid: &str,
+) -> Result<Option<Node>, LuksError> {
+    let dm_uuid = luks2_mapper_uuid(luks_uuid, name);
+    if let Some(taken) = mapper_now(roots, |found, _| found == name) {
+        let uuid = sysfs::attribute(roots, &taken, "dm/uuid").unwrap_or_default();
+        if uuid != dm_uuid {
+            return Err(LuksError::NameTaken { name: name.to_owned(), uuid });
+        }
+        return Ok(Some(node(roots, &taken)?));
+    }
+    let any_name = luks2_mapper_uuid(luks_uuid, "");
+    if let Some(other) = mapper_now(roots, |_, uuid| uuid.starts_with(&any_name)) {
+        let name = sysfs::mapper_name(roots, &other).unwrap_or(other);
+        return Err(LuksError::OpenElsewhere { device: device.to_owned(), name });
+    }
+    Ok(None)
 }
 
 fn flags(how: &LuksOpen) -> CryptActivate {

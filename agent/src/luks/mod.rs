@@ -10,6 +10,7 @@
 //! | [`key_file`] | keys in files, with offset and size |
 //! | `slot` | keyslots: added, tested, removed |
 //! | `mapping` | opening and closing |
+//! | [`unlock`](mod@unlock) | opening one that is there already, whatever opens it |
 //! | [`enroll`] | lasting keyslots with systemd's tokens, each opened in a test |
 //! | [`token`] | those tokens' JSON |
 //! | [`recovery`] | recovery keys in systemd's format |
@@ -28,13 +29,14 @@ mod mapping;
 pub mod recovery;
 mod slot;
 pub mod token;
+pub mod unlock;
 
 #[cfg(test)]
 mod tests;
 
 pub use dump::dump;
 pub use format::{BOOTSTRAP_SLOT, FirstSlot, ephemeral_key, format, format_as, lasting_kdf};
-pub use mapping::{close, open, open_as, status};
+pub use mapping::{close, is_open, open, open_as, status};
 pub use recovery::RecoveryKey;
 pub use slot::{Kdf, ensure_key, remove_slot, test_key};
 

@@ -41,9 +41,40 @@ impl RecoveryKey {
     }
 }
 
+/// What somebody may have meant by what they typed: itself, and if it reads as a recovery key
+/// without dashes or with others, the key as it is written (systemd's `normalize_recovery_key`).
+pub fn readings(typed: &Secret) -> Vec<Secret> {
+    let mut readings = vec![typed.clone()];
+    let characters = typed.expose().iter().filter(|byte| !matches!(byte, b'-' | b' '));
+    let mut plain: Zeroizing<Vec<u8>> =
+        Zeroizing::new(Vec::with_capacity(RAW_BYTES * 2 + typed.len()));
+    plain.extend(characters.map(u8::to_ascii_lowercase));
+    if plain.len() == RAW_BYTES * 2 && plain.iter().all(|byte| MODHEX.contains(byte)) {
+        let groups: Vec<&[u8]> = plain.chunks(GROUP).collect();
+        let written = Secret::new(groups.join(&b'-'));
+        if written != *typed {
+            readings.push(written);
+        }
+    }
+    readings
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_recovery_key_is_read_however_it_was_typed() {
+        let key = RecoveryKey::generate();
+        let text = String::from_utf8(key.secret().expose().to_vec()).unwrap();
+        assert_eq!(readings(key.secret()), [key.secret().clone()]);
+        for typed in [text.replace('-', ""), text.replace('-', " "), text.to_uppercase()] {
+            let typed = Secret::from(typed);
+            assert_eq!(readings(&typed), [typed.clone(), key.secret().clone()]);
+        }
+        let password = Secret::from("correct horse battery staple".to_owned());
+        assert_eq!(readings(&password), [password.clone()]);
+    }
 
     #[test]
     fn eight_groups_of_eight() {

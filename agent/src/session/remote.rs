@@ -16,6 +16,9 @@ const BLOCK_BOUND: Duration = Duration::from_secs(120);
 /// The longest time that the operator may take to keep a recovery key.
 const RECOVERY_KEY_BOUND: Duration = Duration::from_secs(30 * 60);
 
+/// The longest time that the operator may take to type a key.
+const UNLOCK_KEY_BOUND: Duration = Duration::from_secs(10 * 60);
+
 /// What a confirmed execution brought with it, and the wire for the rest.
 pub struct Remote<'w> {
     wire: &'w RefCell<Wire>,
@@ -63,6 +66,23 @@ impl Supplies for Remote<'_> {
 
     fn pin(&self) -> Option<&Secret> {
         self.pin.as_ref()
+    }
+
+    fn unlock_key(&mut self, container: &str, tried: &[String]) -> Result<Secret, SupplyError> {
+        let fail = |error: WireError| SupplyError(error.to_string());
+        let mut wire = self.wire.borrow_mut();
+        wire.send(&ToController::WantUnlockKey {
+            container: container.to_owned(),
+            tried: tried.to_vec(),
+        })
+        .map_err(fail)?;
+        match wire.next_within(UNLOCK_KEY_BOUND, "a key of a container").map_err(fail)? {
+            Incoming::Message(ToAgent::UnlockKey { container: of, key }) if of == container => {
+                key.ok_or_else(|| SupplyError("no key was given".to_owned()))
+            }
+            Incoming::Message(_) => Err(fail(WireError::OutOfTurn("another message"))),
+            Incoming::Block(..) => Err(fail(WireError::OutOfTurn("closure data"))),
+        }
     }
 
     fn keep_recovery_key(&mut self, container: &str, key: &Secret) -> Result<(), SupplyError> {

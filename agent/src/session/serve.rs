@@ -99,6 +99,7 @@ impl Session<'_> {
                 None,
             )),
             ToAgent::Hello { .. } => Err(WireError::OutOfTurn("a second hello")),
+            ToAgent::UnlockKey { .. } => Err(WireError::OutOfTurn("a key that nobody asked for")),
             ToAgent::RecoveryKeyStored { .. } => Err(WireError::OutOfTurn("a recovery key's receipt")),
             // The rest of a stream whose consumer failed.
             ToAgent::SourceFailed { .. } => Ok(()),
@@ -168,7 +169,7 @@ impl Session<'_> {
         );
         match execution.run() {
             Ok(report) => {
-                self.installed = true;
+                self.installed = !plan.basis.toplevel.is_empty();
                 self.send(&ToController::Done(Box::new(report)))
             }
             Err(failure) => self.failed(failure),
@@ -219,7 +220,8 @@ fn missing_secret(plan: &Plan, password: bool, pin: bool) -> Option<Refusal> {
 
 fn inventory_and_plan(request: &PlanRequest) -> Result<(Inventory, Plan), Refusal> {
     let inventory = inventory::collect().map_err(|error| unreadable(&error))?;
-    let plan = plan::plan(&inventory, &request.layout, &request.options, &request.closure)?;
+    let closure = request.closure.as_ref();
+    let plan = plan::plan_with(&inventory, &request.layout, &request.options, closure)?;
     Ok((inventory, plan))
 }
 

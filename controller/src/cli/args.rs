@@ -1,11 +1,13 @@
 //! Commands and options.
 
 use super::bundle::BundleArgs;
+use super::disks::{DiskoArgs, RescueArgs};
 use super::origin::OriginArgs;
 use crate::install::Kind;
 use crate::secrets::SecretSource;
 use crate::ssh::{Destination, Pin};
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use keystone_protocol::disko_mode::DiskoMode;
 use keystone_protocol::options::Unlock;
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -60,6 +62,11 @@ pub enum Command {
     Copy(Box<CopyArgs>),
     /// Put a closure into one file, for installations without a store or a network
     Bundle(Box<BundleArgs>),
+    /// Destroy, format, mount or unmount a machine's disks, as disko does; installs nothing
+    Disko(Box<DiskoArgs>),
+    /// Open and mount an installed system from any installer, get a shell in it, and close and
+    /// seal it again. Ends as the shell did
+    Rescue(Box<RescueArgs>),
     /// Check a machine that was installed, over SSH; changes nothing. Ends with 0 if all is well,
     /// 1 if a check failed, 2 if the machine could not be asked
     Verify(Box<VerifyArgs>),
@@ -133,12 +140,20 @@ pub struct SystemArgs {
     /// Read that PIN from a file or pipe (- for standard input)
     #[arg(long, value_name = "FILE")]
     pub tpm2_pin_file: Option<SecretSource>,
-    /// Which disk the layout's disk NAME is: a name in /dev/disk/by-id, or a serial number
+    /// Which disk the layout's disk NAME is: a name in /dev/disk/by-id or a serial number; or
+    /// serial:…, wwn:…, model:…, by-id:…, path:…, size:largest, size:smallest, if that is one disk
     #[arg(long = "disk", value_name = "NAME=ID", value_parser = named_disk)]
     pub disks: Vec<(String, String)>,
     /// Agree that what is on the disks now is destroyed; blank disks don't need it
     #[arg(long)]
     pub erase: bool,
+    /// Tell disks that are wiped to forget everything (discard, TRIM), where they can
+    #[arg(long)]
+    pub discard: bool,
+    /// What to do with the disks first: disko (destroy, format, mount), mount (install into what
+    /// is there), or format,mount (make what is missing)
+    #[arg(long, value_name = "MODE", default_value_t = DiskoMode::Disko)]
+    pub disko_mode: DiskoMode,
 }
 
 /// `keystone install`
@@ -281,7 +296,7 @@ fn pcrs(text: &str) -> Result<Pcrs, String> {
     Ok(Pcrs(list))
 }
 
-fn named_disk(text: &str) -> Result<(String, String), String> {
+pub(super) fn named_disk(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, id)) if !name.is_empty() && !id.is_empty() => Ok((name.into(), id.into())),
         _ => Err("expected NAME=ID, as root=/dev/disk/by-id/nvme-…".into()),

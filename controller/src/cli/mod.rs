@@ -6,11 +6,13 @@
 //! | [`run`] | from options to a request, and to an exit code |
 //! | [`origin`] | where a closure comes from |
 //! | [`bundle`] | `keystone bundle` |
+//! | [`disks`] | `keystone disko`, `keystone rescue` |
 //! | `verify` | `keystone verify` |
 //! | [`outcome`] | the closing words, of success and of failure |
 
 pub mod args;
 pub mod bundle;
+pub mod disks;
 pub mod origin;
 pub mod outcome;
 pub mod run;

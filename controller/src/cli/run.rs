@@ -1,5 +1,6 @@
 //! From options to a request, and to an exit code.
 
+use super::disks;
 use super::args::{Cli, Command, CopyArgs, InstallArgs, LinkArgs, SystemArgs};
 use super::outcome::{Trouble, success_text};
 use crate::closure::ClosureError;
@@ -110,6 +111,18 @@ async fn dispatch(command: Command) -> u8 {
             let done = copy(&args, &mut operator, &stop).await;
             closing(done, &args.link, &mut operator)
         }
+        Command::Disko(args) => {
+            log(args.link.verbose);
+            let mut operator = operator_with(&args.link, disks::disko_answers(&args));
+            disks::disko(&args, &mut operator, &stop).await
+        }
+        Command::Rescue(args) => {
+            log(args.link.verbose);
+            // Standard output is the shell's.
+            let words = LinkArgs { json: false, ..args.link.clone() };
+            let mut operator = operator_with(&words, disks::rescue_answers(&args));
+            disks::rescue(&args, &mut operator, &stop).await
+        }
         Command::Plan(args) => {
             log(args.link.verbose);
             let mut operator = operator(&args.link, None);
@@ -161,12 +174,6 @@ fn log(verbose: u8) {
 }
 
 fn operator(link: &LinkArgs, install: Option<&InstallArgs>) -> CommandLine {
-    let verbose = link.verbose > 0;
-    let screen: Box<dyn Screen> = match (link.json, io::stderr().is_terminal()) {
-        (true, _) => Box::new(Json::new(io::stdout())),
-        (false, true) => Box::new(Terminal::new(verbose)),
-        (false, false) => Box::new(Plain::new(io::stderr(), verbose)),
-    };
     let interactive = prompt::is_interactive();
     let consent = match install {
         Some(args) if args.yes => match &args.plan_hash {
@@ -182,7 +189,18 @@ fn operator(link: &LinkArgs, install: Option<&InstallArgs>) -> CommandLine {
         print_plan: !link.json,
         password: install.and_then(|args| args.password_file.clone()),
         pin: install.and_then(|args| args.system.tpm2_pin_file.clone()),
+        unlock_key: None,
         recovery_key_file: install.and_then(|args| args.recovery_key_file.clone()),
+    };
+    operator_with(link, answers)
+}
+
+fn operator_with(link: &LinkArgs, answers: Answers) -> CommandLine {
+    let verbose = link.verbose > 0;
+    let screen: Box<dyn Screen> = match (link.json, io::stderr().is_terminal()) {
+        (true, _) => Box::new(Json::new(io::stdout())),
+        (false, true) => Box::new(Terminal::new(verbose)),
+        (false, false) => Box::new(Plain::new(io::stderr(), verbose)),
     };
     CommandLine::new(screen, answers)
 }
@@ -207,7 +225,7 @@ impl PassphrasePrompt for TerminalPassphrase {
     }
 }
 
-fn link_options(args: &LinkArgs, operator: &mut CommandLine) -> Result<LinkOptions, InstallError> {
+pub(super) fn link_options(args: &LinkArgs, operator: &mut CommandLine) -> Result<LinkOptions, InstallError> {
     Ok(LinkOptions {
         destination: destination(args),
         connect: connect_options(args, operator),
@@ -365,7 +383,7 @@ async fn install_and_tell(
     }
 }
 
-fn read_layout(path: &Path) -> Result<String, InstallError> {
+pub(super) fn read_layout(path: &Path) -> Result<String, InstallError> {
     let read = match path == Path::new("-") {
         true => {
             let mut text = String::new();
@@ -385,6 +403,8 @@ fn install_options(system: &SystemArgs, args: Option<&InstallArgs>) -> InstallOp
         tpm2_pcrs: system.tpm2_pcrs.clone().map(|pcrs| pcrs.0),
         tpm2_pin: system.tpm2_pin || system.tpm2_pin_file.is_some(),
         erase: system.erase,
+        discard: system.discard,
+        disko_mode: system.disko_mode,
         disks: system.disks.iter().cloned().collect(),
         // Not part of what is written, so that a plan's hash holds for both.
         no_reboot: false,
@@ -449,7 +469,7 @@ pub(super) fn print(text: &str) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-fn closing(done: Result<(), InstallError>, link: &LinkArgs, operator: &mut CommandLine) -> u8 {
+pub(super) fn closing(done: Result<(), InstallError>, link: &LinkArgs, operator: &mut CommandLine) -> u8 {
     operator.screen().finish();
     let Err(error) = done else { return 0 };
     let trouble = Trouble::of(&error, operator);

@@ -4,7 +4,7 @@ use super::device::{device, key_file, list, unlock};
 use super::storage;
 use crate::ui::format::{bytes, count};
 use keystone_protocol::plan::{
-    Action, DatasetKey, HookPlan, HookValue, LuksFormat, LuksOpen, MountPlan, MountSource, Release,
+    Action, DatasetKey, HookPlan, HookValue, ImportPlan, LuksFormat, LuksOpen, MountPlan, MountSource, Release,
     SwapDiscard,
 };
 use std::collections::BTreeMap;
@@ -27,7 +27,7 @@ pub fn parameters(action: &Action) -> Vec<String> {
         | Action::CreateSnapshot { .. }
         | Action::ExportPool { .. }
         | Action::ProveSeal => Vec::new(),
-        Action::Partition(table) => storage::table_lines(table),
+        Action::Partition(table) | Action::FindPartitions(table) => storage::table_lines(table),
         Action::PartitionMbr(table) => storage::mbr_lines(table),
         Action::MakeVfat { device: at, label } => {
             vec![format!("FAT32 on {}{}", device(at), labelled(label.as_deref()))]
@@ -57,6 +57,18 @@ pub fn parameters(action: &Action) -> Vec<String> {
         Action::CreateLogicalVolume(volume) => storage::logical_volume_lines(volume),
         Action::Hook(hook) => hook_lines(hook),
         Action::CreatePool(pool) => storage::pool_lines(pool),
+        Action::ImportPool(pool) => import_lines(pool),
+        Action::OpenLuks { device: at, name, key_file: file, make } => {
+            let file = file.as_ref().map_or(String::new(), |file| format!("{}, or ", key_file(file)));
+            let made = if *make { "; made if there is none" } else { "" };
+            vec![format!(
+                "{name} on {}, by the TPM, {file}a password or recovery key{made}",
+                device(at)
+            )]
+        }
+        Action::LoadKey { device: at, file, bytes, .. } => {
+            vec![format!("{file}, {bytes} bytes, on {}", device(at))]
+        }
         Action::CreateVolume { dataset, size, properties, sparse, key } => {
             let sparse = if *sparse { ", nothing reserved" } else { "" };
             let mut lines = vec![format!("{dataset}, {}{sparse}", bytes(*size))];
@@ -101,8 +113,18 @@ fn release_lines(release: &Release) -> Vec<String> {
         Release::Unmount { target } => format!("unmount {target}"),
         Release::Swapoff { device: at } => format!("stop swapping to {}", device(at)),
         Release::CloseMapper { name, uuid } => format!("close {name} ({uuid})"),
+        Release::ExportPool { name, guid, .. } => format!("export the pool {name} ({guid})"),
         Release::DestroyPool { name, guid } => format!("destroy the imported pool {name} ({guid})"),
     }]
+}
+
+fn import_lines(pool: &ImportPlan) -> Vec<String> {
+    let guid = pool.guid.as_deref().unwrap_or("known once its members are open");
+    let mut line = format!("GUID {guid}, from {}", list(&pool.members));
+    if pool.any_host {
+        line.push_str(", whichever host had it last");
+    }
+    vec![line]
 }
 
 /// The hook's text in full, after the variables it gets.

@@ -166,9 +166,12 @@ fn contents_lines(contents: &Contents) -> Vec<String> {
 fn partition(partition: &Partition) -> String {
     let label = partition.label.as_deref().unwrap_or("");
     let mut text = format!("{} {label} {}", partition.number, bytes(partition.size));
-    for what in
-        partition.signatures.iter().map(signature).chain(partition.holders.iter().map(holder))
-    {
+    let signatures = partition.signatures.iter().map(signature);
+    let nixos = partition.nixos.iter().map(|system| {
+        let host = system.hostname.as_deref().unwrap_or("unknown name");
+        format!("boots NixOS {host}, generation {}", system.generation)
+    });
+    for what in signatures.chain(nixos).chain(partition.holders.iter().map(holder)) {
         let _ = write!(text, ", {what}");
     }
     text

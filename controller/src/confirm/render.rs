@@ -16,20 +16,24 @@ pub fn plan_text(host: &str, inventory: &Inventory, plan: &Plan, style: Style) -
     let mut out = Text { out: String::new(), style };
     out.heading("MACHINE");
     out.line(2, &format!("{host}: {}", machine_lines(inventory).join("; ")));
-    out.heading("SYSTEM");
-    out.line(2, &plan.basis.toplevel);
+    if !plan.basis.toplevel.is_empty() {
+        out.heading("SYSTEM");
+        out.line(2, &plan.basis.toplevel);
+    }
 
-    out.heading(match plan.basis.destroys.iter().all(|d| d.contents.is_empty()) {
-        true => "DISKS TO BE WRITTEN",
-        false => "DISKS TO BE ERASED",
+    out.heading(match plan.basis.destroys.as_slice() {
+        [] => "DISKS",
+        destroys if destroys.iter().all(|d| d.contents.is_empty()) => "DISKS TO BE WRITTEN",
+        _ => "DISKS TO BE ERASED",
     });
     for (name, id) in &plan.basis.disks {
         let destroyed = plan.basis.destroys.iter().find(|d| d.disk == *name);
         out.line(2, &format!("{}  (the layout's disk {name})", style.bold(&id.name)));
         out.line(6, &format!("{}, {}", bytes(id.size), identity_details(id)));
-        match destroyed.map(|d| d.contents.as_slice()).unwrap_or_default() {
-            [] => out.line(6, "it is blank"),
-            contents => {
+        match destroyed.map(|d| d.contents.as_slice()) {
+            None => out.line(6, "what is on it stays"),
+            Some([]) => out.line(6, "it is blank"),
+            Some(contents) => {
                 out.line(6, &style.red("on it now, and gone afterwards:"));
                 contents.iter().for_each(|what| out.line(8, what));
             }

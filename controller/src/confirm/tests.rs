@@ -61,7 +61,7 @@ pub(crate) fn plan(unlock: ContainerUnlock) -> Plan {
             "release the imported pool tank",
             Action::Release(Release::DestroyPool { name: "tank".into(), guid: "123456".into() }),
         ),
-        ("wipe:root", "wipe disk root", Action::WipeDisk { disk: "root".into() }),
+        ("wipe:root", "wipe disk root", Action::WipeDisk { disk: "root".into(), discard: false }),
         ("partition:root", "partition disk root", Action::Partition(table())),
         (
             "vfat:root:1",

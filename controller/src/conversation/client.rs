@@ -128,7 +128,8 @@ impl Conversation {
         if !plan.is_consistent() {
             return inconsistent("the plan's hash is not that of the plan");
         }
-        if plan.basis.toplevel != request.closure.toplevel {
+        let toplevel = request.closure.as_ref().map(|closure| closure.toplevel.as_str());
+        if plan.basis.toplevel != toplevel.unwrap_or_default() {
             return inconsistent("the plan installs another system");
         }
         if plan.basis.options != request.options {
@@ -210,6 +211,7 @@ pub(super) fn out_of_place(message: &ToController, doing: &'static str) -> Conve
         ToController::Refused(_) => "a refusal",
         ToController::Event(_) => "an event",
         ToController::RecoveryKey { .. } => "a recovery key",
+        ToController::WantUnlockKey { .. } => "that it wants a key",
         ToController::WantPaths { .. } => "which paths it wants",
         ToController::Copied(_) => "that the copy is done",
         ToController::Done(_) => "that it is done",

@@ -178,6 +178,22 @@ impl Run {
                         None => {}
                     }
                 }
+                ToController::WantUnlockKey { container, tried } => {
+                    let given = tokio::select! {
+                        given = operator.unlock_key(&container, &tried) => Some(given),
+                        () = stop.asked(1) => None,
+                    };
+                    match given {
+                        Some(Ok(key)) => {
+                            agent.say(&ToAgent::UnlockKey { container, key: Some(key) })?;
+                        }
+                        Some(Err(error)) => {
+                            self.cause = Some(error);
+                            agent.say(&ToAgent::UnlockKey { container, key: None })?;
+                        }
+                        None => {}
+                    }
+                }
                 ToController::Done(report) => return Ok(Outcome::Installed(report)),
                 ToController::Copied(copied) => return Ok(Outcome::Copied(copied)),
                 ToController::Refused(refusal) => return Err(refusal.into()),

@@ -196,7 +196,7 @@ fn execution(nars: Vec<Vec<u8>>) -> Execution {
         zfs_version: None,
         enrols_secure_boot_keys: false,
     };
-    let request = PlanRequest { layout: "{}".into(), options: InstallOptions::default(), closure };
+    let request = PlanRequest { layout: "{}".into(), options: InstallOptions::default(), closure: Some(closure) };
     let request =
         ExecuteRequest { request, plan: "hash".into(), manifest, password: None, pin: None };
     Execution { request, source: Arc::new(Given(nars)) }

@@ -64,6 +64,11 @@ impl Link {
         }
     }
 
+    /// Where the agent's program lies on the machine, until the link is closed.
+    pub fn program(&self) -> &str {
+        self.remote.path()
+    }
+
     /// Ends the conversation, and sees to it that nothing is left on the machine.
     pub async fn close(self) {
         let Link { session, conversation, remote } = self;

@@ -80,7 +80,7 @@ pub async fn install<O: Operator>(
 ) -> Result<Installed, InstallError> {
     let InstallRequest { link: options, closure, source, layout, options: choices, until } =
         request;
-    let plan_request = PlanRequest { layout, options: choices, closure: closure.facts };
+    let plan_request = PlanRequest { layout, options: choices, closure: Some(closure.facts) };
     let mut link = tokio::select! {
         link = Link::open(&options, operator) => link?,
         () = stop.asked(1) => return Err(InstallError::Interrupted),
@@ -152,13 +152,16 @@ pub async fn install<O: Operator>(
     Ok(Installed { inventory, plan, report: Some(report), verification })
 }
 
-struct Secrets {
-    password: Option<keystone_protocol::secret::Secret>,
-    pin: Option<keystone_protocol::secret::Secret>,
+/// What the operator gave for the execution.
+pub(crate) struct Secrets {
+    pub(crate) password: Option<keystone_protocol::secret::Secret>,
+    pub(crate) pin: Option<keystone_protocol::secret::Secret>,
 }
 
 /// Up to the operator's agreement; `None` instead of secrets if only a plan is wanted.
-async fn plan_and_confirm<O: Operator>(
+///
+/// A plan that makes and destroys nothing is shown, and needs no agreement.
+pub(crate) async fn plan_and_confirm<O: Operator>(
     link: &mut Link,
     request: &PlanRequest,
     options: &LinkOptions,
@@ -174,7 +177,10 @@ async fn plan_and_confirm<O: Operator>(
     }
     operator.prepare(&plan).await?;
     let host = options.destination.host.as_str();
-    operator.confirm(&Proposal { host, inventory: &inventory, plan: &plan }).await?;
+    let mode = request.options.disko_mode;
+    if request.closure.is_some() || mode.formats() || mode.destroys() {
+        operator.confirm(&Proposal { host, inventory: &inventory, plan: &plan }).await?;
+    }
     let password = match with_password(&plan).as_slice() {
         [] => None,
         containers => Some(operator.password(containers).await?),

@@ -8,6 +8,7 @@
 //! | [`identity`] | the keys that the operator logs in with |
 //! | [`connect`] | connects, checks the host key, authenticates; every step bounded |
 //! | [`exec`] | runs a program on the machine and talks to it |
+//! | [`terminal`] | the same with this terminal as the program's own |
 //! | [`error`] | what can go wrong, in words that help |
 //!
 //! The library is russh. Nothing here reads `ssh_config`, starts an `ssh` process or writes
@@ -20,6 +21,7 @@ pub mod exec;
 pub mod host_key;
 pub mod identity;
 pub mod known_hosts;
+pub mod terminal;
 
 pub use connect::{ConnectOptions, Session};
 pub use destination::Destination;

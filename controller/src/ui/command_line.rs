@@ -32,6 +32,8 @@ pub struct Answers {
     pub password: Option<SecretSource>,
     /// The TPM's PIN.
     pub pin: Option<SecretSource>,
+    /// What opens containers that are there already.
+    pub unlock_key: Option<SecretSource>,
     /// Where recovery keys go.
     pub recovery_key_file: Option<PathBuf>,
 }
@@ -274,6 +276,36 @@ impl Operator for CommandLine {
         })
         .await?
         .ok_or_else(|| OperatorError::Unusable("no password was chosen".into()))
+    }
+
+    async fn unlock_key(
+        &mut self,
+        container: &str,
+        tried: &[String],
+    ) -> Result<Secret, OperatorError> {
+        // It is read once: if it does not open the container, a person may still know better.
+        if let Some(source) = self.answers.unlock_key.take() {
+            return Self::read(&source, "--unlock-key-file");
+        }
+        let tried = tried.join("; ");
+        if !self.answers.interactive {
+            return Err(OperatorError::Missing(format!(
+                "the container {container} can't be opened ({tried}), and there is no terminal to \
+                 ask at: give its password or recovery key with --unlock-key-file FILE"
+            )));
+        }
+        let question = format!("Password or recovery key of {container}: ");
+        self.ask("asking for a password or recovery key", move || {
+            if !tried.is_empty() {
+                eprintln!("{tried}");
+            }
+            prompt::secret(&question)
+        })
+        .await
+    }
+
+    fn stand_back(&mut self) {
+        self.screen.finish();
     }
 
     async fn pin(&mut self, containers: &[&str]) -> Result<Secret, OperatorError> {

@@ -136,6 +136,7 @@ fn unattended(password: Option<&Path>, recovery: Option<&Path>) -> (CommandLine,
         print_plan: false,
         password: password.map(|path| SecretSource::File(path.into())),
         pin: None,
+        unlock_key: None,
         recovery_key_file: recovery.map(Path::to_owned),
     };
     (CommandLine::new(Box::new(Json::new(shown.clone())), answers), shown)

@@ -1,7 +1,7 @@
 //! What is on a disk, in words. Without kernel names, which may be others at the next boot.
 
 use crate::words::human;
-use keystone_protocol::inventory::{Disk, Holder, Partition, PoolState, Signature, Table};
+use keystone_protocol::inventory::{Disk, Holder, InstalledNixos, Partition, PoolState, Signature, Table};
 
 /// What is on the disk, a phrase each; none for a blank one.
 pub(super) fn phrases(disk: &Disk) -> Vec<String> {
@@ -36,12 +36,22 @@ fn partition(partition: &Partition) -> String {
     let label = label.map_or(String::new(), |label| format!(" {label:?}"));
     let signatures = partition.signatures.iter().map(signature);
     let holders = partition.holders.iter().filter_map(holder);
-    let found: Vec<String> = signatures.chain(holders).collect();
+    let nixos = partition.nixos.iter().map(nixos);
+    let found: Vec<String> = signatures.chain(nixos).chain(holders).collect();
     let found = if found.is_empty() { "nothing known".to_owned() } else { found.join(", ") };
     format!("partition {}{label} of {}: {found}", partition.number, human(partition.size))
 }
 
-fn signature(signature: &Signature) -> String {
+fn nixos(system: &InstalledNixos) -> String {
+    let host = system.hostname.as_ref().map_or(String::new(), |host| format!(" of host {host:?}"));
+    let version = match &system.version {
+        Some(version) => format!(" ({version})"),
+        None => String::new(),
+    };
+    format!("the boot loader of a NixOS{host}, generation {}{version}", system.generation)
+}
+
+pub(in super::super) fn signature(signature: &Signature) -> String {
     let named = |what: String, label: &Option<String>, uuid: &Option<String>| {
         let label = label.as_ref().map(|label| format!("{label:?}"));
         let details: Vec<String> = label.into_iter().chain(uuid.clone()).collect();

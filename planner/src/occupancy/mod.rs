@@ -7,7 +7,11 @@ use super::refuse::refuse;
 use super::{Context, Remarks, words};
 use keystone_protocol::inventory::{Disk, Signature};
 use keystone_protocol::message::{Refusal, RefusalKind};
+use keystone_protocol::disko_mode::DiskoMode;
 use keystone_protocol::plan::{Action, Destroyed, DeviceRef, Release, Step};
+use std::collections::BTreeMap;
+
+pub(super) use contents::signature;
 
 /// What is there now and will be gone.
 pub(super) struct Occupancy {
@@ -15,13 +19,32 @@ pub(super) struct Occupancy {
     pub(super) destroys: Vec<Destroyed>,
     /// Steps that end all uses of the disks, leaf first.
     pub(super) steps: Vec<Step>,
+    /// The last steps of a plan that only ends uses: that all of them ended.
+    pub(super) proof: Vec<Step>,
 }
 
-/// Describes the disks and finds out how to free them; refuses if somebody else uses them.
+/// Describes the disks that are wiped and finds out how to free them; refuses if somebody else
+/// uses them. Disks that stay keep their uses, unless the mode is to end those.
 pub(super) fn find(context: &Context<'_>, remarks: &mut Remarks) -> Result<Occupancy, Refusal> {
-    let releases = uses::releases(context)?;
-    let destroys = context
+    let wiped: Disks<'_> = context
+        .layout
         .disks
+        .iter()
+        .filter(|disk| context.wipes(disk))
+        .map(|disk| (disk.name.as_str(), context.disks[disk.name.as_str()]))
+        .collect();
+    let mut proof = Vec::new();
+    let releases = if context.mode == DiskoMode::Unmount {
+        proof.push(Step {
+            id: "seal".to_owned(),
+            title: "prove that everything is closed".to_owned(),
+            action: Action::ProveSeal,
+        });
+        uses::releases(context, &context.disks, End::Exported)?
+    } else {
+        uses::releases(context, &wiped, End::Destroyed)?
+    };
+    let destroys = wiped
         .iter()
         .map(|(name, disk)| Destroyed {
             disk: (*name).to_owned(),
@@ -29,10 +52,20 @@ pub(super) fn find(context: &Context<'_>, remarks: &mut Remarks) -> Result<Occup
             contents: contents::phrases(disk),
         })
         .collect();
-    for disk in context.disks.values() {
-        shared_pools(context, disk, remarks);
+    for disk in wiped.values() {
+        shared_pools(context, &wiped, disk, remarks);
     }
-    Ok(Occupancy { destroys, steps: releases.into_iter().map(step).collect() })
+    Ok(Occupancy { destroys, steps: releases.into_iter().map(step).collect(), proof })
+}
+
+/// Disks by the layout's name.
+type Disks<'a> = BTreeMap<&'a str, &'a Disk>;
+
+/// How an imported pool on the disks ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Destroyed,
+    Exported,
 }
 
 impl Occupancy {
@@ -69,11 +102,11 @@ impl Occupancy {
 }
 
 /// A pool that is not imported and has members elsewhere loses those on our disks.
-fn shared_pools(context: &Context<'_>, disk: &Disk, remarks: &mut Remarks) {
+fn shared_pools(context: &Context<'_>, wiped: &Disks<'_>, disk: &Disk, remarks: &mut Remarks) {
     for signature in disk.contents.all_signatures() {
         let Signature::ZfsMember { pool, guid, .. } = signature else { continue };
         for other in &context.inventory.disks {
-            let ours = context.disks.values().any(|target| target.devno == other.devno);
+            let ours = wiped.values().any(|target| target.devno == other.devno);
             let member = other.contents.all_signatures().any(
                 |theirs| matches!(theirs, Signature::ZfsMember { guid: theirs, .. } if theirs == guid),
             );
@@ -120,6 +153,9 @@ fn step(release: Release) -> Step {
         }
         Release::CloseMapper { name, .. } => {
             (format!("release:mapper:{name}"), format!("close /dev/mapper/{name}"))
+        }
+        Release::ExportPool { name, .. } => {
+            (format!("release:pool:{name}"), format!("export pool {name}"))
         }
         Release::DestroyPool { name, .. } => {
             (format!("release:pool:{name}"), format!("destroy the imported pool {name}"))

@@ -7,6 +7,7 @@
 use crate::refuse::refuse;
 use crate::words::{self, list};
 use crate::{Context, TARGET};
+use super::{Disks, End};
 use keystone_protocol::inventory::{Disk, Holder, ImportedPool, Mapper};
 use keystone_protocol::message::{Refusal, RefusalKind};
 use keystone_protocol::plan::{DeviceRef, Release};
@@ -16,12 +17,22 @@ use std::collections::BTreeSet;
 const OWN_DIRECTORY: &str = "/run/keystone";
 
 /// Everything that ends all uses of the disks, leaf first: mounts, swap, containers and pools.
-pub(super) fn releases(context: &Context<'_>) -> Result<Vec<Release>, Refusal> {
-    let uses = Uses::find(context);
+pub(super) fn releases(
+    context: &Context<'_>,
+    disks: &Disks<'_>,
+    end: End,
+) -> Result<Vec<Release>, Refusal> {
+    let uses = Uses::find(context, disks, end);
     uses.refuse_shared()?;
     uses.refuse_unknown_holders()?;
+    uses.refuse_foreign_pools()?;
     let mut releases = uses.unmounts()?;
-    releases.extend(uses.swapoffs());
+    if context.mode.formats() || context.mode.mounts() {
+        let all = Uses::find(context, &context.disks, end);
+        all.refuse_taken_names()?;
+        all.refuse_taken_target()?;
+    }
+    releases.extend(uses.swapoffs()?);
     uses.close_all(&mut releases);
     Ok(releases)
 }
@@ -29,6 +40,9 @@ pub(super) fn releases(context: &Context<'_>) -> Result<Vec<Release>, Refusal> {
 /// What depends on the disks, directly or not.
 struct Uses<'a> {
     context: &'a Context<'a>,
+    /// The disks whose uses end.
+    disks: &'a Disks<'a>,
+    end: End,
     /// Kernel names of everything that is made of the disks, the disks among them.
     devices: BTreeSet<&'a str>,
     mappers: Vec<&'a Mapper>,
@@ -36,14 +50,14 @@ struct Uses<'a> {
 }
 
 impl<'a> Uses<'a> {
-    fn find(context: &'a Context<'a>) -> Self {
+    fn find(context: &'a Context<'a>, disks: &'a Disks<'a>, end: End) -> Self {
         let mut devices: BTreeSet<&str> = BTreeSet::new();
-        for disk in context.disks.values() {
+        for disk in disks.values() {
             devices.insert(&disk.kernel_name);
             devices.extend(disk.contents.partitions.iter().map(|p| p.kernel_name.as_str()));
         }
         let inventory = context.inventory;
-        let mut uses = Uses { context, devices, mappers: Vec::new(), pools: Vec::new() };
+        let mut uses = Uses { context, disks, end, devices, mappers: Vec::new(), pools: Vec::new() };
         // Each turn follows the dependencies by one level; the last finds nothing.
         loop {
             let before = uses.devices.len() + uses.pools.len();
@@ -70,7 +84,7 @@ impl<'a> Uses<'a> {
     }
 
     fn disks(&self) -> impl Iterator<Item = (&'a str, &'a Disk)> {
-        self.context.disks.iter().map(|(name, disk)| (*name, *disk))
+        self.disks.iter().map(|(name, disk)| (*name, *disk))
     }
 
     /// What lives on other disks too is not ours to close.
@@ -109,7 +123,24 @@ impl<'a> Uses<'a> {
                 ));
             }
         }
-        self.refuse_taken_names()
+        Ok(())
+    }
+
+    /// Only pools of the layout are exported; what else was imported has its reasons.
+    fn refuse_foreign_pools(&self) -> Result<(), Refusal> {
+        let of_layout = |name: &str| self.context.layout.zpools.iter().any(|p| p.name == name);
+        let foreign = self.pools.iter().find(|pool| !of_layout(&pool.name));
+        match foreign.filter(|_| self.end == End::Exported) {
+            None => Ok(()),
+            Some(pool) => Err(refuse(
+                RefusalKind::TargetUnfit,
+                format!(
+                    "the pool {:?} is imported from a disk of the layout, which does not have it",
+                    pool.name
+                ),
+                format!("export it: zpool export {}", pool.name),
+            )),
+        }
     }
 
     /// Names that the layout needs and something else has.
@@ -209,8 +240,8 @@ impl<'a> Uses<'a> {
         Ok(())
     }
 
-    /// Unmounts what is mounted of the disks, deepest first; only below the target's root.
-    fn unmounts(&self) -> Result<Vec<Release>, Refusal> {
+    /// Where something of the disks is mounted.
+    fn mounts(&self) -> BTreeSet<&'a str> {
         let mut mounts: BTreeSet<&str> = BTreeSet::new();
         for (_, disk) in self.disks() {
             mounts.extend(holders(disk).filter_map(|holder| match holder {
@@ -220,7 +251,30 @@ impl<'a> Uses<'a> {
         }
         mounts.extend(self.mappers.iter().flat_map(|mapper| &mapper.mounts).map(String::as_str));
         mounts.extend(self.pools.iter().flat_map(|pool| &pool.mounts).map(String::as_str));
+        mounts
+    }
 
+    /// What is mounted below the target's root must be of the layout's disks.
+    fn refuse_taken_target(&self) -> Result<(), Refusal> {
+        let mounts = self.mounts();
+        let mut targets = self.context.inventory.target_mounts.iter();
+        // What was mounted into a target of ours goes with it.
+        match targets.find(|target| !mounts.iter().any(|ours| is_below(target, ours))) {
+            None => Ok(()),
+            Some(target) => Err(refuse(
+                RefusalKind::TargetUnfit,
+                format!(
+                    "something is mounted at {target} that is not on the disks of the layout, \
+                     and the installation needs {TARGET}"
+                ),
+                format!("unmount it: umount --recursive {target}"),
+            )),
+        }
+    }
+
+    /// Unmounts what is mounted of the disks, deepest first; only below the target's root.
+    fn unmounts(&self) -> Result<Vec<Release>, Refusal> {
+        let mut mounts = self.mounts();
         let own = |target: &str| is_below(target, TARGET) || is_below(target, OWN_DIRECTORY);
         if let Some(foreign) = mounts.iter().find(|target| !own(target)) {
             return Err(refuse(
@@ -230,19 +284,9 @@ impl<'a> Uses<'a> {
             ));
         }
         for target in self.context.inventory.target_mounts.iter().map(String::as_str) {
-            // What was mounted into a target of ours goes with it.
-            let known = mounts.iter().any(|ours| is_below(target, ours));
-            if !known {
-                return Err(refuse(
-                    RefusalKind::TargetUnfit,
-                    format!(
-                        "something is mounted at {target} that is not on the disks of the \
-                         layout, and the installation needs {TARGET}"
-                    ),
-                    format!("unmount it: umount --recursive {target}"),
-                ));
+            if mounts.iter().any(|ours| is_below(target, ours)) {
+                mounts.insert(target);
             }
-            mounts.insert(target);
         }
         let mut mounts: Vec<&str> = mounts.into_iter().collect();
         mounts.sort_by_key(|target| std::cmp::Reverse((depth(target), *target)));
@@ -252,15 +296,27 @@ impl<'a> Uses<'a> {
             .collect())
     }
 
-    fn swapoffs(&self) -> Vec<Release> {
+    /// Ends swapping to the layout's own partitions. Other swap is somebody's.
+    fn swapoffs(&self) -> Result<Vec<Release>, Refusal> {
         let mut releases = Vec::new();
         for (name, disk) in self.disks() {
             let swapped = |holders: &[Holder]| holders.contains(&Holder::Swap);
             if swapped(&disk.contents.holders) {
-                releases
-                    .push(Release::Swapoff { device: DeviceRef::Disk { disk: name.to_owned() } });
+                return Err(swap(words::disk(&disk.identity), &disk.kernel_name));
             }
             for partition in disk.contents.partitions.iter().filter(|p| swapped(&p.holders)) {
+                let layout = self.context.layout.disks.iter().find(|disk| disk.name == name);
+                let own = |label| {
+                    layout.is_some_and(|disk| disk.table.partitions.iter().any(|p| p.label == label))
+                };
+                if !partition.label.as_deref().is_some_and(own) {
+                    let number = partition.number;
+                    let shown = words::disk(&disk.identity);
+                    return Err(swap(
+                        format!("partition {number} of {shown}"),
+                        &partition.kernel_name,
+                    ));
+                }
                 releases.push(Release::Swapoff {
                     device: DeviceRef::Partition {
                         disk: name.to_owned(),
@@ -269,7 +325,16 @@ impl<'a> Uses<'a> {
                 });
             }
         }
-        releases
+        for name in self.context.inventory.swaps.iter().filter(|name| self.has(name)) {
+            let mapper = self.mappers.iter().find(|mapper| mapper.kernel_name == *name);
+            let volume = self.pools.iter().find_map(|pool| pool.volumes.get(whole(name)));
+            if let Some(mapper) = mapper {
+                return Err(swap(format!("/dev/mapper/{}", mapper.name), name));
+            } else if let Some(dataset) = volume {
+                return Err(swap(format!("the volume {dataset}"), name));
+            }
+        }
+        Ok(releases)
     }
 
     /// Closes mappers and pools, each after everything that is made of it.
@@ -301,13 +366,25 @@ impl<'a> Uses<'a> {
                 for volume in pool.volumes.keys() {
                     self.close_above(volume, releases, done);
                 }
-                releases.push(Release::DestroyPool {
-                    name: pool.name.clone(),
-                    guid: pool.guid.clone(),
+                let (name, guid) = (pool.name.clone(), pool.guid.clone());
+                releases.push(match self.end {
+                    End::Destroyed => Release::DestroyPool { name, guid },
+                    End::Exported => {
+                        let members = self.context.layout.members(&name);
+                        Release::ExportPool { name, guid, members }
+                    }
                 });
             }
         }
     }
+}
+
+fn swap(what: String, kernel_name: &str) -> Refusal {
+    refuse(
+        RefusalKind::TargetUnfit,
+        format!("{what}, on a disk of the layout, is active swap"),
+        format!("stop swapping to it: swapoff /dev/{kernel_name}"),
+    )
 }
 
 /// Holders of a disk and its partitions.

@@ -1,5 +1,6 @@
 //! Plans and refusals for a made-up machine.
 
+mod modes;
 mod occupied;
 mod refusals;
 mod steps;

@@ -4,7 +4,7 @@ use super::*;
 use keystone_protocol::message::RefusalKind;
 use std::collections::BTreeMap;
 
-fn partition(number: u32, label: &str, size: u64) -> Partition {
+pub(super) fn partition(number: u32, label: &str, size: u64) -> Partition {
     Partition {
         number,
         kernel_name: format!("vda{number}"),
@@ -14,11 +14,12 @@ fn partition(number: u32, label: &str, size: u64) -> Partition {
         guid: Some(format!("00000000-0000-0000-0000-00000000000{number}")),
         label: Some(label.into()),
         signatures: Vec::new(),
+        nixos: None,
         holders: Vec::new(),
     }
 }
 
-fn member(pool: &str, guid: &str) -> Signature {
+pub(super) fn member(pool: &str, guid: &str) -> Signature {
     Signature::ZfsMember {
         pool: pool.into(),
         guid: guid.into(),
@@ -30,7 +31,7 @@ fn member(pool: &str, guid: &str) -> Signature {
 }
 
 /// Installed before, closed.
-fn installed() -> Case {
+pub(super) fn installed() -> Case {
     Case::new(SINGLE).with(|case| {
         let mut esp = partition(1, "disk-root-ESP", 1 << 30);
         esp.signatures = vec![Signature::Filesystem {
@@ -38,6 +39,12 @@ fn installed() -> Case {
             label: None,
             uuid: Some("9C2E-11AF".into()),
         }];
+        esp.nixos = Some(InstalledNixos {
+            generation: 7,
+            toplevel: None,
+            hostname: Some("vault".into()),
+            version: Some("Generation 7 NixOS 25.05, built on 2025-06-01".into()),
+        });
         let mut zfs = partition(2, "disk-root-zfs", 11 << 30);
         zfs.signatures = vec![member("rpool", "1234")];
         let swap = partition(3, "disk-root-encryptedSwap", 8 << 30);
@@ -51,7 +58,7 @@ fn installed() -> Case {
 }
 
 /// An installation that was killed with everything open.
-fn interrupted() -> Case {
+pub(super) fn interrupted() -> Case {
     installed().with(|case| {
         let pool = |name: &str| Holder::Pool { name: name.into(), guid: "1234".into() };
         let partitions = &mut case.disk("vda").contents.partitions;
@@ -163,7 +170,7 @@ fn a_pool_in_a_container_is_closed_before_it() {
 
 #[test]
 fn what_others_use_is_refused_though_erasing_was_agreed_to() {
-    let cases: [(&str, Change); 9] = [
+    let cases: [(&str, Change); 12] = [
         ("a pool on another disk too", |case| {
             case.inventory.pools[0].devices.push("vdb".into());
         }),
@@ -185,6 +192,17 @@ fn what_others_use_is_refused_though_erasing_was_agreed_to() {
             case.inventory.pools.clear();
             case.inventory.mappers.clear();
         }),
+        ("foreign swap", |case| {
+            case.disk("vda").contents.partitions[2].label = Some("old-swap".into());
+        }),
+        ("swap on the whole disk", |case| {
+            case.inventory.pools.clear();
+            case.inventory.mappers.clear();
+            case.inventory.target_mounts.clear();
+            case.disk("vda").contents =
+                Contents { holders: vec![Holder::Swap], ..Contents::default() };
+        }),
+        ("swap on a volume", |case| case.inventory.swaps = vec!["vda3".into(), "zd0".into()]),
         ("the target taken by something else", |case| {
             case.inventory.target_mounts = vec!["/mnt/usb".into()];
             case.inventory.pools.clear();

@@ -30,7 +30,22 @@ fn disks() {
         ("no disk at all", TargetUnfit, |case| {
             case.inventory.disks.retain(|disk| disk.boot_medium);
         }),
-        ("the boot medium", TargetUnfit, |case| named(case, "/dev/sr0")),
+        ("the boot medium", TargetUnfit, |case| named(case, "serial:QM00003")),
+        ("a kernel name typed", TargetUnfit, |case| named(case, "/dev/vda")),
+        ("a kernel name of nothing", TargetUnfit, |case| named(case, "/dev/sdq")),
+        ("the largest of two", TargetUnfit, |case| named(case, "size:largest")),
+        ("no such size", TargetUnfit, |case| named(case, "size:20G")),
+        ("no such model", TargetUnfit, |case| named(case, "model:WD Red")),
+        ("the smallest is not enough", TargetUnfit, |case| {
+            case.disk("vdc").identity.size = 4 * GIB;
+            named(case, "size:smallest");
+        }),
+        ("one model, several disks", TargetUnfit, |case| {
+            for disk in ["vda", "vdb"] {
+                case.disk(disk).identity.model = Some("QEMU HARDDISK".into());
+            }
+            named(case, "model:qemu harddisk");
+        }),
         ("write-protected", TargetUnfit, |case| case.disk("vda").read_only = true),
         ("odd sectors", TargetUnfit, |case| case.disk("vda").identity.sector_size = 520),
         ("two disks", TargetUnfit, |case| {

@@ -119,9 +119,24 @@ fn a_hash_depends_on_what_is_done_and_not_on_what_changes_by_itself() {
 #[test]
 fn a_disk_is_found_by_whatever_names_it() {
     let by_layout = Case::new(SINGLE).plan();
-    for word in ["/dev/disk/by-id/virtio-a", "virtio-a", "a", "serial:a", "/dev/vdb"] {
+    for word in [
+        "/dev/disk/by-id/virtio-a",
+        "virtio-a",
+        "a",
+        "serial:a",
+        "by-id:virtio-a",
+        "path:pci-0000:00:05.0",
+        "wwn:0X5000C500A1",
+        "wwn:5000c500a1",
+        "model:samsung SSD 990_PRO",
+        "size:largest",
+    ] {
         let case = Case::new(SINGLE).with(|case| {
             case.options.disks.insert("root".into(), word.into());
+            let disk = &mut case.disk("vdb").identity;
+            disk.wwn = Some("0x5000c500a1".into());
+            disk.model = Some("Samsung SSD 990 PRO".into());
+            disk.size += 512 << 20;
         });
         assert_eq!(case.plan().basis.disks["root"].name, "virtio-a", "{word}");
     }
@@ -142,7 +157,7 @@ fn each_warning_and_note_is_said() {
     assert_eq!(quiet.warnings, [""; 0]);
     for change in [
         (|case| {
-            case.options.disks.insert("root".into(), "/dev/vda".into());
+            case.layout = case.layout.replace("/dev/disk/by-id/virtio-target", "/dev/vda");
         }) as Change,
         |case| case.inventory.system.clock = 86_400,
         |case| case.inventory.firmware.efi_variables = false,

@@ -41,6 +41,9 @@ pub struct Disk {
     pub rotational: bool,
     /// Whether it is write-protected.
     pub read_only: bool,
+    /// Whether it can be told to forget what is on it (discard, TRIM).
+    #[serde(default)]
+    pub discard: bool,
     /// Whether the running system was booted from it.
     pub boot_medium: bool,
     /// What is on it.
@@ -110,8 +113,24 @@ pub struct Partition {
     pub label: Option<String>,
     /// What is on it.
     pub signatures: Vec<Signature>,
+    /// The NixOS that boots from it, as its boot entries say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nixos: Option<InstalledNixos>,
     /// Who uses it.
     pub holders: Vec<Holder>,
+}
+
+/// A NixOS that is installed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstalledNixos {
+    /// Its newest generation that can be booted.
+    pub generation: u32,
+    /// That generation's system.
+    pub toplevel: Option<String>,
+    /// Its host name, from the system's own name.
+    pub hostname: Option<String>,
+    /// What the boot menu says it is (`Generation 7 NixOS 25.05 …`).
+    pub version: Option<String>,
 }
 
 /// Something recognised by its magic.

@@ -36,6 +36,9 @@ pub struct Inventory {
     pub pools: Vec<ImportedPool>,
     /// Device-mapper devices that are open now.
     pub mappers: Vec<Mapper>,
+    /// Kernel names of the block devices that are active swap.
+    #[serde(default)]
+    pub swaps: Vec<String>,
     /// What is mounted at or below `/mnt`, outermost first.
     pub target_mounts: Vec<String>,
 }

@@ -11,6 +11,9 @@ pub struct Disk {
     pub name: String,
     /// `/dev/disk/by-id/…` as a rule; may be overridden by the operator.
     pub device: String,
+    /// Whether what is on it may be destroyed (disko's `destroy`); else what is there is kept,
+    /// and what is missing made.
+    pub destroy: bool,
     /// Its partition table.
     pub table: Gpt,
 }
@@ -24,12 +27,7 @@ impl Disk {
         // Only disko's image builder looks at these.
         object.string_opt("imageName")?;
         object.string_opt("imageSize")?;
-        if object.bool_opt("destroy")? == Some(false) {
-            return Err(LayoutError::not_supported(
-                object.path_of("destroy"),
-                "keeping what is on a disk is",
-            ));
-        }
+        let destroy = object.bool_opt("destroy")?.unwrap_or(true);
         let content_path = object.path_of("content");
         let Some(mut content) = object.child_opt("content")? else {
             return Err(LayoutError::Missing { path: object.path().into(), attribute: "content" });
@@ -47,6 +45,6 @@ impl Disk {
         if device.is_empty() {
             return Err(LayoutError::invalid(format!("disk.{name}.device"), "is empty"));
         }
-        Ok(Disk { name: name.to_owned(), device, table })
+        Ok(Disk { name: name.to_owned(), device, destroy, table })
     }
 }

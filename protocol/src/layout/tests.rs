@@ -149,7 +149,6 @@ fn what_disko_has_and_this_version_has_not_is_named() {
         refused(&with(&format!("{esp}/content/postMountHook"), "touch /mnt/x".into())),
         refused(&with(&format!("{esp}/hybrid"), serde_json::json!({}))),
         refused(&with("/disk/root/content/type", "table".into())),
-        refused(&with("/disk/root/destroy", false.into())),
         refused(&with(
             "/disk/root/content/partitions/encryptedSwap/content/randomEncryption",
             false.into(),

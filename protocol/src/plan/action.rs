@@ -1,8 +1,9 @@
 //! The kinds of steps and their parameters.
 
 use super::{
-    ArrayPlan, ContainerUnlock, DatasetKey, DeviceRef, HookPlan, KeyFile, LogicalVolumePlan,
-    LuksFormat, LuksOpen, MbrTable, MountPlan, PartitionTable, PoolPlan, SwapDiscard,
+    ArrayPlan, ContainerUnlock, DatasetKey, DeviceRef, HookPlan, ImportPlan, KeyFile,
+    LogicalVolumePlan, LuksFormat, LuksOpen, MbrTable, MountPlan, PartitionTable, PoolPlan,
+    SwapDiscard,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -17,11 +18,16 @@ pub enum Action {
     WipeDisk {
         /// The layout's name of the disk.
         disk: String,
+        /// Whether the disk is told to forget everything on it first.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        discard: bool,
     },
     /// Writes a GPT.
     Partition(PartitionTable),
     /// Writes an MBR partition table.
     PartitionMbr(MbrTable),
+    /// Checks that the partitions are as the plan says, and keeps them.
+    FindPartitions(PartitionTable),
     /// Makes a FAT32 file system.
     MakeVfat {
         /// Where.
@@ -115,6 +121,8 @@ pub enum Action {
     Hook(HookPlan),
     /// Makes a pool.
     CreatePool(PoolPlan),
+    /// Imports a pool that is there; its members are on the layout's disks and no others.
+    ImportPool(ImportPlan),
     /// Makes a volume.
     CreateVolume {
         /// The dataset.
@@ -148,6 +156,18 @@ pub enum Action {
         #[serde(default)]
         open: LuksOpen,
     },
+    /// Opens a container that is there: by the TPM, by the layout's key file, or by a password or
+    /// recovery key that is asked for. Left out if nothing needs what is in it.
+    OpenLuks {
+        /// Where.
+        device: DeviceRef,
+        /// Mapper name.
+        name: String,
+        /// The layout's key file, tried too if it can be read.
+        key_file: Option<KeyFile>,
+        /// Whether one is made, as by [`Action::FormatLuks`], if nothing is there.
+        make: bool,
+    },
     /// Makes the lasting keyslots, opens each in a test, removes the ephemeral one.
     Enroll {
         /// The container's device.
@@ -162,6 +182,17 @@ pub enum Action {
     },
     /// Makes the raw key of an encrypted dataset in a file system, once, and reads it back.
     CreateKey {
+        /// The file system that keeps it.
+        device: DeviceRef,
+        /// File name at the file system's root.
+        file: String,
+        /// Length in bytes.
+        bytes: u32,
+    },
+    /// Loads the raw key of an encrypted dataset.
+    LoadKey {
+        /// The dataset.
+        dataset: String,
         /// The file system that keeps it.
         device: DeviceRef,
         /// File name at the file system's root.
@@ -247,6 +278,15 @@ pub enum Release {
         name: String,
         /// Its UUID.
         uuid: String,
+    },
+    /// Exports an imported pool of the layout, and proves it from the labels.
+    ExportPool {
+        /// Its name.
+        name: String,
+        /// Its GUID, decimal.
+        guid: String,
+        /// Its members.
+        members: Vec<DeviceRef>,
     },
     /// Destroys an imported pool that lives only on disks the plan destroys.
     DestroyPool {

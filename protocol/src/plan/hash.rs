@@ -12,6 +12,11 @@ pub fn basis_hash(basis: &Basis) -> String {
 }
 
 impl Plan {
+    /// Whether its last step proves that everything is closed.
+    pub fn is_sealed(&self) -> bool {
+        matches!(self.steps.last(), Some(step) if step.action == super::Action::ProveSeal)
+    }
+
     /// Whether `hash` still is the hash of the plan's basis, and the basis lists its steps.
     pub fn is_consistent(&self) -> bool {
         basis_hash(&self.basis) == self.hash

@@ -37,6 +37,20 @@ pub struct PoolPlan {
     pub features: Vec<String>,
 }
 
+/// A pool that is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImportPlan {
+    /// Its name.
+    pub name: String,
+    /// Its GUID, decimal; `None` if it can't be seen before a container is open: then all
+    /// members must be of one pool of that name.
+    pub guid: Option<String>,
+    /// The devices that it is looked for on, and no others.
+    pub members: Vec<DeviceRef>,
+    /// Import it although another host had it last and did not export it.
+    pub any_host: bool,
+}
+
 /// A top-level vdev.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "vdev", rename_all = "kebab-case")]

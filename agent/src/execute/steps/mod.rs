@@ -3,6 +3,7 @@
 //! | module | steps |
 //! |---|---|
 //! | [`release`] | ending what uses the disks, wiping them |
+//! | [`existing`] | what is there already: partitions, pools, containers, keys |
 //! | [`storage`] | partition tables, file systems, swap, mounts |
 //! | [`volumes`] | software RAID, LVM |
 //! | [`pools`] | pools, volumes, datasets, snapshots |
@@ -11,6 +12,7 @@
 //! | [`system`] | closure, profile, host key, bootloader |
 //! | [`finish`] | report, unmounting, export, proof |
 
+mod existing;
 mod finish;
 mod hooks;
 mod pools;
@@ -25,6 +27,7 @@ use super::journal::JournalError;
 use super::machine::ResolveError;
 use super::supplies::SupplyError;
 use super::{Execution, StepResult};
+use crate::ensure::Ensured;
 use keystone_protocol::plan::{Action, Step};
 use thiserror::Error;
 
@@ -52,6 +55,12 @@ pub enum StepError {
     Mount(#[from] crate::mount::MountError),
     #[error(transparent)]
     Luks(#[from] crate::luks::LuksError),
+    #[error("a raw key of a dataset has 32 bytes, this one {0}")]
+    KeyLength(usize),
+    #[error(transparent)]
+    Unlock(#[from] Box<crate::luks::unlock::UnlockError<SupplyError>>),
+    #[error(transparent)]
+    Label(#[from] existing::LabelError),
     #[error(transparent)]
     Tpm(#[from] crate::tpm2::TpmError),
     #[error(transparent)]
@@ -123,10 +132,21 @@ impl StepError {
 /// Runs one step.
 pub(super) fn run(run: &mut Execution<'_>, step: &Step) -> StepResult {
     let id = step.id.as_str();
+    if existing::is_left_out(run, &step.action) {
+        return Ok(Ensured::AlreadySo);
+    }
     match &step.action {
         Action::Release(what) => release::release(run, what),
-        Action::WipeDisk { disk } => release::wipe(run, disk),
+        Action::WipeDisk { disk, discard } => release::wipe(run, disk, *discard),
         Action::Partition(table) => storage::partition(run, table),
+        Action::FindPartitions(table) => existing::partitions(run, table),
+        Action::ImportPool(pool) => existing::import(run, pool),
+        Action::OpenLuks { device, name, key_file, make } => {
+            existing::open(run, device, name, key_file.as_ref(), *make)
+        }
+        Action::LoadKey { dataset, device, file, bytes } => {
+            existing::load_key(run, dataset, device, file, *bytes)
+        }
         Action::PartitionMbr(table) => storage::partition_mbr(run, table),
         Action::MakeVfat { device, label } => storage::make_vfat(run, device, label.as_deref()),
         Action::MakeFilesystem { device, fstype, extra_args } => {

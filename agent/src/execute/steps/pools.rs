@@ -87,7 +87,12 @@ pub(super) fn create_dataset(
     properties: &BTreeMap<String, String>,
     key: Option<&DatasetKey>,
 ) -> StepResult {
-    let key = key.map(|key| key_of(run, key)).transpose()?;
+    // A container that is left out keeps a key that is loaded.
+    let left_out = |key: &&DatasetKey| match key {
+        DatasetKey::Made { device, .. } => run.machine.is_left_out_device(device),
+        DatasetKey::File { .. } | DatasetKey::Asked => false,
+    };
+    let key = key.filter(|key| !left_out(key)).map(|key| key_of(run, key)).transpose()?;
     Ok(run.machine.zfs()?.ensure_dataset(dataset, properties, key.as_ref())?)
 }
 

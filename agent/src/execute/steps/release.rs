@@ -2,8 +2,8 @@
 
 use crate::execute::{Execution, StepResult};
 use crate::block::find;
-use crate::{block, luks, mount};
-use keystone_protocol::plan::Release;
+use crate::{block, luks, mount, seal};
+use keystone_protocol::plan::{DeviceRef, Release};
 use std::path::Path;
 
 /// Ends one use.
@@ -19,6 +19,18 @@ pub(super) fn release(run: &mut Execution<'_>, what: &Release) -> StepResult {
                 None => Ok(luks::close(name)?),
             }
         }
+        Release::ExportPool { name, guid, members } => {
+            let number = guid.parse().map_err(|_| super::StepError::PoolGuid(guid.clone()))?;
+            let mut devices = Vec::new();
+            for member in members {
+                // A member in a container can't be asked any more once that is closed.
+                if let DeviceRef::Partition { .. } | DeviceRef::Disk { .. } = member {
+                    devices.push(run.machine.node(member)?.path);
+                }
+            }
+            run.machine.pool_found(name, number, devices);
+            Ok(seal::export(run.machine.zfs()?, name)?)
+        }
         Release::DestroyPool { name, guid } => {
             let number = guid.parse().map_err(|_| super::StepError::PoolGuid(guid.clone()))?;
             Ok(run.machine.zfs()?.ensure_destroyed(name, number)?)
@@ -27,9 +39,9 @@ pub(super) fn release(run: &mut Execution<'_>, what: &Release) -> StepResult {
 }
 
 /// Removes all signatures from a disk and its partitions, and the table.
-pub(super) fn wipe(run: &mut Execution<'_>, disk: &str) -> StepResult {
+pub(super) fn wipe(run: &mut Execution<'_>, disk: &str, discard: bool) -> StepResult {
     let kernel_name = run.machine.disk(disk)?;
-    let ensured = block::wipe::disk(run.machine.roots(), kernel_name)?;
+    let ensured = block::wipe::disk(run.machine.roots(), kernel_name, discard)?;
     run.machine.wiped(disk);
     Ok(ensured)
 }

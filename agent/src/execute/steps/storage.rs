@@ -14,7 +14,7 @@ use std::path::Path;
 pub(super) fn partition(run: &mut Execution<'_>, table: &PartitionTable) -> StepResult {
     let node = run.machine.node(&table.device)?;
     let (ensured, ids) = gpt::ensure(run.machine.roots(), &node.name, table)?;
-    run.machine.partitioned(table, ids);
+    run.machine.partitioned(table, ids, ensured);
     Ok(ensured)
 }
 

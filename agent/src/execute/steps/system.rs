@@ -57,6 +57,7 @@ pub(super) fn install_bootloader(
     step: &str,
     toplevel: &str,
 ) -> StepResult {
+    run.machine.boot_loader_begins();
     let cancel = run.cancel.clone();
     let system = activation::System::new(TARGET, toplevel);
     let mut line = |phase: Phase, line: &str| run.output(step, &format!("{phase}: {line}"));

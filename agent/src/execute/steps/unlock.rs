@@ -9,7 +9,9 @@ use crate::luks::enroll::{self, Tpm2Policy};
 use crate::tpm2::Tpm;
 use crate::tpm2::seal::PcrPolicy;
 use crate::{filesystem, luks};
-use keystone_protocol::plan::{ContainerUnlock, DeviceRef, KeyFile, LuksFormat, LuksOpen};
+use keystone_protocol::plan::{
+    Action, ContainerUnlock, DatasetKey, DeviceRef, KeyFile, LuksFormat, LuksOpen,
+};
 use keystone_protocol::secret::Secret;
 use std::collections::BTreeMap;
 
@@ -43,9 +45,33 @@ pub(super) fn create_key(
     bytes: u32,
 ) -> StepResult {
     let node = run.machine.node(device)?;
-    let (ensured, key) = filesystem::key::ensure(run.machine.roots(), &node, file, bytes)?;
+    let (ensured, key) = if its_dataset_is_there(run, device, file)? {
+        // It has its key, and no other would open it.
+        let key = filesystem::key::existing(run.machine.roots(), &node, file, bytes)?;
+        (Ensured::AlreadySo, key)
+    } else {
+        filesystem::key::ensure(run.machine.roots(), &node, file, bytes)?
+    };
     run.machine.key_made(device, file, key);
     Ok(ensured)
+}
+
+fn its_dataset_is_there(
+    run: &mut Execution<'_>,
+    device: &DeviceRef,
+    file: &str,
+) -> Result<bool, StepError> {
+    for step in &run.plan.steps {
+        if let Action::CreateDataset { dataset, key: Some(DatasetKey::Made { device: on, file: of }), .. } =
+            &step.action
+            && on == device
+            && of == file
+            && run.machine.zfs()?.exists(dataset)?
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Makes the lasting keyslots, opens each in a test, removes the ephemeral one.
@@ -104,7 +130,7 @@ pub(super) fn enroll_slots(
     Ok(Ensured::Created)
 }
 
-fn read_key_file(file: &KeyFile) -> Result<Secret, StepError> {
+pub(super) fn read_key_file(file: &KeyFile) -> Result<Secret, StepError> {
     luks::key_file::read(file)
         .map_err(|source| StepError::KeyFile { path: file.path.clone(), source })
 }
