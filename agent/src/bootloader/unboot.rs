@@ -74,7 +74,8 @@ mod tests {
         let mut removed = remove_entries(&variables, ours).unwrap();
         removed.sort_unstable();
         assert_eq!(removed, [1, 7]);
-        assert_eq!(fs::read(file("BootOrder")).unwrap(), [7, 0, 0, 0, 2, 0]);
+        // Other than a variable, a plain file keeps what is behind what was written.
+        assert!(fs::read(file("BootOrder")).unwrap().starts_with(&[7, 0, 0, 0, 2, 0]));
         assert!(!file("BootNext").exists() && !file("Boot0001").exists());
         assert!(file("Boot0002").exists());
         assert!(remove_entries(&variables, ours).unwrap().is_empty());

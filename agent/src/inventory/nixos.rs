@@ -61,10 +61,12 @@ fn generation(name: &str) -> Option<u32> {
 /// with a digit (nixpkgs `nixos/modules/system/activation/top-level.nix`).
 fn hostname(toplevel: &str) -> Option<String> {
     let (_, name) = toplevel.split_once("-nixos-system-")?;
-    let version = name
-        .match_indices('-')
-        .map(|(at, _)| at)
-        .find(|at| name[at + 1..].starts_with(|c: char| c.is_ascii_digit()) && name[at + 1..].contains('.'))?;
+    let is_version = |text: &str| {
+        let first = text.split('-').next().unwrap_or_default();
+        first.starts_with(|c: char| c.is_ascii_digit()) && first.contains('.')
+    };
+    let mut dashes = name.match_indices('-').map(|(at, _)| at);
+    let version = dashes.find(|at| is_version(&name[at + 1..]))?;
     Some(name[..version].to_owned()).filter(|name| !name.is_empty())
 }
 
