@@ -124,7 +124,8 @@ impl Session<'_> {
                 Some("look at the new plan (`keystone plan`) and confirm that one".to_owned()),
             ));
         }
-        let told = (request.closure.paths, request.closure.nar_bytes);
+        let closure = request.closure.as_ref();
+        let told = closure.map_or((0, 0), |closure| (closure.paths, closure.nar_bytes));
         let sent = (manifest.paths.len() as u64, manifest.nar_bytes());
         if told != sent {
             return self.send(&refused(
