@@ -225,11 +225,25 @@ impl Group {
     }
 
     /// Ends all volumes of the group and sees them gone; tried again, bounded, while one is busy.
+    /// Without members any group of that name is meant.
     ///
     /// # Errors
     /// [`LvmError::Busy`] with what is still there.
     pub fn deactivate(&self, roots: &Roots, say: Say<'_>) -> Result<Ensured> {
-        deactivate(roots, &self.name, say)
+        if active(roots, &self.name).is_empty() {
+            return Ok(Ensured::AlreadySo);
+        }
+        wait(&format!("the volumes of {} to be free", self.name), BUSY_BOUND, || {
+            let run = lvm("vgchange", &self.members)?;
+            let said = run.args(["--activate", "n"]).arg(&self.name).run(say);
+            match (said, active(roots, &self.name)) {
+                (_, left) if left.is_empty() => Ok(Poll::Ready(())),
+                (Err(error @ ToolError::Failed { .. }), _) => Ok(Poll::Pending(error.to_string())),
+                (Err(error), _) => Err(LvmError::from(error)),
+                (Ok(_), left) => Ok(Poll::Pending(format!("{} are still there", left.join(", ")))),
+            }
+        })?;
+        Ok(Ensured::Created)
     }
 
     fn report(
@@ -250,41 +264,23 @@ impl Group {
     }
 }
 
-/// Ends all volumes of the group of that name and sees them gone.
-///
-/// # Errors
-/// [`LvmError::Busy`] with what is still there.
-pub fn deactivate(roots: &Roots, group: &str, say: Say<'_>) -> Result<Ensured> {
-    if active(roots, group).is_empty() {
-        return Ok(Ensured::AlreadySo);
-    }
-    let program = tool::need("lvm")?;
-    wait(&format!("the volumes of {group} to be free"), BUSY_BOUND, || {
-        let said = command(&program, "vgchange").args(["--activate", "n"]).arg(group).run(say);
-        match (said, active(roots, group)) {
-            (_, left) if left.is_empty() => Ok(Poll::Ready(())),
-            (Err(error @ ToolError::Failed { .. }), _) => Ok(Poll::Pending(error.to_string())),
-            (Err(error), _) => Err(LvmError::from(error)),
-            (Ok(_), left) => Ok(Poll::Pending(format!("{} are still there", left.join(", ")))),
-        }
-    })?;
-    Ok(Ensured::Created)
-}
-
 /// Device-mapper names of a group's volumes that are there now, hidden ones included.
 pub fn active(roots: &Roots, group: &str) -> Vec<String> {
+    let devices = active_devices(roots, group).into_iter();
+    devices.filter_map(|device| sysfs::mapper_name(roots, &device)).collect()
+}
+
+/// Kernel names of the same.
+pub fn active_devices(roots: &Roots, group: &str) -> Vec<String> {
     let prefix = format!("{}-", escaped(group));
-    sysfs::whole_devices(roots)
-        .into_iter()
-        .filter(|name| {
-            sysfs::attribute(roots, name, "dm/uuid").is_some_and(|uuid| uuid.starts_with(DM_UUID))
-        })
-        .filter_map(|name| sysfs::mapper_name(roots, &name))
-        .filter(|name| {
-            // In `a--b-c` only the single dash ends the group's name.
-            name.strip_prefix(&prefix).is_some_and(|rest| !rest.starts_with('-'))
-        })
-        .collect()
+    let is_volume = |device: &String| {
+        let uuid = sysfs::attribute(roots, device, "dm/uuid").unwrap_or_default();
+        let name = sysfs::mapper_name(roots, device).unwrap_or_default();
+        // In `a--b-c` only the single dash ends the group's name.
+        let rest = name.strip_prefix(&prefix);
+        uuid.starts_with(DM_UUID) && rest.is_some_and(|rest| !rest.starts_with('-'))
+    };
+    sysfs::whole_devices(roots).into_iter().filter(is_volume).collect()
 }
 
 /// The device-mapper name of a volume: dashes are doubled, one joins group and volume (lvm2

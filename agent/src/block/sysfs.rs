@@ -4,6 +4,7 @@
 //! bytes whatever the device's sectors are.
 
 use super::{DevNo, Roots};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
@@ -103,6 +104,21 @@ pub fn slaves(roots: &Roots, name: &str) -> Vec<String> {
     names_in(dir(roots, name).join("slaves"))
 }
 
+/// The disks that a device lies on in the end: through mappers and RAIDs, down to what is made of
+/// nothing else. A disk or partition lies on its disk.
+pub fn disks_below(roots: &Roots, name: &str) -> BTreeSet<String> {
+    let slaves = slaves(roots, name);
+    if slaves.is_empty() {
+        // A partition of something that has slaves itself lies on those.
+        return match disk_of(roots, name) {
+            Some(disk) if disk != name => disks_below(roots, &disk),
+            Some(disk) => BTreeSet::from([disk]),
+            None => BTreeSet::from([name.to_owned()]),
+        };
+    }
+    slaves.iter().flat_map(|slave| disks_below(roots, slave)).collect()
+}
+
 /// A device-mapper device's name, if it is one.
 pub fn mapper_name(roots: &Roots, name: &str) -> Option<String> {
     attribute(roots, name, "dm/name")
@@ -141,6 +157,40 @@ pub(crate) mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         }
+    }
+
+    #[test]
+    fn what_lies_on_several_disks_lies_on_all_of_them() {
+        let root = tempfile::tempdir().unwrap();
+        tree(
+            root.path(),
+            &[
+                ("sys/block/vda/vda1/partition", "1"),
+                ("sys/block/vdb/vdb1/partition", "1"),
+                ("sys/block/md127/slaves/dm-0/x", ""),
+                ("sys/block/md127/slaves/vdb1/x", ""),
+                ("sys/block/md127/md127p1/partition", "1"),
+                ("sys/block/dm-0/slaves/vda1/x", ""),
+            ],
+        );
+        let sys = root.path().join("sys");
+        fs::create_dir_all(sys.join("class/block")).unwrap();
+        for (name, at) in [
+            ("vda", "vda"),
+            ("vda1", "vda/vda1"),
+            ("vdb", "vdb"),
+            ("vdb1", "vdb/vdb1"),
+            ("md127", "md127"),
+            ("md127p1", "md127/md127p1"),
+            ("dm-0", "dm-0"),
+        ] {
+            symlink(sys.join("block").join(at), sys.join("class/block").join(name)).unwrap();
+        }
+        let roots = Roots::below(root.path());
+        let below = |name| disks_below(&roots, name).into_iter().collect::<Vec<_>>();
+        assert_eq!(below("md127p1"), ["vda", "vdb"]);
+        assert_eq!(below("dm-0"), ["vda"]);
+        assert_eq!(below("vdb1"), ["vdb"]);
     }
 
     #[test]

@@ -9,12 +9,14 @@
 //! | [`load_option`] | what a `Boot####` variable says, read and written: pure |
 //! | [`variables`] | EFI variables, read and written |
 //! | [`check`](mod@check) | reads the ESP, compares it with the store |
+//! | [`copy`] | the same on another disk |
 //! | [`unboot`] | the opposite: a disk whose installation failed must not boot |
 //!
 //! Only systemd-boot with its entries in files is known. Of other boot loaders it is said that
 //! they are not.
 
 pub mod check;
+pub mod copy;
 pub mod load_option;
 pub mod loader;
 pub mod unboot;

@@ -127,6 +127,26 @@ impl Variables {
         partition: &Partition,
         path: &str,
     ) -> Result<u16, VariablesError> {
+        self.insert_boot_entry(description, partition, path, true)
+    }
+
+    /// As [`Variables::add_boot_entry`], last in the firmware's order.
+    pub fn append_boot_entry(
+        &self,
+        description: &str,
+        partition: &Partition,
+        path: &str,
+    ) -> Result<u16, VariablesError> {
+        self.insert_boot_entry(description, partition, path, false)
+    }
+
+    fn insert_boot_entry(
+        &self,
+        description: &str,
+        partition: &Partition,
+        path: &str,
+        first: bool,
+    ) -> Result<u16, VariablesError> {
         let list = |source| VariablesError { action: "list", name: "Boot####".to_owned(), source };
         let mut taken = std::collections::BTreeSet::new();
         for file in std::fs::read_dir(&self.dir).map_err(list)? {
@@ -138,8 +158,12 @@ impl Variables {
         let data = load_option::encode(description, partition, path);
         self.write(&format!("Boot{number:04X}"), GLOBAL, &data)?;
         let order = self.read("BootOrder", GLOBAL)?.unwrap_or_default();
-        let rest = order.chunks_exact(2).filter(|pair| **pair != number.to_le_bytes()).flatten();
-        let order: Vec<u8> = number.to_le_bytes().iter().chain(rest).copied().collect();
+        let own = number.to_le_bytes();
+        let rest = order.chunks_exact(2).filter(|pair| **pair != own).flatten().copied();
+        let order: Vec<u8> = match first {
+            true => own.into_iter().chain(rest).collect(),
+            false => rest.chain(own).collect(),
+        };
         self.write("BootOrder", GLOBAL, &order)?;
         Ok(number)
     }

@@ -56,6 +56,14 @@ pub enum ResolveError {
     /// A RAID that does not run any more.
     #[error("the RAID {0:?} is not running")]
     ArrayStopped(String),
+    /// What would be closed is not only on the plan's disks.
+    #[error("{device} is also on {disk}, which is no disk of the plan: it is left alone")]
+    NotOurs {
+        /// Kernel name.
+        device: String,
+        /// Kernel name of the other disk.
+        disk: String,
+    },
     /// A volume group that no step of this plan made or found.
     #[error("the volume group {0:?} was not made by this plan")]
     NoGroup(String),
@@ -293,8 +301,19 @@ impl Machine {
 
     /// Notes a volume group whose volumes may be active.
     pub fn group_opened(&mut self, group: Group) {
-        self.opened.note(Use::Group { name: group.name.clone() });
+        self.opened.note(Use::Group(group.clone()));
         self.groups.insert(group.name.clone(), group);
+    }
+
+    /// Refuses a device (by its kernel name) that lies on any disk that is none of the plan's.
+    pub fn require_ours(&self, device: &str) -> Result<(), ResolveError> {
+        let other = sysfs::disks_below(&self.roots, device)
+            .into_iter()
+            .find(|disk| !self.disks.values().any(|ours| ours.kernel_name == *disk));
+        match other {
+            None => Ok(()),
+            Some(disk) => Err(ResolveError::NotOurs { device: device.to_owned(), disk }),
+        }
     }
 
     /// A volume group of this plan.

@@ -244,6 +244,23 @@ impl Array {
     }
 }
 
+/// Kernel names of the arrays that run now and whose members say that they are of that name.
+///
+/// # Errors
+/// A member can't be read.
+pub fn running_as(roots: &Roots, name: &str) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for device in sysfs::whole_devices(roots).into_iter().filter(|name| name.starts_with("md")) {
+        let Some(member) = sysfs::slaves(roots, &device).into_iter().next() else { continue };
+        let member = Device::open_read(roots, &member)?;
+        let fail = BlockError::io("reading", member.path());
+        if superblock::read(&member).map_err(fail)?.is_some_and(|found| found.name == name) {
+            found.push(device);
+        }
+    }
+    Ok(found)
+}
+
 /// An array's level as the kernel writes it.
 fn level_name(level: u32) -> String {
     format!("raid{level}")

@@ -128,9 +128,9 @@ fn prove_closed(roots: &Roots, used: &Use) -> Result<(), SealError> {
                 None => Ok(()),
             }
         }
-        Use::Group { name } => match lvm::active(roots, name) {
+        Use::Group(group) => match lvm::active(roots, &group.name) {
             volumes if volumes.is_empty() => Ok(()),
-            volumes => Err(SealError::GroupActive { group: name.clone(), volumes }),
+            volumes => Err(SealError::GroupActive { group: group.name.clone(), volumes }),
         },
         // Asked before, all at once, and pools by their labels.
         Use::Swap { .. } | Use::Pool { .. } => Ok(()),
@@ -220,9 +220,10 @@ fn close_one(roots: &Roots, used: &Use) -> Option<String> {
                 .err()
                 .map(|error| format!("the RAID {name} is still running: {error}"))
         }
-        Use::Group { name } => lvm::deactivate(roots, name, &mut |_| {})
+        Use::Group(group) => group
+            .deactivate(roots, &mut |_| {})
             .err()
-            .map(|error| format!("the volume group {name} is still active: {error}")),
+            .map(|error| format!("the volume group {} is still active: {error}", group.name)),
         Use::Pool { name, .. } => {
             let exported =
                 Zfs::open().map_err(SealError::from).and_then(|zfs| export(&zfs, name));

@@ -1,5 +1,6 @@
 //! What a plan opened, in the order in which it did.
 
+use crate::lvm::Group;
 use std::path::PathBuf;
 
 /// Something that was opened and has to be closed.
@@ -28,10 +29,7 @@ pub enum Use {
         members: Vec<String>,
     },
     /// A volume group with active volumes.
-    Group {
-        /// Its name.
-        name: String,
-    },
+    Group(Group),
     /// It is swapped to a device or file.
     Swap {
         /// Which.

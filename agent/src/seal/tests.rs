@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::mount::{MountRequest, SwapOptions};
+use crate::lvm::Group;
 use crate::testing::Loop;
 
 fn opened(uses: impl IntoIterator<Item = Use>) -> Opened {
@@ -30,7 +31,7 @@ fn what_is_open_is_named_and_closed_and_then_proven() {
     let _ = mount::ensure(&roots, &tmpfs).unwrap();
     let opened = opened([
         Use::Array { name: "raid1".into(), members: vec![disk.name().to_owned()] },
-        Use::Group { name: "pool".into() },
+        Use::Group(Group { name: "pool".into(), members: Vec::new() }),
         Use::Mapper { name: "crypted".into() },
         Use::Swap { path: node.to_owned() },
     ]);
@@ -63,7 +64,7 @@ fn a_running_array_and_an_active_group_are_not_sealed() {
     let array = Use::Array { name: "raid1".into(), members: vec!["vda1".into()] };
     let running = proven(array).unwrap_err().to_string();
     assert_eq!(running, "the RAID raid1 is still running, as md127");
-    let active = proven(Use::Group { name: "pool".into() }).unwrap_err().to_string();
+    let active = proven(Use::Group(Group { name: "pool".into(), members: Vec::new() })).unwrap_err().to_string();
     assert_eq!(active, "volumes of the group pool are still active: pool-root");
     proven(Use::Mapper { name: "crypted".into() }).unwrap();
 }

@@ -52,8 +52,10 @@ pub fn parameters(action: &Action) -> Vec<String> {
             said.extend(options.iter().cloned());
             vec![format!("{}{}", device(at), in_brackets(&said))]
         }
-        Action::CreateArray(array) => storage::array_lines(array),
-        Action::CreateVolumeGroup { members, .. } => vec![format!("of {}", list(members))],
+        Action::CreateArray(array) | Action::AssembleArray(array) => storage::array_lines(array),
+        Action::CreateVolumeGroup { members, .. } | Action::ActivateGroup { members, .. } => {
+            vec![format!("of {}", list(members))]
+        }
         Action::CreateLogicalVolume(volume) => storage::logical_volume_lines(volume),
         Action::Hook(hook) => hook_lines(hook),
         Action::CreatePool(pool) => storage::pool_lines(pool),

@@ -93,6 +93,8 @@ pub enum Action {
     /// Makes a Linux software RAID with the running system's `mdadm` and removes what looks like
     /// a partition table on it.
     CreateArray(ArrayPlan),
+    /// Starts a RAID that is there; none is made.
+    AssembleArray(ArrayPlan),
     /// Stops a RAID.
     StopArray {
         /// Its name.
@@ -112,6 +114,13 @@ pub enum Action {
     },
     /// Makes a logical volume.
     CreateLogicalVolume(LogicalVolumePlan),
+    /// Makes the volumes of a volume group that is there available; none is made.
+    ActivateGroup {
+        /// Its name.
+        name: String,
+        /// Its physical volumes.
+        members: Vec<DeviceRef>,
+    },
     /// Deactivates all volumes of a volume group.
     DeactivateGroup {
         /// Its name.

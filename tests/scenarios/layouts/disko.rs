@@ -15,6 +15,7 @@ pub(super) fn all() -> Vec<Made> {
         zfs_over_legacy(),
         zfs_encrypted_root(),
         complex(),
+        a_failure(),
     ]
 }
 
@@ -55,10 +56,11 @@ fn swap_layout() -> Made {
             unmount(),
             prove(),
         ],
+        fails: false,
         tools: "
             lsblk -no PARTTYPENAME /dev/disk/by-partlabel/disk-main-plainSwap | grep -qx 'Linux swap'
             blkid -p -o value -s TYPE /dev/disk/by-partlabel/disk-main-plainSwap | grep -qx swap
-            ! blkid -p /dev/disk/by-partlabel/disk-main-encryptedSwap | grep -q ' TYPE='
+            if blkid -p /dev/disk/by-partlabel/disk-main-encryptedSwap | grep -q ' TYPE='; then exit 1; fi
             mount /dev/disk/by-partlabel/disk-main-root /mnt
             mount /dev/disk/by-partlabel/disk-main-ESP /mnt/boot
             swapon /dev/disk/by-partlabel/disk-main-plainSwap
@@ -105,6 +107,7 @@ fn luks_lvm() -> Made {
             close("crypted"),
             prove(),
         ],
+        fails: false,
         tools: "
             d=/dev/disk/by-partlabel/disk-main-luks
             cryptsetup isLuks --type luks2 $d
@@ -164,6 +167,7 @@ fn luks_btrfs() -> Made {
             close("crypted"),
             prove(),
         ],
+        fails: false,
         tools: "
             cryptsetup open --key-file /tmp/secret.key /dev/disk/by-partlabel/disk-main-luks crypted
             btrfs check --readonly /dev/mapper/crypted
@@ -206,6 +210,7 @@ fn mdadm() -> Made {
             stop("raid1"),
             prove(),
         ],
+        fails: false,
         tools: "
             mdadm --assemble --run /dev/md/raid1 /dev/disk/by-partlabel/disk-disk[12]-mdadm
             udevadm settle
@@ -213,7 +218,8 @@ fn mdadm() -> Made {
             mdadm --detail --export /dev/md/raid1 | grep -qx MD_NAME=any:raid1
             mount /dev/disk/by-id/md-name-any:raid1-part1 /mnt
             test -e /mnt/testfile
-            umount /mnt; mdadm --stop /dev/md/raid1",
+            umount /mnt; mdadm --stop /dev/md/raid1
+            mdadm --zero-superblock /dev/disk/by-partlabel/disk-disk[12]-mdadm",
     }
 }
 
@@ -237,10 +243,10 @@ fn hybrid() -> Made {
             unmount(),
             prove(),
         ],
+        fails: false,
         tools: "
             d=/dev/disk/by-id/virtio-d0
             sgdisk --verify $d
-            sgdisk --print $d | grep -c 'disk-main\\|EF0' || true
             sfdisk --label-nested dos --dump $d
             test $(sfdisk --label-nested dos --dump $d | grep -c 'type=ee\\|type=c,\\|type=c$\\|type=83') = 3
             sfdisk --label-nested dos --dump $d | grep 'type=83' | grep -q bootable
@@ -285,6 +291,7 @@ fn legacy_table() -> Made {
             unmount(),
             prove(),
         ],
+        fails: false,
         tools: "
             sfdisk --verify /dev/disk/by-id/virtio-d0
             parted -s /dev/disk/by-id/virtio-d0 print | grep -q 'Partition Table: msdos'
@@ -319,6 +326,7 @@ fn zfs_over_legacy() -> Made {
             export("zroot"),
             prove(),
         ],
+        fails: false,
         tools: "
             mount /dev/disk/by-partlabel/disk-disk1-primary /mnt
             zpool import -N -R /mnt -d /dev/disk/by-id zroot
@@ -363,10 +371,11 @@ fn zfs_encrypted_root() -> Made {
             export("zroot"),
             prove(),
         ],
+        fails: false,
         tools: "
             zpool import -N -R /mnt -d /dev/disk/by-partlabel zroot
             test $(zfs get -Ho value keyformat,keylocation zroot/root | xargs | tr ' ' ,) = passphrase,prompt
-            ! printf wrong-passphrase | zfs load-key zroot/root
+            if printf wrong-passphrase | zfs load-key zroot/root; then exit 1; fi
             printf 'correct horse battery staple' | zfs load-key zroot/root
             zfs mount zroot/root; zfs mount zroot/root/nix
             test -e /mnt/nix/testfile
@@ -436,6 +445,7 @@ fn complex() -> Made {
             close("crypted2"),
             prove(),
         ],
+        fails: false,
         tools: "
             cryptsetup open --key-file /tmp/secret.key /dev/disk/by-partlabel/disk-disk1-luks crypted1
             cryptsetup open --key-file /tmp/secret.key --keyfile-offset 2 --keyfile-size 8 /dev/disk/by-partlabel/disk-disk2-luks crypted2
@@ -450,5 +460,24 @@ fn complex() -> Made {
             zpool status zroot | grep -q mirror
             umount -R /mnt; udevadm settle; zpool export zroot; mdadm --stop /dev/md/raid1
             vgchange -an pool; cryptsetup close crypted1; cryptsetup close crypted2",
+    }
+}
+
+/// The same with a hook that fails while everything is open, and it is swapped to too.
+fn a_failure() -> Made {
+    let Made { mut steps, .. } = complex();
+    let mounted = steps.iter().rposition(|step| step["do"] == "mount").unwrap_or(0);
+    steps.truncate(mounted + 1);
+    steps.extend([
+        lvcreate("pool", "swap", 32, None),
+        swap(lv("pool", "swap")),
+        swapon(lv("pool", "swap"), None, None),
+        check("swapon --show=NAME --noheadings | grep -q /dev/dm-; zpool list zroot; exit 7"),
+    ]);
+    Made {
+        name: "complex, failing while all is open",
+        steps,
+        fails: true,
+        tools: "test -e /sys/module/dm_crypt",
     }
 }

@@ -36,6 +36,8 @@ struct Made {
     name: &'static str,
     /// What is done to the disks, up to the proof that everything is closed.
     steps: Vec<Value>,
+    /// Whether the last step fails, on purpose: then everything has to be closed all the same.
+    fails: bool,
     /// Shell (`set -eux`) that opens and mounts it below `/mnt` by the tools, looks at it, and
     /// closes it again.
     tools: &'static str,
@@ -99,8 +101,15 @@ fn one(live: &Live, layout: &Made) -> Result<()> {
     let file = tempfile::NamedTempFile::new()?;
     std::fs::write(file.path(), request.to_string())?;
     live.ssh.put(file.path(), "/run/steps.json")?;
-    live.ssh.ok("/run/steps /run/steps.json").context("made, mounted, closed by our steps")?;
-    closed(live).context("after our steps")?;
+    let ended = live.ssh.run("/run/steps /run/steps.json")?;
+    let said = format!(
+        "{}{}",
+        String::from_utf8_lossy(&ended.stdout),
+        String::from_utf8_lossy(&ended.stderr)
+    );
+    ensure!(ended.status.success() != layout.fails, "our steps ended with {}:\n{said}", ended.status);
+    ensure!(!layout.fails || said.contains("by.hand failed"), "another failure than ours:\n{said}");
+    closed(live).with_context(|| format!("after our steps:\n{said}"))?;
     let script = tempfile::NamedTempFile::new()?;
     std::fs::write(script.path(), format!("set -eux\nmkdir -p /mnt\n{}\n", layout.tools))?;
     live.ssh.put(script.path(), "/run/tools.sh")?;

@@ -166,6 +166,7 @@ pub(super) fn run(run: &mut Execution<'_>, step: &Step) -> StepResult {
         }
         Action::Swapoff { device } => storage::swapoff(run, device),
         Action::CreateArray(array) => volumes::create_array(run, id, array),
+        Action::AssembleArray(array) => volumes::assemble_array(run, id, array),
         Action::StopArray { name } => volumes::stop_array(run, name),
         Action::CreatePhysicalVolume { device } => {
             volumes::create_physical_volume(run, id, device)
@@ -174,6 +175,9 @@ pub(super) fn run(run: &mut Execution<'_>, step: &Step) -> StepResult {
             volumes::create_group(run, id, name, members)
         }
         Action::CreateLogicalVolume(volume) => volumes::create_logical_volume(run, id, volume),
+        Action::ActivateGroup { name, members } => {
+            volumes::activate_group(run, id, name, members)
+        }
         Action::DeactivateGroup { name } => volumes::deactivate_group(run, id, name),
         Action::Hook(hook) => hooks::run_hook(run, id, hook),
         Action::CreatePool(pool) => pools::create_pool(run, pool),

@@ -2,9 +2,10 @@
 
 use super::StepError;
 use crate::block::find::Node;
+use crate::ensure::Ensured;
 use crate::execute::{Execution, StepResult};
 use crate::lvm::{self, Group, Size, Volume};
-use crate::md::Array;
+use crate::md::{self, Array};
 use keystone_protocol::plan::{ArrayPlan, DeviceRef, LogicalVolumePlan, LvSize};
 
 /// Makes a RAID.
@@ -13,6 +14,28 @@ pub(super) fn create_array(
     step: &str,
     plan: &ArrayPlan,
 ) -> StepResult {
+    let array = noted(run, plan)?;
+    let roots = run.machine.roots().clone();
+    let mut say = |line: &str| run.output(step, line);
+    let (ensured, _) = array.ensure(&roots, &mut say)?;
+    Ok(ensured)
+}
+
+/// Starts a RAID that is there.
+pub(super) fn assemble_array(
+    run: &mut Execution<'_>,
+    step: &str,
+    plan: &ArrayPlan,
+) -> StepResult {
+    let array = noted(run, plan)?;
+    let roots = run.machine.roots().clone();
+    let mut say = |line: &str| run.output(step, line);
+    let (ensured, _) = array.ensure_assembled(&roots, &mut say)?;
+    Ok(ensured)
+}
+
+/// The RAID of a plan on this machine, noted as one that has to be stopped.
+fn noted(run: &mut Execution<'_>, plan: &ArrayPlan) -> Result<Array, StepError> {
     let array = Array {
         name: plan.name.clone(),
         level: plan.level,
@@ -20,16 +43,23 @@ pub(super) fn create_array(
         members: nodes(run, &plan.members)?,
         extra_args: plan.extra_args.clone(),
     };
-    let roots = run.machine.roots().clone();
     run.machine.array_started(array.clone());
-    let mut say = |line: &str| run.output(step, line);
-    let (ensured, _) = array.ensure(&roots, &mut say)?;
-    Ok(ensured)
+    Ok(array)
 }
 
-/// Stops a RAID.
+/// Stops a RAID: one that a step before made or started, or that runs on the plan's disks and has
+/// that name.
 pub(super) fn stop_array(run: &mut Execution<'_>, name: &str) -> StepResult {
-    Ok(run.machine.array(name)?.stop(run.machine.roots())?)
+    let roots = run.machine.roots();
+    if let Ok(array) = run.machine.array(name) {
+        return Ok(array.stop(roots)?);
+    }
+    let mut ensured = Ensured::AlreadySo;
+    for running in md::running_as(roots, name)? {
+        run.machine.require_ours(&running)?;
+        ensured = ensured.and(md::stop(roots, name, &running)?);
+    }
+    Ok(ensured)
 }
 
 /// Makes a physical volume.
@@ -79,11 +109,34 @@ pub(super) fn create_logical_volume(
     Ok(group.ensure_volume(&roots, &volume, &mut say)?)
 }
 
-/// Ends all volumes of a group.
+/// Makes the volumes of a group that is there available.
+pub(super) fn activate_group(
+    run: &mut Execution<'_>,
+    step: &str,
+    name: &str,
+    members: &[DeviceRef],
+) -> StepResult {
+    let group = Group { name: name.to_owned(), members: nodes(run, members)? };
+    run.machine.group_opened(group.clone());
+    let mut say = |line: &str| run.output(step, line);
+    Ok(group.activate(&mut say)?)
+}
+
+/// Ends all volumes of a group: of one that a step before made or found, or that lies on the
+/// plan's disks and has that name.
 pub(super) fn deactivate_group(run: &mut Execution<'_>, step: &str, name: &str) -> StepResult {
     let roots = run.machine.roots().clone();
+    let group = match run.machine.group(name) {
+        Ok(group) => group.clone(),
+        Err(_) => {
+            for volume in lvm::active_devices(&roots, name) {
+                run.machine.require_ours(&volume)?;
+            }
+            Group { name: name.to_owned(), members: Vec::new() }
+        }
+    };
     let mut say = |line: &str| run.output(step, line);
-    Ok(lvm::deactivate(&roots, name, &mut say)?)
+    Ok(group.deactivate(&roots, &mut say)?)
 }
 
 fn nodes(run: &Execution<'_>, members: &[DeviceRef]) -> Result<Vec<Node>, StepError> {
