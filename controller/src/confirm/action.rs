@@ -68,6 +68,7 @@ pub fn parameters(action: &Action) -> Vec<String> {
                 device(at)
             )]
         }
+        Action::UnlockDataset { key, .. } => vec![key_line(key)],
         Action::LoadKey { device: at, file, bytes, .. } => {
             vec![format!("{file}, {bytes} bytes, on {}", device(at))]
         }

@@ -198,6 +198,14 @@ pub enum Action {
         /// Length in bytes.
         bytes: u32,
     },
+    /// Loads the key of an encryption root that is there, in whatever format, from a file or from
+    /// what the operator gives.
+    UnlockDataset {
+        /// The dataset or volume.
+        dataset: String,
+        /// Its key.
+        key: DatasetKey,
+    },
     /// Loads the raw key of an encrypted dataset.
     LoadKey {
         /// The dataset.

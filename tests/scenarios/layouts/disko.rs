@@ -57,6 +57,7 @@ fn swap_layout() -> Made {
             prove(),
         ],
         fails: false,
+        kept: "/mnt/testfile",
         tools: "
             lsblk -no PARTTYPENAME /dev/disk/by-partlabel/disk-main-plainSwap | grep -qx 'Linux swap'
             blkid -p -o value -s TYPE /dev/disk/by-partlabel/disk-main-plainSwap | grep -qx swap
@@ -108,6 +109,7 @@ fn luks_lvm() -> Made {
             prove(),
         ],
         fails: false,
+        kept: "/mnt/home/testfile",
         tools: "
             d=/dev/disk/by-partlabel/disk-main-luks
             cryptsetup isLuks --type luks2 $d
@@ -168,6 +170,7 @@ fn luks_btrfs() -> Made {
             prove(),
         ],
         fails: false,
+        kept: "/mnt/home/testfile",
         tools: "
             cryptsetup open --key-file /tmp/secret.key /dev/disk/by-partlabel/disk-main-luks crypted
             btrfs check --readonly /dev/mapper/crypted
@@ -211,6 +214,7 @@ fn mdadm() -> Made {
             prove(),
         ],
         fails: false,
+        kept: "/mnt/testfile",
         tools: "
             mdadm --assemble --run /dev/md/raid1 /dev/disk/by-partlabel/disk-disk[12]-mdadm
             udevadm settle
@@ -244,6 +248,7 @@ fn hybrid() -> Made {
             prove(),
         ],
         fails: false,
+        kept: "/mnt/testfile",
         tools: "
             d=/dev/disk/by-id/virtio-d0
             sgdisk --verify $d
@@ -292,6 +297,7 @@ fn legacy_table() -> Made {
             prove(),
         ],
         fails: false,
+        kept: "/mnt/data/testfile",
         tools: "
             sfdisk --verify /dev/disk/by-id/virtio-d0
             parted -s /dev/disk/by-id/virtio-d0 print | grep -q 'Partition Table: msdos'
@@ -327,6 +333,7 @@ fn zfs_over_legacy() -> Made {
             prove(),
         ],
         fails: false,
+        kept: "/mnt/zfs_fs/testfile",
         tools: "
             mount /dev/disk/by-partlabel/disk-disk1-primary /mnt
             zpool import -N -R /mnt -d /dev/disk/by-id zroot
@@ -372,6 +379,7 @@ fn zfs_encrypted_root() -> Made {
             prove(),
         ],
         fails: false,
+        kept: "/mnt/nix/testfile",
         tools: "
             zpool import -N -R /mnt -d /dev/disk/by-partlabel zroot
             test $(zfs get -Ho value keyformat,keylocation zroot/root | xargs | tr ' ' ,) = passphrase,prompt
@@ -446,6 +454,7 @@ fn complex() -> Made {
             prove(),
         ],
         fails: false,
+        kept: "/mnt/ext4_mdadm_lvm/x",
         tools: "
             cryptsetup open --key-file /tmp/secret.key /dev/disk/by-partlabel/disk-disk1-luks crypted1
             cryptsetup open --key-file /tmp/secret.key --keyfile-offset 2 --keyfile-size 8 /dev/disk/by-partlabel/disk-disk2-luks crypted2
@@ -478,6 +487,7 @@ fn a_failure() -> Made {
         name: "complex, failing while all is open",
         steps,
         fails: true,
+        kept: "/nothing",
         tools: "test -e /sys/module/dm_crypt",
     }
 }

@@ -1,15 +1,17 @@
 //! Layouts of disko's examples and of Keystone's modes, on one machine's disks: made by the
-//! agent's steps, looked at while they are mounted, closed and proven closed; then opened,
-//! mounted and looked at again by the tools that everyone has.
+//! agent's steps, looked at while they are mounted, closed and proven closed; opened and mounted
+//! again by such steps; and then by the tools that everyone has.
 //!
 //! Every layout has its verdict; the scenario goes on after a failure, and fails at its end.
 //!
 //! | module | job |
 //! |---|---|
 //! | [`words`] | the plan's words |
+//! | [`again`] | from making to opening what was made |
 //! | [`disko`] | disko's examples |
 //! | [`pools`] | Keystone's modes, and what pools can be made of |
 
+mod again;
 mod disko;
 mod pools;
 mod words;
@@ -38,6 +40,8 @@ struct Made {
     steps: Vec<Value>,
     /// Whether the last step fails, on purpose: then everything has to be closed all the same.
     fails: bool,
+    /// A file that was made while it was mounted, and has to be there when it is mounted again.
+    kept: &'static str,
     /// Shell (`set -eux`) that opens and mounts it below `/mnt` by the tools, looks at it, and
     /// closes it again.
     tools: &'static str,
@@ -92,12 +96,25 @@ const CLEAN: &str = "cd /; swapoff -a; umount -R /mnt; for x in 1 2; do zpool ex
                      done; udevadm settle";
 
 fn one(live: &Live, layout: &Made) -> Result<()> {
+    let said = by_us(live, &layout.steps, layout.fails).context("made, mounted, closed by us")?;
+    ensure!(!layout.fails || said.contains("by.hand failed"), "another failure than ours:\n{said}");
+    if layout.fails {
+        return Ok(());
+    }
+    by_us(live, &again::steps(&layout.steps, layout.kept), false)
+        .context("opened, mounted, closed again by us")?;
+    let script = tempfile::NamedTempFile::new()?;
+    std::fs::write(script.path(), format!("set -eux\nmkdir -p /mnt\n{}\n", layout.tools))?;
+    live.ssh.put(script.path(), "/run/tools.sh")?;
+    live.ssh.ok("bash /run/tools.sh").context("opened and mounted again by the tools")?;
+    closed(live).context("after the tools")
+}
+
+/// Runs steps, which have to fail or not, and have to leave nothing open either way.
+fn by_us(live: &Live, steps: &[Value], fails: bool) -> Result<String> {
     let disks: Value = DISKS.iter().map(|disk| (disk.to_string(), json!(disk))).collect();
-    let request = json!({
-        "disks": disks,
-        "password": super::steps::PASSWORD,
-        "steps": layout.steps,
-    });
+    let request =
+        json!({"disks": disks, "password": super::steps::PASSWORD, "steps": steps});
     let file = tempfile::NamedTempFile::new()?;
     std::fs::write(file.path(), request.to_string())?;
     live.ssh.put(file.path(), "/run/steps.json")?;
@@ -107,14 +124,9 @@ fn one(live: &Live, layout: &Made) -> Result<()> {
         String::from_utf8_lossy(&ended.stdout),
         String::from_utf8_lossy(&ended.stderr)
     );
-    ensure!(ended.status.success() != layout.fails, "our steps ended with {}:\n{said}", ended.status);
-    ensure!(!layout.fails || said.contains("by.hand failed"), "another failure than ours:\n{said}");
-    closed(live).with_context(|| format!("after our steps:\n{said}"))?;
-    let script = tempfile::NamedTempFile::new()?;
-    std::fs::write(script.path(), format!("set -eux\nmkdir -p /mnt\n{}\n", layout.tools))?;
-    live.ssh.put(script.path(), "/run/tools.sh")?;
-    live.ssh.ok("bash /run/tools.sh").context("opened and mounted again by the tools")?;
-    closed(live).context("after the tools")
+    ensure!(ended.status.success() != fails, "it ended with {}:\n{said}", ended.status);
+    closed(live).with_context(|| format!("after it said:\n{said}"))?;
+    Ok(said)
 }
 
 /// Nothing is open, by the kernel's word and the tools'.

@@ -59,6 +59,7 @@ fn keystone(name: &'static str, disks: usize, vdevs: fn(&[Value]) -> Value) -> M
         name,
         steps,
         fails: false,
+        kept: "/mnt/nix/testfile",
         tools: "
             zpool import -N -R /mnt -d /dev/disk/by-partlabel rpool
             zpool status rpool
@@ -114,6 +115,7 @@ fn topology() -> Made {
         name: "zfs-with-vdevs",
         steps,
         fails: false,
+        kept: "/mnt/testfile",
         tools: "
             zpool import -N -R /mnt -d /dev/disk/by-partlabel zroot
             zpool status -P zroot
@@ -167,6 +169,7 @@ fn keys() -> Made {
             prove(),
         ],
         fails: false,
+        kept: "/mnt/vol/testfile",
         tools: "
             zpool import -N -l -R /mnt -d /dev/disk/by-partlabel zone
             zpool import -N -l -R /mnt -d /dev/disk/by-partlabel ztwo

@@ -187,6 +187,7 @@ pub(super) fn run(run: &mut Execution<'_>, step: &Step) -> StepResult {
         Action::CreateDataset { dataset, properties, key } => {
             pools::create_dataset(run, dataset, properties, key.as_ref())
         }
+        Action::UnlockDataset { dataset, key } => pools::unlock_dataset(run, dataset, key),
         Action::CreateSnapshot { snapshot } => pools::create_snapshot(run, snapshot),
         Action::Mount(mount) => storage::mount(run, mount),
         Action::FormatLuks { device, name, format, open } => {

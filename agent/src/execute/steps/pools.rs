@@ -96,6 +96,16 @@ pub(super) fn create_dataset(
     Ok(run.machine.zfs()?.ensure_dataset(dataset, properties, key.as_ref())?)
 }
 
+/// Loads the key of an encryption root that is there.
+pub(super) fn unlock_dataset(
+    run: &mut Execution<'_>,
+    dataset: &str,
+    key: &DatasetKey,
+) -> StepResult {
+    let key = key_of(run, key)?;
+    Ok(run.machine.zfs()?.ensure_key_material_loaded(dataset, &key)?)
+}
+
 /// Makes a snapshot.
 pub(super) fn create_snapshot(run: &mut Execution<'_>, snapshot: &str) -> StepResult {
     Ok(run.machine.zfs()?.ensure_snapshot(snapshot)?)
