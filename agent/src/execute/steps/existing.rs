@@ -129,10 +129,19 @@ pub(super) fn open(
     Ok(ensured)
 }
 
+/// Whether a device is an open container or a partition in it.
+fn is_in(device: &DeviceRef, container: &str) -> bool {
+    match device {
+        DeviceRef::Mapper { name } => name == container,
+        DeviceRef::Inner { on, .. } => is_in(on, container),
+        _ => false,
+    }
+}
+
 /// Whether a step of the plan needs what is in a container.
 fn is_needed(run: &mut Execution<'_>, name: &str) -> Result<bool, StepError> {
     let plan = run.plan;
-    let is_it = |device: &DeviceRef| matches!(device, DeviceRef::Mapper { name: n } if n == name);
+    let is_it = |device: &DeviceRef| is_in(device, name);
     let mut keeps_keys = false;
     let mut holds_something = false;
     for step in &plan.steps {
@@ -160,6 +169,28 @@ fn is_needed(run: &mut Execution<'_>, name: &str) -> Result<bool, StepError> {
             Action::CreatePool(pool)
                 if pool.vdevs.iter().any(|vdev| vdev.members().iter().any(is_it)) =>
             {
+                return Ok(true);
+            }
+            Action::ActivateGroup { members, .. } | Action::CreateVolumeGroup { members, .. }
+                if members.iter().any(is_it) =>
+            {
+                return Ok(true);
+            }
+            Action::AssembleArray(array) | Action::CreateArray(array)
+                if array.members.iter().any(is_it) =>
+            {
+                return Ok(true);
+            }
+            Action::Swapon { device, .. }
+            | Action::MakeSwap { device, .. }
+            | Action::CreateSubvolume { device, .. }
+            | Action::CreateSwapFile { device, .. }
+            | Action::CreatePhysicalVolume { device }
+                if is_it(device) =>
+            {
+                return Ok(true);
+            }
+            Action::Partition(table) | Action::FindPartitions(table) if is_it(&table.device) => {
                 return Ok(true);
             }
             Action::MakeFilesystem { device, .. } | Action::MakeVfat { device, .. }
