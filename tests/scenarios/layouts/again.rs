@@ -31,17 +31,14 @@ fn opened(step: &Value, all: &[Value]) -> Vec<Value> {
             "do": "open-luks", "device": step["device"], "name": step["name"],
             "key_file": key_file(&step["name"], all), "make": false,
         })],
-        "create-pool" => [json!({
-            "do": "import-pool", "name": step["name"], "guid": null, "any_host": false,
-            "members": ["vdevs", "log", "special", "dedup"]
-                .iter()
-                .flat_map(|class| step[class].as_array().into_iter().flatten())
-                .flat_map(members)
-                .collect::<Vec<_>>(),
-        })]
-        .into_iter()
-        .chain(unlock(&step["name"], &step["root_key"]))
-        .collect(),
+        "create-pool" => {
+            let classes = ["vdevs", "log", "special", "dedup"];
+            let vdevs = classes.iter().flat_map(|class| step[class].as_array().into_iter().flatten());
+            let members: Vec<Value> = vdevs.flat_map(members).collect();
+            let import = json!({"do": "import-pool", "name": step["name"], "guid": null,
+                "any_host": false, "members": members});
+            [import].into_iter().chain(unlock(&step["name"], &step["root_key"])).collect()
+        }
         // A key that is in a container is loaded from there; others are asked for again.
         "create-dataset" if step["key"]["from"] == "made" => vec![json!({
             "do": "load-key", "dataset": step["dataset"], "device": step["key"]["device"],
