@@ -81,7 +81,7 @@ pub const ALL: &[Scenario] = &[
         run: equals_the_tools::run,
     },
     Scenario {
-        name: "layouts",
+        name: "layouts-disko",
         gate: false,
         about: "disko's examples are made, mounted, closed by the agent's steps, and opened and mounted again by the tools",
         run: layouts::run,

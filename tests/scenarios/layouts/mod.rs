@@ -49,7 +49,7 @@ struct Made {
 
 /// disko's examples.
 pub(super) fn run(cx: &Context) -> Result<()> {
-    run_all(cx, "layouts", disko::all())
+    run_all(cx, "layouts-disko", disko::all())
 }
 
 /// Keystone's modes and other pools.
