@@ -207,8 +207,8 @@ fn host_keys_and_logins() {
     // What the operator pins counts more than what a file says.
     let stranger = other.key().display().to_string();
     let refused = with(&["--host-key", &print, "-i", &stranger]);
-    assert_refused(&refused, 69, &["accepts none of these keys", "authorized_keys"]);
-    assert_refused(&with(&["--host-key", &print]), 69, &["no key to log in with"]);
+    assert_refused(&refused, 69, &["accepts none of these", "authorized_keys"]);
+    assert_refused(&with(&["--host-key", &print]), 69, &["no key to log in to"]);
 }
 
 /// `cat` sends our own hello back: not an agent, and nothing of it is left behind.

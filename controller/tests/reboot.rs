@@ -71,7 +71,7 @@ fn report(key: &PublicKey) -> Report {
 fn options(sshd: &Sshd, seconds: u64) -> RebootOptions {
     RebootOptions {
         at: sshd.destination(),
-        identities: identities(&[sshd.key()]),
+        connect: sshd.options(),
         bound: Duration::from_secs(seconds),
     }
 }
@@ -141,7 +141,7 @@ async fn who_does_not_prove_it_is_waited_for_in_vain() {
 
     let report = report(&sshd.host_key("ed25519"));
     let mut nobody = options(&sshd, 12);
-    nobody.identities = identities(&[sshd.dir.path().join("host_ed25519")]);
+    nobody.connect.identities = identities(&[sshd.dir.path().join("host_ed25519")]);
     let error = wait(&nobody, &before("old"), &report, &mut notes, &Stop::never()).await;
     let RebootError::NotInTime { seen, .. } = error.unwrap_err() else { panic!() };
     assert!(seen.contains("lets nobody in"), "{seen}");

@@ -234,6 +234,9 @@ fn interrupt() {
     let sshd = common::sshd::Sshd::start();
     let locked = sshd.dir.path().join("locked");
     common::sshd::keygen(&locked, "ed25519", "correct horse");
+    // A key that the machine would not take is not asked for.
+    let authorized = sshd.dir.path().join("authorized_keys");
+    std::fs::copy(locked.with_extension("pub"), authorized).unwrap();
     let print = keystone_controller::ssh::host_key::fingerprint(&sshd.host_key("ed25519"));
     let command = format!(
         "{} inventory {} -i {} --host-key {print} --agent /bin/cat; echo EXIT $?; stty -a",

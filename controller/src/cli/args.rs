@@ -5,7 +5,7 @@ use super::disks::{DiskoArgs, RescueArgs};
 use super::origin::OriginArgs;
 use crate::install::Kind;
 use crate::secrets::SecretSource;
-use crate::ssh::{Destination, Pin};
+use crate::ssh::{Address, Pin};
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use keystone_protocol::disko_mode::DiskoMode;
 use keystone_protocol::options::Unlock;
@@ -89,9 +89,10 @@ pub enum Command {
 /// How to reach the machine and what to show.
 #[derive(Debug, Clone, Args)]
 pub struct LinkArgs {
-    /// The machine: [USER@]HOST, an IPv6 address in brackets; it has to be root
+    /// The machine: [USER@]HOST, an IPv6 address in brackets, or a Host of ~/.ssh/config; who is
+    /// not root there needs sudo or doas
     #[arg(value_name = "root@HOST")]
-    pub destination: Destination,
+    pub destination: Address,
     /// TCP port of its SSH server
     #[arg(short, long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Option<u16>,
@@ -104,10 +105,24 @@ pub struct LinkArgs {
     /// Log in with this private key; may be repeated. Else ~/.ssh/id_* and the ssh-agent
     #[arg(short, long = "identity", value_name = "KEY")]
     pub identities: Vec<PathBuf>,
-    /// Give up connecting after this many seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 20,
-          value_parser = clap::value_parser!(u64).range(1..))]
-    pub connect_timeout: u64,
+    /// Read this file instead of ~/.ssh/config and /etc/ssh/ssh_config; none for none
+    #[arg(long, value_name = "FILE")]
+    pub ssh_config: Option<PathBuf>,
+    /// Set an option of ssh_config(5), before the files; may be repeated
+    #[arg(long = "ssh-option", value_name = "KEY=VALUE")]
+    pub ssh_options: Vec<String>,
+    /// Log in with the password in this file or pipe (- for standard input)
+    #[arg(long, value_name = "FILE", conflicts_with = "env_password")]
+    pub ssh_password_file: Option<SecretSource>,
+    /// Log in with the password in the environment's variable SSHPASS
+    #[arg(long)]
+    pub env_password: bool,
+    /// Give sudo or doas the password in this file or pipe; else the one that logged in is tried
+    #[arg(long, value_name = "FILE")]
+    pub sudo_password_file: Option<SecretSource>,
+    /// Give up connecting after this many seconds [default: ConnectTimeout, or 20]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub connect_timeout: Option<u64>,
     /// The agent to bring to the machine, instead of the one installed with keystone
     #[arg(long, value_name = "PATH", env = "KEYSTONE_AGENT", hide_env_values = true)]
     pub agent: Option<PathBuf>,

@@ -13,6 +13,7 @@
 pub mod args;
 pub mod bundle;
 pub mod disks;
+mod link;
 pub mod origin;
 pub mod outcome;
 pub mod run;

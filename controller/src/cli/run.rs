@@ -2,6 +2,7 @@
 
 use super::disks;
 use super::args::{Cli, Command, CopyArgs, InstallArgs, LinkArgs, SystemArgs};
+use super::link::{reach, reach_at};
 use super::outcome::{Trouble, success_text};
 use crate::closure::ClosureError;
 use crate::copy::CopyOptions;
@@ -11,13 +12,11 @@ use crate::install::{
 };
 use crate::reboot::RebootOptions;
 use crate::report::InstallReport;
-use crate::ssh::identity::PassphrasePrompt;
-use crate::ssh::{ConnectOptions, Destination, HostKeyPolicy, Identities, known_hosts};
+use crate::ssh::{Address, Destination};
 use crate::stop::{self, Stop, Stopper};
 use crate::ui::command_line::Answers;
 use crate::ui::json::Json;
 use crate::ui::plain::Plain;
-use crate::ui::screen::Pause;
 use crate::ui::style::Style;
 use crate::ui::terminal::Terminal;
 use crate::ui::{CommandLine, Screen, prompt};
@@ -27,11 +26,9 @@ use keystone_protocol::options::InstallOptions;
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
-use zeroize::Zeroizing;
 
 /// The program.
 pub fn main() -> ExitCode {
@@ -205,56 +202,14 @@ fn operator_with(link: &LinkArgs, answers: Answers) -> CommandLine {
     CommandLine::new(screen, answers)
 }
 
-/// Asks for passphrases where somebody can answer.
-struct TerminalPassphrase {
-    pause: Pause,
-}
-
-impl PassphrasePrompt for TerminalPassphrase {
-    fn passphrase(&self, file: &Path, again: bool) -> Option<Zeroizing<String>> {
-        if !prompt::is_interactive() {
-            return None;
-        }
-        let question = format!("Passphrase of {}: ", file.display());
-        self.pause.during(|| {
-            if again {
-                eprintln!("that is not its passphrase");
-            }
-            prompt::secret_text(&question).ok()
-        })
-    }
-}
-
 pub(super) fn link_options(args: &LinkArgs, operator: &mut CommandLine) -> Result<LinkOptions, InstallError> {
+    let (destination, connect) = reach(args, operator)?;
     Ok(LinkOptions {
-        destination: destination(args),
-        connect: connect_options(args, operator),
+        destination,
+        connect,
         agent: LocalAgent::find(args.agent.as_deref())?,
         agent_log: if args.verbose > 1 { "debug" } else { "info" }.to_owned(),
     })
-}
-
-/// The machine, with the port of its own option.
-pub(super) fn destination(args: &LinkArgs) -> Destination {
-    let mut destination = args.destination.clone();
-    if let Some(port) = args.port {
-        destination.port = port;
-    }
-    destination
-}
-
-/// How to connect to it.
-pub(super) fn connect_options(args: &LinkArgs, operator: &mut CommandLine) -> ConnectOptions {
-    let passphrase = TerminalPassphrase { pause: operator.screen().pause() };
-    let known_hosts = match args.known_hosts.is_empty() {
-        true => known_hosts::default_files(),
-        false => args.known_hosts.clone(),
-    };
-    ConnectOptions {
-        host_key: HostKeyPolicy { pinned: args.host_key.clone(), known_hosts },
-        identities: Identities::new(&args.identities, Arc::new(passphrase)),
-        timeout: Duration::from_secs(args.connect_timeout),
-    }
 }
 
 async fn inventory(
@@ -345,7 +300,7 @@ async fn install_and_tell(
     let until = match args {
         Some(args) if !args.dry_run => match args.no_reboot {
             true => Until::Sealed,
-            false => Until::Verified(reboot_options(args, &options)),
+            false => Until::Verified(reboot_options(args, &options, operator)?),
         },
         _ => Until::Planned,
     };
@@ -412,16 +367,20 @@ fn install_options(system: &SystemArgs, args: Option<&InstallArgs>) -> InstallOp
     }
 }
 
-fn reboot_options(args: &InstallArgs, options: &LinkOptions) -> RebootOptions {
-    RebootOptions {
-        at: Destination {
-            user: options.destination.user.clone(),
-            host: args.installed_host.clone().unwrap_or_else(|| options.destination.host.clone()),
-            port: args.installed_port.unwrap_or(options.destination.port),
-        },
-        identities: options.connect.identities.clone(),
-        bound: Duration::from_secs(args.boot_timeout),
-    }
+/// Where the installed system will answer: as root, who alone has the keys there, under the same
+/// name unless another one is given.
+fn reboot_options(
+    args: &InstallArgs,
+    options: &LinkOptions,
+    operator: &mut CommandLine,
+) -> Result<RebootOptions, InstallError> {
+    let address = Address {
+        user: Some("root".into()),
+        host: args.installed_host.clone().unwrap_or_else(|| options.destination.host.clone()),
+        port: args.installed_port.or(Some(options.destination.port)),
+    };
+    let (at, connect) = reach_at(&args.link, &address, operator)?;
+    Ok(RebootOptions { at, connect, bound: Duration::from_secs(args.boot_timeout) })
 }
 
 /// Saves the report; where, for the closing words. A report that can't be saved is no failure of

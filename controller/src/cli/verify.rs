@@ -1,7 +1,8 @@
 //! `keystone verify`.
 
 use super::args::VerifyArgs;
-use super::run::{connect_options, destination, print};
+use super::link::reach;
+use super::run::print;
 use crate::closure::ClosureError;
 use crate::install::{InstallError, connect};
 use crate::stop::Stop;
@@ -25,9 +26,9 @@ pub(super) async fn verify(
         report: args.expect.as_deref().map(report).transpose()?,
         hostname: args.hostname.clone(),
     };
-    let options = connect_options(&args.link, operator);
+    let (destination, options) = reach(&args.link, operator)?;
     let asked = async {
-        let session = connect(&destination(&args.link), &options, operator).await?;
+        let session = connect(&destination, &options, operator).await?;
         let verified = ask(&session, &expected).await;
         session.disconnect().await;
         Ok::<_, InstallError>(verified?)

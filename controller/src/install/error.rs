@@ -222,17 +222,23 @@ impl From<&SshError> for Kind {
             | SshError::Unreachable { .. }
             | SshError::Handshake { .. }
             | SshError::TimedOut { .. }
+            | SshError::Jump { .. }
+            | SshError::ProxyStart { .. }
+            | SshError::ProxyCommand { .. }
             | SshError::Broken { .. } => Kind::Unreachable,
             SshError::KnownHosts { .. }
             | SshError::UnknownHostKey { .. }
             | SshError::HostKeyChanged { .. }
             | SshError::NotThePinnedKey { .. }
             | SshError::RevokedHostKey { .. }
+            | SshError::HostCertificate { .. }
             | SshError::Identity { .. }
             | SshError::NoPassphrase { .. }
-            | SshError::NoIdentity
+            | SshError::NoIdentity { .. }
             | SshError::NotAuthenticated { .. }
+            | SshError::NotRoot { .. }
             | SshError::ExecRefused { .. } => Kind::SshRefused,
+            SshError::Config(_) => Kind::Usage,
             SshError::Remote { .. } => Kind::Agent,
         }
     }
@@ -242,7 +248,6 @@ impl From<&UploadError> for Kind {
     fn from(error: &UploadError) -> Self {
         match error {
             UploadError::Ssh(error) => error.into(),
-            UploadError::NotRoot { .. } => Kind::SshRefused,
             UploadError::NotLinux { .. } => Kind::TargetUnfit,
             _ => Kind::Agent,
         }

@@ -4,7 +4,7 @@ use super::error::InstallError;
 use crate::conversation::Conversation;
 use crate::operator::{Notice, Operator};
 use crate::ssh::host_key::fingerprint;
-use crate::ssh::{ConnectOptions, Destination, HostKeyPolicy, Session, SshError};
+use crate::ssh::{ConnectOptions, Destination, Session, SshError};
 use crate::upload::{LocalAgent, RemoteAgent};
 
 /// The machine and how to reach it.
@@ -40,6 +40,8 @@ impl Link {
         operator.notice(Notice::Connecting { destination: &destination });
         let session = connect(&options.destination, &options.connect, operator).await?;
         operator.notice(Notice::Connected { host_key: &fingerprint(session.host_key()) });
+        // Whatever runs on the machine from here on runs as root.
+        let session = session.as_root().await?;
         operator.notice(Notice::Uploading { agent: &options.agent });
         let remote = RemoteAgent::place(&session, &options.agent).await?;
         let begun = async {
@@ -86,7 +88,8 @@ impl Link {
     }
 }
 
-/// Connects; an unknown host key is asked about, and then that very key is expected.
+/// Connects; an unknown host key is asked about, of the machine or of one on the way to it, and
+/// then that very key is expected.
 ///
 /// # Errors
 /// The machine can't be reached, is another one, or lets nobody in.
@@ -95,15 +98,18 @@ pub async fn connect<O: Operator>(
     connect: &ConnectOptions,
     operator: &mut O,
 ) -> Result<Session, InstallError> {
-    match Session::connect(destination, connect).await {
-        Err(SshError::UnknownHostKey { host, key }) => {
-            if !operator.accept_host_key(&host, &key).await? {
-                return Err(SshError::UnknownHostKey { host, key }.into());
+    let mut connect = connect.clone();
+    // Each machine is asked about once.
+    for _ in 0..=connect.hops() {
+        match Session::connect(destination, &connect).await {
+            Err(SshError::UnknownHostKey { host, key }) => {
+                if !operator.accept_host_key(&host, &key).await? {
+                    return Err(SshError::UnknownHostKey { host, key }.into());
+                }
+                connect.accept(destination, &host, &key);
             }
-            let mut accepted = connect.clone();
-            accepted.host_key = HostKeyPolicy::exactly(&key);
-            Ok(Session::connect(destination, &accepted).await?)
+            other => return Ok(other?),
         }
-        other => Ok(other?),
     }
+    Ok(Session::connect(destination, &connect).await?)
 }

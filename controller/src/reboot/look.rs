@@ -3,7 +3,7 @@
 use super::Before;
 use crate::ssh::connect::look as look_at;
 use crate::ssh::host_key::fingerprint;
-use crate::ssh::{Destination, Identities, PublicKey, Session, SshError};
+use crate::ssh::{ConnectOptions, Destination, PublicKey, Session, SshError};
 use std::fmt;
 use std::time::Duration;
 
@@ -61,11 +61,11 @@ impl fmt::Display for Seen {
 /// Looks once.
 pub async fn look(
     at: &Destination,
-    identities: &Identities,
+    connect: &ConnectOptions,
     expected: &PublicKey,
     before: &Before,
 ) -> Seen {
-    let looked = match look_at(at, identities, BOUND).await {
+    let looked = match look_at(at, connect, BOUND).await {
         Ok(looked) => looked,
         Err(error) => return Seen::Nobody(brief(&error)),
     };

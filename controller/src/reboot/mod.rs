@@ -13,7 +13,7 @@ pub mod look;
 
 use crate::conversation::ConversationError;
 use crate::operator::{Notice, Operator};
-use crate::ssh::{Destination, Identities, PublicKey};
+use crate::ssh::{ConnectOptions, Destination, PublicKey};
 use crate::stop::Stop;
 use keystone_protocol::report::Report;
 use look::Seen;
@@ -27,8 +27,8 @@ use tokio::time::{Instant, sleep};
 pub struct RebootOptions {
     /// Where it will answer.
     pub at: Destination,
-    /// With what to log in.
-    pub identities: Identities,
+    /// How to get there and what to log in with; its host key is the installed one.
+    pub connect: ConnectOptions,
     /// How long to wait.
     pub bound: Duration,
 }
@@ -123,7 +123,6 @@ pub async fn wait<O: Operator>(
         .as_deref()
         .and_then(|text| PublicKey::from_openssh(text).ok())
         .ok_or(RebootError::NoHostKey)?;
-    let identities = options.identities.without_prompt();
     let at = options.at.to_string();
     let started = Instant::now();
     let mut seen = Seen::Nobody("the machine is going down".into());
@@ -147,7 +146,7 @@ pub async fn wait<O: Operator>(
             return Err(RebootError::NotInTime { at, bound: options.bound, seen: words });
         }
         seen = tokio::select! {
-            seen = look::look(&options.at, &identities, &expected, before) => seen,
+            seen = look::look(&options.at, &options.connect, &expected, before) => seen,
             () = stop.asked(1) => return Err(RebootError::Interrupted),
         };
         match &seen {

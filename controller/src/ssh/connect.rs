@@ -1,27 +1,124 @@
 //! Connects, checks the host key, authenticates.
 
+use super::auth::authenticate;
+use super::config::AddressFamily;
+use super::destination::known_hosts_name;
+use super::dial::Dialer;
+use super::elevate::Elevation;
 use super::error::SshError;
 use super::host_key::{self, Expectation, HostKeyPolicy, Verdict};
-use super::{Destination, Identities};
+use super::{Destination, Identities, Login};
 use russh::client::{self, Handle};
-use russh::keys::agent::AgentIdentity;
-use russh::keys::{Algorithm, PrivateKeyWithHashAlg, PublicKey, PublicKeyOrCertificate};
-use russh::{Disconnect, MethodKind, Preferred, cipher};
+use russh::keys::{Algorithm, PublicKey, PublicKeyOrCertificate};
+use russh::{Disconnect, Preferred, cipher};
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// How to connect.
 #[derive(Debug, Clone)]
 pub struct ConnectOptions {
+    /// What carries the connection.
+    pub via: Via,
+    /// The name or address that is connected to (`HostName`), if not the destination's.
+    pub host_name: Option<String>,
+    /// Which addresses of the name are tried.
+    pub family: AddressFamily,
     /// Whether the host key is the right one.
     pub host_key: HostKeyPolicy,
-    /// What to log in with.
+    /// The keys to log in with.
     pub identities: Identities,
+    /// What else to log in with.
+    pub login: Login,
     /// Bound of each step: each address, the handshake.
     pub timeout: Duration,
+}
+
+/// What carries a connection.
+#[derive(Debug, Clone, Default)]
+pub enum Via {
+    /// TCP.
+    #[default]
+    Direct,
+    /// A channel of a connection to another machine (`ProxyJump`).
+    Jump(Box<Hop>),
+    /// Standard input and output of a program (`ProxyCommand`), tokens replaced.
+    Command(String),
+}
+
+/// A machine on the way.
+#[derive(Debug, Clone)]
+pub struct Hop {
+    /// Which.
+    pub destination: Destination,
+    /// How to connect to it.
+    pub connect: ConnectOptions,
+}
+
+impl ConnectOptions {
+    /// By TCP, with OpenSSH's defaults.
+    pub fn direct(host_key: HostKeyPolicy, identities: Identities, timeout: Duration) -> Self {
+        ConnectOptions {
+            via: Via::Direct,
+            host_name: None,
+            family: AddressFamily::Any,
+            host_key,
+            identities,
+            login: Login::default(),
+            timeout,
+        }
+    }
+
+    /// The same, but never asking: what was not unlocked yet is left out.
+    pub fn without_prompt(&self) -> Self {
+        let via = match &self.via {
+            Via::Jump(hop) => Via::Jump(Box::new(Hop {
+                destination: hop.destination.clone(),
+                connect: hop.connect.without_prompt(),
+            })),
+            other => other.clone(),
+        };
+        ConnectOptions {
+            via,
+            identities: self.identities.without_prompt(),
+            login: self.login.without_prompt(),
+            ..self.clone()
+        }
+    }
+
+    /// Number of machines on the way.
+    pub fn hops(&self) -> usize {
+        match &self.via {
+            Via::Jump(hop) => 1 + hop.connect.hops(),
+            _ => 0,
+        }
+    }
+
+    /// Expects `key` and no other of the machine that `known_hosts` would name `name`: the
+    /// destination itself or one on the way to it.
+    pub fn accept(&mut self, destination: &Destination, name: &str, key: &PublicKey) {
+        if self.key_name(destination) == name {
+            self.host_key =
+                HostKeyPolicy { alias: self.host_key.alias.clone(), ..HostKeyPolicy::exactly(key) };
+        }
+        if let Via::Jump(hop) = &mut self.via {
+            hop.connect.accept(&hop.destination, name, key);
+        }
+    }
+
+    /// What the host key is looked up by.
+    pub(super) fn key_name(&self, destination: &Destination) -> String {
+        match &self.host_key.alias {
+            Some(alias) => alias.to_lowercase(),
+            None => known_hosts_name(self.host(destination), destination.port),
+        }
+    }
+
+    /// What is connected to.
+    pub(super) fn host<'a>(&'a self, destination: &'a Destination) -> &'a str {
+        self.host_name.as_deref().unwrap_or(&destination.host)
+    }
 }
 
 /// Bound of a login: a key's passphrase or an agent's confirmation may have to be typed.
@@ -35,8 +132,13 @@ const KEEPALIVE_MAX: usize = 6;
 #[derive(Clone)]
 pub struct Session {
     pub(super) handle: Arc<Handle<Client>>,
-    destination: Destination,
-    host_key: PublicKey,
+    pub(super) destination: Destination,
+    pub(super) host_key: PublicKey,
+    pub(super) login: Login,
+    /// How programs run as root, if that is wanted and the login is not root's.
+    pub(super) elevation: Option<Arc<Elevation>>,
+    /// The connection that carries this one.
+    pub(super) through: Option<Arc<Session>>,
 }
 
 impl std::fmt::Debug for Session {
@@ -54,16 +156,25 @@ impl Session {
         destination: &Destination,
         options: &ConnectOptions,
     ) -> Result<Self, SshError> {
-        let expectation = options.host_key.expectation(destination)?;
+        let expectation = options.host_key.expectation(&options.key_name(destination))?;
+        let login = options.login.clone();
+        let dialer = Dialer::prepare(destination, options).await?;
         let (mut handle, host_key) =
-            handshake_expecting(destination, &expectation, options.timeout).await?;
-        timeout(LOGIN, authenticate(&mut handle, destination, &options.identities))
+            handshake_expecting(&dialer, destination, options, &expectation).await?;
+        timeout(LOGIN, authenticate(&mut handle, destination, &options.identities, &login))
             .await
             .map_err(|_| SshError::TimedOut {
                 what: format!("logging in at {destination}"),
                 bound: LOGIN,
             })??;
-        Ok(Session { handle: Arc::new(handle), destination: destination.clone(), host_key })
+        Ok(Session {
+            handle: Arc::new(handle),
+            destination: destination.clone(),
+            host_key,
+            login,
+            elevation: None,
+            through: dialer.into_carrier().map(Arc::new),
+        })
     }
 
     /// Where this leads.
@@ -85,6 +196,9 @@ impl Session {
     pub async fn disconnect(&self) {
         let goodbye = self.handle.disconnect(Disconnect::ByApplication, "", "");
         let _ = timeout(Duration::from_secs(2), goodbye).await;
+        if let Some(through) = &self.through {
+            Box::pin(through.disconnect()).await;
+        }
     }
 
     pub(super) fn broken(&self, doing: impl Into<String>, source: russh::Error) -> SshError {
@@ -106,17 +220,25 @@ pub struct Look {
 }
 
 /// Connects and logs in whatever the host key is; for looking at a machine that is not trusted.
+/// Machines on the way are trusted or not, as `options` say. Nobody is asked anything, and no
+/// password is sent.
 ///
 /// Public-key signatures are bound to the connection (RFC 4252, section 7), so that an impostor
 /// gains nothing; but what is read over it must not be believed unless the key is the right one.
 pub async fn look(
     destination: &Destination,
-    identities: &Identities,
+    options: &ConnectOptions,
     bound: Duration,
 ) -> Result<Look, SshError> {
+    let mut options = options.without_prompt();
+    options.timeout = bound;
+    options.login.methods = vec![super::Method::PublicKey];
+    let dialer = Dialer::prepare(destination, &options).await?;
     let (mut handle, host_key) =
-        handshake_expecting(destination, &Expectation::Anything, bound).await?;
-    let login = timeout(bound, authenticate(&mut handle, destination, identities))
+        handshake_expecting(&dialer, destination, &options, &Expectation::Anything).await?;
+    let through = dialer.into_carrier().map(Arc::new);
+    let login = authenticate(&mut handle, destination, &options.identities, &options.login);
+    let login = timeout(bound, login)
         .await
         .unwrap_or_else(|_| {
             Err(SshError::TimedOut { what: format!("logging in at {destination}"), bound })
@@ -125,6 +247,9 @@ pub async fn look(
             handle: Arc::new(handle),
             destination: destination.clone(),
             host_key: host_key.clone(),
+            login: options.login.clone(),
+            elevation: None,
+            through,
         });
     Ok(Look { host_key, login })
 }
@@ -132,34 +257,32 @@ pub async fn look(
 /// The handshake; for a pinned fingerprint, which does not tell the key's type, asking for one
 /// type after the other until the machine shows the pinned key.
 async fn handshake_expecting(
+    dialer: &Dialer,
     destination: &Destination,
+    options: &ConnectOptions,
     expectation: &Expectation,
-    bound: Duration,
 ) -> Result<(Handle<Client>, PublicKey), SshError> {
     let algorithms = expectation.algorithms();
-    let first = match handshake(destination, expectation, &algorithms, bound).await {
+    let certified = expectation.certificate_algorithms();
+    let attempt = |algorithms: Vec<Algorithm>| {
+        handshake(dialer, destination, options, expectation, algorithms, &certified)
+    };
+    let first = match attempt(algorithms.clone()).await {
         Err(e @ SshError::NotThePinnedKey { .. }) if expectation.is_fingerprint() => e,
         other => return other,
     };
-    let mut tried: Vec<String> = Vec::new();
+    let mut tried: Vec<Algorithm> = Vec::new();
     if let SshError::NotThePinnedKey { algorithm, .. } = &first {
-        tried.push(algorithm.clone());
+        tried.extend(algorithm.parse::<Algorithm>());
     }
     for algorithm in &algorithms {
-        let name = algorithm.to_string();
-        let again = tried
-            .iter()
-            .any(|t| t.parse::<Algorithm>().is_ok_and(|t| host_key::same_type(&t, algorithm)));
-        if again {
+        if tried.iter().any(|tried| host_key::same_type(tried, algorithm)) {
             continue;
         }
-        tried.push(name);
-        let only: Vec<Algorithm> = algorithms
-            .iter()
-            .filter(|other| host_key::same_type(other, algorithm))
-            .cloned()
-            .collect();
-        if let Ok(found) = handshake(destination, expectation, &only, bound).await {
+        tried.push(algorithm.clone());
+        let of_type = |other: &&Algorithm| host_key::same_type(other, algorithm);
+        let only: Vec<Algorithm> = algorithms.iter().filter(of_type).cloned().collect();
+        if let Ok(found) = attempt(only).await {
             return Ok(found);
         }
     }
@@ -167,67 +290,47 @@ async fn handshake_expecting(
 }
 
 async fn handshake(
+    dialer: &Dialer,
     destination: &Destination,
+    options: &ConnectOptions,
     expectation: &Expectation,
-    algorithms: &[Algorithm],
-    bound: Duration,
+    algorithms: Vec<Algorithm>,
+    certified: &[Algorithm],
 ) -> Result<(Handle<Client>, PublicKey), SshError> {
-    let stream = dial(destination, bound).await?;
+    let bound = options.timeout;
+    let carrier = dialer.open(bound).await?;
     let seen = Arc::new(Mutex::new(None));
     let client = Client {
-        destination: destination.clone(),
+        name: options.key_name(destination),
         expectation: expectation.clone(),
         seen: Arc::clone(&seen),
     };
-    let connecting = client::connect_stream(Arc::new(config(algorithms)), stream, client);
-    let outcome = timeout(bound, connecting).await.map_err(|_| SshError::TimedOut {
-        what: format!("the SSH handshake with {}", destination.host),
-        bound,
-    })?;
+    let config = Arc::new(config(algorithms, certified.to_vec()));
+    let connecting = client::connect_stream(config, carrier.stream, client);
+    let outcome = match timeout(bound, connecting).await {
+        Ok(outcome) => outcome,
+        Err(_) => {
+            let what = format!("the SSH handshake with {}", destination.host);
+            return Err(carrier.complaint.about(SshError::TimedOut { what, bound }).await);
+        }
+    };
     let seen = seen.lock().unwrap_or_else(|e| e.into_inner()).take();
     match (outcome, seen) {
         (_, Some(Err(refused))) => Err(refused),
         (Ok(handle), Some(Ok(key))) => Ok((handle, key)),
         (Ok(_), None) => unreachable!("a handshake without a host key can't succeed"),
-        (Err(source), _) => Err(SshError::Handshake {
-            host: destination.host.clone(),
-            port: destination.port,
-            source: Box::new(source),
-        }),
+        (Err(source), _) => Err(carrier
+            .complaint
+            .about(SshError::Handshake {
+                host: destination.host.clone(),
+                port: destination.port,
+                source: Box::new(source),
+            })
+            .await),
     }
 }
 
-/// A TCP connection to the first address that takes one.
-async fn dial(destination: &Destination, bound: Duration) -> Result<TcpStream, SshError> {
-    let Destination { host, port, .. } = destination;
-    let resolve = |source| SshError::Resolve { host: host.clone(), source };
-    let addresses: Vec<_> = timeout(bound, tokio::net::lookup_host((host.as_str(), *port)))
-        .await
-        .map_err(|_| SshError::TimedOut { what: format!("looking up {host}"), bound })?
-        .map_err(resolve)?
-        .collect();
-    let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
-    for address in addresses {
-        match timeout(bound, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => {
-                if let Err(e) = stream.set_nodelay(true) {
-                    tracing::debug!("TCP_NODELAY: {e}");
-                }
-                return Ok(stream);
-            }
-            Ok(Err(e)) => last = e,
-            Err(_) => {
-                last = std::io::Error::new(
-                    std::io::ErrorKind::TimedOut,
-                    format!("{address} does not answer within {} s", bound.as_secs()),
-                );
-            }
-        }
-    }
-    Err(SshError::Unreachable { host: host.clone(), port: *port, source: last })
-}
-
-fn config(algorithms: &[Algorithm]) -> client::Config {
+fn config(algorithms: Vec<Algorithm>, certified: Vec<Algorithm>) -> client::Config {
     // AES-128-GCM is the fastest where the processor has AES instructions, which is everywhere
     // one installs to; OpenSSH's default order would take ChaCha20.
     const CIPHERS: &[cipher::Name] = &[
@@ -245,7 +348,8 @@ fn config(algorithms: &[Algorithm]) -> client::Config {
         keepalive_interval: Some(KEEPALIVE),
         keepalive_max: KEEPALIVE_MAX,
         preferred: Preferred {
-            key: Cow::Owned(algorithms.to_vec()),
+            key: Cow::Owned(algorithms),
+            host_key_certificates: Cow::Owned(certified),
             cipher: Cow::Borrowed(CIPHERS),
             ..Preferred::DEFAULT
         },
@@ -253,107 +357,9 @@ fn config(algorithms: &[Algorithm]) -> client::Config {
     }
 }
 
-async fn authenticate(
-    handle: &mut Handle<Client>,
-    destination: &Destination,
-    identities: &Identities,
-) -> Result<(), SshError> {
-    let user = &destination.user;
-    let broken = |source: russh::Error| SshError::Broken {
-        host: destination.host.clone(),
-        doing: format!("logging in as {user}"),
-        source: Box::new(source),
-    };
-    let mut tried: Vec<String> = Vec::new();
-    // Asks what the machine offers; a machine that lets root in without any key does so here.
-    let mut offers = match handle.authenticate_none(user).await.map_err(broken)? {
-        client::AuthResult::Success => return Ok(()),
-        client::AuthResult::Failure { remaining_methods, .. } => remaining_methods,
-    };
-    let mut note = |result: client::AuthResult, name: String, tried: &mut Vec<String>| match result
-    {
-        client::AuthResult::Success => true,
-        client::AuthResult::Failure { remaining_methods, partial_success } => {
-            tried.push(match partial_success {
-                true => format!("{name} (accepted, but more than a key is asked)"),
-                false => name,
-            });
-            offers = remaining_methods;
-            false
-        }
-    };
-    for index in 0..identities.len() {
-        let Some(key) = identities.load(index).await? else { continue };
-        let hash = match key.algorithm() {
-            Algorithm::Rsa { .. } => {
-                handle.best_supported_rsa_hash().await.map_err(broken)?.flatten()
-            }
-            _ => None,
-        };
-        let key = PrivateKeyWithHashAlg::new(key, hash);
-        let result = handle.authenticate_publickey(user, key).await.map_err(broken)?;
-        if note(result, identities.name(index), &mut tried) {
-            return Ok(());
-        }
-    }
-    if let Some((mut agent, keys)) = identities.agent().await {
-        if let Some(binding) = handle.agent_session_binding()
-            && let Err(e) = agent.bind_session(binding, false).await
-        {
-            tracing::debug!("the ssh-agent does not bind sessions: {e}");
-        }
-        for identity in keys {
-            let name = format!("{} (agent)", identity.comment());
-            let result = match identity {
-                AgentIdentity::PublicKey { key, .. } => {
-                    let hash = match key.algorithm() {
-                        Algorithm::Rsa { .. } => {
-                            handle.best_supported_rsa_hash().await.map_err(broken)?.flatten()
-                        }
-                        _ => None,
-                    };
-                    handle.authenticate_publickey_with(user, key, hash, &mut agent).await
-                }
-                AgentIdentity::Certificate { certificate, .. } => {
-                    handle.authenticate_certificate_with(user, certificate, None, &mut agent).await
-                }
-            };
-            match result {
-                Ok(result) => {
-                    if note(result, name, &mut tried) {
-                        return Ok(());
-                    }
-                }
-                // An agent that declines one key may sign with the next.
-                Err(e) => tried.push(format!("{name}: {e}")),
-            }
-        }
-    }
-    if tried.is_empty() {
-        return Err(SshError::NoIdentity);
-    }
-    Err(SshError::NotAuthenticated {
-        user: user.clone(),
-        host: destination.host.clone(),
-        tried: tried.join(", "),
-        offers: offers.iter().map(method_name).collect::<Vec<_>>().join(", "),
-    })
-}
-
-fn method_name(method: &MethodKind) -> &'static str {
-    match method {
-        MethodKind::None => "none",
-        MethodKind::Password => "password",
-        MethodKind::PublicKey => "publickey",
-        MethodKind::HostBased => "hostbased",
-        MethodKind::KeyboardInteractive => "keyboard-interactive",
-        _ => "another",
-    }
-}
-
 /// Judges the host key; russh asks it during the handshake.
 pub(super) struct Client {
-    destination: Destination,
+    name: String,
     expectation: Expectation,
     seen: Arc<Mutex<Option<Result<PublicKey, SshError>>>>,
 }
@@ -367,12 +373,11 @@ impl client::Handler for Client {
     ) -> Result<bool, russh::Error> {
         let key = match presented {
             PublicKeyOrCertificate::PublicKey { key, .. } => key.clone(),
-            // Not offered, see `config`; judged by the key it certifies.
             PublicKeyOrCertificate::Certificate(certificate) => {
                 PublicKey::new(certificate.public_key().clone(), "")
             }
         };
-        let (accept, seen) = match self.expectation.judge(&self.destination, &key) {
+        let (accept, seen) = match self.expectation.judge(&self.name, presented) {
             Verdict::Accept => (true, Ok(key)),
             Verdict::Refuse(why) => (false, Err(why)),
         };

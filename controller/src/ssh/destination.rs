@@ -4,12 +4,23 @@ use std::fmt;
 use std::str::FromStr;
 use thiserror::Error;
 
+/// A machine as the operator names it; what is left out, the SSH configuration may say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    /// Login name, if given.
+    pub user: Option<String>,
+    /// Name, address (without brackets) or alias of the SSH configuration.
+    pub host: String,
+    /// TCP port, if given.
+    pub port: Option<u16>,
+}
+
 /// A user on a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Destination {
-    /// Login name; `root` unless given.
+    /// Login name.
     pub user: String,
-    /// Name or address, without brackets.
+    /// Name, address (without brackets) or alias, as it was given.
     pub host: String,
     /// TCP port.
     pub port: u16,
@@ -26,10 +37,15 @@ pub struct DestinationError {
 impl Destination {
     /// The machine as `known_hosts` names it: `host`, or `[host]:port` for a port other than 22.
     pub fn known_hosts_name(&self) -> String {
-        match self.port {
-            22 => self.host.to_lowercase(),
-            port => format!("[{}]:{port}", self.host.to_lowercase()),
-        }
+        known_hosts_name(&self.host, self.port)
+    }
+}
+
+/// `host`, or `[host]:port` for a port other than 22.
+pub(super) fn known_hosts_name(host: &str, port: u16) -> String {
+    match port {
+        22 => host.to_lowercase(),
+        port => format!("[{}]:{port}", host.to_lowercase()),
     }
 }
 
@@ -51,13 +67,29 @@ impl fmt::Display for Destination {
 impl FromStr for Destination {
     type Err = DestinationError;
 
-    /// Reads `[user@]host[:port]`, `[user@][address]:port` and a bare IPv6 address.
+    /// As an [`Address`], where `root` and 22 are what is left out.
+    fn from_str(text: &str) -> Result<Self, DestinationError> {
+        let Address { user, host, port } = text.parse()?;
+        Ok(Destination {
+            user: user.unwrap_or_else(|| "root".to_owned()),
+            host,
+            port: port.unwrap_or(22),
+        })
+    }
+}
+
+impl FromStr for Address {
+    type Err = DestinationError;
+
+    /// Reads `[user@]host[:port]`, `[user@][address]:port`, a bare IPv6 address, and each of
+    /// them after `ssh://`.
     fn from_str(text: &str) -> Result<Self, DestinationError> {
         let fail = |why| Err(DestinationError { text: text.to_owned(), why });
-        let (user, rest) = match text.rsplit_once('@') {
+        let plain = text.strip_prefix("ssh://").unwrap_or(text);
+        let (user, rest) = match plain.rsplit_once('@') {
             Some(("", _)) => return fail("the user is empty"),
-            Some((user, rest)) => (user, rest),
-            None => ("root", text),
+            Some((user, rest)) => (Some(user.to_owned()), rest),
+            None => (None, plain),
         };
         let (host, port) = if let Some(rest) = rest.strip_prefix('[') {
             match rest.split_once(']') {
@@ -74,15 +106,23 @@ impl FromStr for Destination {
         if host.is_empty() {
             return fail("the host is empty");
         }
-        if host.starts_with('-') || host.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        // A user's name stands in commands of the configuration (%r), as the host's does.
+        let odd = |text: &str| {
+            text.starts_with('-') || text.contains(|c: char| c.is_whitespace() || c.is_control())
+        };
+        let meant_for_shells = |c: char| "'`\"$\\;&<>|(){}".contains(c);
+        if odd(host) || host.contains(meant_for_shells) {
             return fail("that is no host name");
         }
+        if user.as_deref().is_some_and(|user| odd(user) || user.contains(meant_for_shells)) {
+            return fail("that is no user name");
+        }
         let port = match port.map(str::parse::<u16>) {
-            None => 22,
-            Some(Ok(port)) if port != 0 => port,
+            None => None,
+            Some(Ok(port)) if port != 0 => Some(port),
             Some(_) => return fail("the port is not a number between 1 and 65535"),
         };
-        Ok(Destination { user: user.to_owned(), host: host.to_owned(), port })
+        Ok(Address { user, host: host.to_owned(), port })
     }
 }
 
@@ -102,7 +142,21 @@ mod tests {
         assert_eq!(parsed("10.0.0.5:2222"), is("root", "10.0.0.5", 2222));
         assert_eq!(parsed("admin@[fe80::1%eth0]:23"), is("admin", "fe80::1%eth0", 23));
         assert_eq!(parsed("2001:db8::7"), is("root", "2001:db8::7", 22));
-        for bad in ["", "@host", "root@", "host:0", "host:x", "[::1", "-oProxyCommand=x", "a b"] {
+        assert_eq!(parsed("ssh://admin@nas:2222"), is("admin", "nas", 2222));
+        let alias: Address = "nas".parse().unwrap();
+        assert_eq!((alias.user, alias.port), (None, None));
+        for bad in [
+            "",
+            "@host",
+            "root@",
+            "host:0",
+            "host:x",
+            "[::1",
+            "-oProxyCommand=x",
+            "a b",
+            "a;b",
+            "$(x)@h",
+        ] {
             assert!(bad.parse::<Destination>().is_err(), "{bad}");
         }
     }

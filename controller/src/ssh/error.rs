@@ -115,6 +115,18 @@ pub enum SshError {
         /// The line, from 1.
         line: usize,
     },
+    /// The machine's certificate is not good for it.
+    #[error(
+        "the certificate of {host}, signed by the known authority {authority}, is refused: {why}"
+    )]
+    HostCertificate {
+        /// The machine as `known_hosts` names it.
+        host: String,
+        /// Fingerprint of the authority's key.
+        authority: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// A private key can't be used.
     #[error("can't use the key {}", file.display())]
     Identity {
@@ -133,26 +145,78 @@ pub enum SshError {
         /// The key's file.
         file: PathBuf,
     },
-    /// There is no key to log in with.
+    /// There is nothing to log in with.
     #[error(
-        "there is no key to log in with: give one with -i, start an ssh-agent (SSH_AUTH_SOCK), \
-         or make one with ssh-keygen -t ed25519"
+        "there is no key to log in to {host} with (it offers: {offers}): give one with -i, start \
+         an ssh-agent (SSH_AUTH_SOCK), make one with ssh-keygen -t ed25519, or give a password \
+         with --ssh-password-file"
     )]
-    NoIdentity,
-    /// The machine accepts none of the keys.
+    NoIdentity {
+        /// The machine.
+        host: String,
+        /// Methods that the machine offers.
+        offers: String,
+    },
+    /// The machine accepts nothing of what was tried.
     #[error(
-        "{user}@{host} accepts none of these keys: {tried}. Add a public key to \
-         ~{user}/.ssh/authorized_keys on the machine (it offers: {offers})"
+        "{user}@{host} accepts none of these: {tried}. It offers {offers}; add a public key to \
+         ~{user}/.ssh/authorized_keys on the machine, or give the right password"
     )]
     NotAuthenticated {
         /// Login name.
         user: String,
         /// The machine.
         host: String,
-        /// The keys that were tried, by file or comment.
+        /// What was tried: keys by file or comment, passwords by where they come from.
         tried: String,
         /// Methods that the machine offers.
         offers: String,
+    },
+    /// The SSH configuration can't be used.
+    #[error(transparent)]
+    Config(#[from] super::config::ConfigError),
+    /// A machine on the way does not reach the next one.
+    #[error("{hop} does not reach {host} on port {port}")]
+    Jump {
+        /// The machine on the way.
+        hop: String,
+        /// Where to.
+        host: String,
+        /// The port.
+        port: u16,
+        /// Why.
+        #[source]
+        source: Box<russh::Error>,
+    },
+    /// `ProxyCommand` can't be started.
+    #[error("can't start the ProxyCommand '{command}'")]
+    ProxyStart {
+        /// The command.
+        command: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// `ProxyCommand` brings no SSH connection.
+    #[error("the ProxyCommand '{command}' brings no SSH connection{}", if said.is_empty() { String::new() } else { format!(": {said}") })]
+    ProxyCommand {
+        /// The command.
+        command: String,
+        /// The end of its error output.
+        said: String,
+        /// Why.
+        #[source]
+        source: Box<SshError>,
+    },
+    /// Root can't be had on the machine.
+    #[error("{user} can't become root on {host}: {why}")]
+    NotRoot {
+        /// Login name.
+        user: String,
+        /// The machine.
+        host: String,
+        /// A sentence.
+        why: String,
     },
     /// The connection ended.
     #[error("the connection to {host} broke while {doing}")]

@@ -83,10 +83,26 @@ const STDERR_BUFFER: usize = 64 << 10;
 const START: Duration = Duration::from_secs(30);
 
 impl Session {
-    /// Starts `command` through the login shell.
+    /// Starts `command` through the login shell; as root, if this session is
+    /// [`as_root`](Session::as_root).
     pub async fn start(&self, command: &str) -> Result<Running, SshError> {
+        match self.elevation.clone() {
+            Some(elevation) => self.start_elevated(&elevation, command).await,
+            None => self.start_plain(command, false).await,
+        }
+    }
+
+    /// Starts `command` as who logged in, at a terminal or not.
+    pub(super) async fn start_plain(
+        &self,
+        command: &str,
+        terminal: bool,
+    ) -> Result<Running, SshError> {
         let opening = async {
             let mut channel = self.handle.channel_open_session().await?;
+            if terminal {
+                channel.request_pty(false, "dumb", 80, 24, 0, 0, &[]).await?;
+            }
             channel.exec(true, command).await?;
             loop {
                 match channel.wait().await {
@@ -131,11 +147,18 @@ impl Session {
         Ok(Running { stdin: Stdin { half: write }, stdout, stderr, exit })
     }
 
-    /// Opens a subsystem of the server (`sftp`).
+    /// Opens a subsystem of the server (`sftp`). It runs as who logged in; so there is none in a
+    /// session whose programs run as root by other means.
     pub async fn subsystem(
         &self,
         name: &str,
     ) -> Result<russh::ChannelStream<russh::client::Msg>, SshError> {
+        if self.elevation.is_some() {
+            return Err(SshError::ExecRefused {
+                host: self.destination().host.clone(),
+                what: format!("subsystem {name} as root"),
+            });
+        }
         let opening = async {
             let mut channel = self.handle.channel_open_session().await?;
             channel.request_subsystem(true, name).await?;

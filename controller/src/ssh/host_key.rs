@@ -4,11 +4,11 @@
 //! `known_hosts` file, or unknown, in which case the operator is shown its fingerprint and
 //! decides. A key that differs from a known one is refused.
 
-use super::Destination;
 use super::error::SshError;
-use super::known_hosts::{self, KnownKeys};
+use super::host_certificate;
+use super::known_hosts::{self, KnownKeys, Recorded};
 use russh::keys::ssh_key::Fingerprint;
-use russh::keys::{Algorithm, EcdsaCurve, HashAlg, PublicKey};
+use russh::keys::{Algorithm, Certificate, EcdsaCurve, HashAlg, PublicKey, PublicKeyOrCertificate};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -64,22 +64,24 @@ pub struct HostKeyPolicy {
     pub pinned: Option<Pin>,
     /// `known_hosts` files, looked into in order.
     pub known_hosts: Vec<PathBuf>,
+    /// What the key is looked up by there, instead of host and port (`HostKeyAlias`).
+    pub alias: Option<String>,
 }
 
 impl HostKeyPolicy {
     /// Accepts the key and no other.
     pub fn exactly(key: &PublicKey) -> Self {
-        HostKeyPolicy { pinned: Some(Pin::Key(Box::new(key.clone()))), known_hosts: Vec::new() }
+        HostKeyPolicy { pinned: Some(Pin::Key(Box::new(key.clone()))), ..Self::default() }
     }
 
-    /// Reads what is known of `destination`.
-    pub(super) fn expectation(&self, destination: &Destination) -> Result<Expectation, SshError> {
+    /// Reads what is known of `name`, a host as `known_hosts` names it.
+    pub(super) fn expectation(&self, name: &str) -> Result<Expectation, SshError> {
         if let Some(pin) = &self.pinned {
             return Ok(Expectation::Pinned(pin.clone()));
         }
         let mut known = KnownKeys::default();
         for file in &self.known_hosts {
-            known_hosts::read(file, &destination.known_hosts_name(), &mut known)
+            known_hosts::read(file, name, &mut known)
                 .map_err(|source| SshError::KnownHosts { file: file.clone(), source })?;
         }
         Ok(Expectation::Known(known))
@@ -108,50 +110,29 @@ pub(super) enum Verdict {
 }
 
 impl Expectation {
-    /// Judges the key that the machine proved to have.
-    pub(super) fn judge(&self, destination: &Destination, key: &PublicKey) -> Verdict {
+    /// Judges what the machine proved to have the key of.
+    pub(super) fn judge(&self, name: &str, presented: &PublicKeyOrCertificate) -> Verdict {
+        let certificate = match presented {
+            PublicKeyOrCertificate::PublicKey { key, .. } => return self.judge_key(name, key),
+            PublicKeyOrCertificate::Certificate(certificate) => certificate,
+        };
+        let Expectation::Known(known) = self else {
+            return self.judge_key(name, &PublicKey::new(certificate.public_key().clone(), ""));
+        };
+        judge_certificate(known, name, certificate)
+    }
+
+    fn judge_key(&self, name: &str, key: &PublicKey) -> Verdict {
         match self {
             Expectation::Anything => Verdict::Accept,
             Expectation::Pinned(pin) if pin.matches(key) => Verdict::Accept,
             Expectation::Pinned(pin) => Verdict::Refuse(SshError::NotThePinnedKey {
-                host: destination.known_hosts_name(),
+                host: name.to_owned(),
                 expected: pin.to_string(),
                 found: fingerprint(key),
                 algorithm: key.algorithm().to_string(),
             }),
-            Expectation::Known(known) => {
-                let same = |r: &&known_hosts::Recorded| r.key.key_data() == key.key_data();
-                if let Some(revoked) = known.revoked.iter().find(same) {
-                    return Verdict::Refuse(SshError::RevokedHostKey {
-                        host: destination.known_hosts_name(),
-                        file: revoked.file.clone(),
-                        line: revoked.line,
-                    });
-                }
-                if known.trusted.iter().any(|r| same(&r)) {
-                    return Verdict::Accept;
-                }
-                match known.trusted.first() {
-                    Some(first) => {
-                        let recorded = known
-                            .trusted
-                            .iter()
-                            .find(|r| r.key.algorithm() == key.algorithm())
-                            .unwrap_or(first);
-                        Verdict::Refuse(SshError::HostKeyChanged {
-                            host: destination.known_hosts_name(),
-                            file: recorded.file.clone(),
-                            line: recorded.line,
-                            expected: fingerprint(&recorded.key),
-                            found: fingerprint(key),
-                        })
-                    }
-                    None => Verdict::Refuse(SshError::UnknownHostKey {
-                        host: destination.known_hosts_name(),
-                        key: Box::new(key.clone()),
-                    }),
-                }
-            }
+            Expectation::Known(known) => judge_known(known, name, key),
         }
     }
 
@@ -160,7 +141,10 @@ impl Expectation {
     pub(super) fn algorithms(&self) -> Vec<Algorithm> {
         let mut wanted: Vec<Algorithm> = match self {
             Expectation::Pinned(Pin::Key(key)) => vec![key.algorithm()],
-            Expectation::Known(known) => known.trusted.iter().map(|r| r.key.algorithm()).collect(),
+            Expectation::Known(known) => {
+                let recorded = known.trusted.iter().chain(&known.of_port_22);
+                recorded.map(|r| r.key.algorithm()).collect()
+            }
             Expectation::Pinned(Pin::Fingerprint(_)) | Expectation::Anything => Vec::new(),
         };
         wanted.sort_by_key(|a| default_algorithms().iter().position(|d| same_type(d, a)));
@@ -170,9 +154,79 @@ impl Expectation {
         first
     }
 
+    /// Key types to ask for a certificate of: none where no authority is known.
+    pub(super) fn certificate_algorithms(&self) -> Vec<Algorithm> {
+        match self {
+            Expectation::Known(known) if !known.authorities.is_empty() => default_algorithms(),
+            _ => Vec::new(),
+        }
+    }
+
     /// Whether a refused key may be one of several, so that asking for another type may help.
     pub(super) fn is_fingerprint(&self) -> bool {
         matches!(self, Expectation::Pinned(Pin::Fingerprint(_)))
+    }
+}
+
+fn same_key<'r>(recorded: &'r [Recorded], key: &PublicKey) -> Option<&'r Recorded> {
+    recorded.iter().find(|r| r.key.key_data() == key.key_data())
+}
+
+fn judge_known(known: &KnownKeys, name: &str, key: &PublicKey) -> Verdict {
+    if let Some(revoked) = same_key(&known.revoked, key) {
+        return Verdict::Refuse(SshError::RevokedHostKey {
+            host: name.to_owned(),
+            file: revoked.file.clone(),
+            line: revoked.line,
+        });
+    }
+    if same_key(&known.trusted, key).is_some() {
+        return Verdict::Accept;
+    }
+    let Some(first) = known.trusted.first() else {
+        return match same_key(&known.of_port_22, key) {
+            Some(_) => Verdict::Accept,
+            None => Verdict::Refuse(SshError::UnknownHostKey {
+                host: name.to_owned(),
+                key: Box::new(key.clone()),
+            }),
+        };
+    };
+    let of_type = known.trusted.iter().find(|r| r.key.algorithm() == key.algorithm());
+    let recorded = of_type.unwrap_or(first);
+    Verdict::Refuse(SshError::HostKeyChanged {
+        host: name.to_owned(),
+        file: recorded.file.clone(),
+        line: recorded.line,
+        expected: fingerprint(&recorded.key),
+        found: fingerprint(key),
+    })
+}
+
+/// By its authority, or else by the key alone, as OpenSSH does.
+fn judge_certificate(known: &KnownKeys, name: &str, certificate: &Certificate) -> Verdict {
+    let key = PublicKey::new(certificate.public_key().clone(), "");
+    let authority = PublicKey::new(certificate.signature_key().clone(), "");
+    for revocable in [&key, &authority] {
+        if same_key(&known.revoked, revocable).is_some() {
+            return judge_known(known, name, revocable);
+        }
+    }
+    let why = match same_key(&known.authorities, &authority) {
+        None => None,
+        Some(_) => match host_certificate::check(certificate, name) {
+            Ok(()) => return Verdict::Accept,
+            Err(why) => Some(why),
+        },
+    };
+    match (judge_known(known, name, &key), why) {
+        (Verdict::Accept, _) => Verdict::Accept,
+        (_, Some(why)) => Verdict::Refuse(SshError::HostCertificate {
+            host: name.to_owned(),
+            authority: fingerprint(&authority),
+            why,
+        }),
+        (refused, None) => refused,
     }
 }
 

@@ -1,35 +1,28 @@
 //! The keys that the operator logs in with.
 
 use super::error::SshError;
+use super::prompt::{NoPrompt, Prompt, Question};
 use russh::keys::agent::AgentIdentity;
 use russh::keys::agent::client::{AgentClient, AgentStream};
-use russh::keys::{self, PrivateKey};
+use russh::keys::{self, Certificate, PrivateKey, PublicKey};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-/// Asks for the passphrase of a key.
-pub trait PassphrasePrompt: Send + Sync {
-    /// The passphrase for `file`, or `None` where nobody can be asked. `again` after a wrong one.
-    fn passphrase(&self, file: &Path, again: bool) -> Option<Zeroizing<String>>;
-}
+/// Bound of asking an agent what keys it has.
+const AGENT: Duration = Duration::from_secs(10);
 
-/// Never asks.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct NoPrompt;
-
-impl PassphrasePrompt for NoPrompt {
-    fn passphrase(&self, _file: &Path, _again: bool) -> Option<Zeroizing<String>> {
-        None
-    }
-}
-
-/// The keys to try, in order: files, then the agent's.
+/// The keys to try.
 #[derive(Clone)]
 pub struct Identities {
     files: Vec<KeyFile>,
+    certificates: Vec<PathBuf>,
+    only_files: bool,
     agent: Option<PathBuf>,
-    prompt: Arc<dyn PassphrasePrompt>,
+    prompt: Arc<dyn Prompt>,
 }
 
 impl std::fmt::Debug for Identities {
@@ -41,37 +34,57 @@ impl std::fmt::Debug for Identities {
     }
 }
 
+/// Who said that a key file is to be tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// The operator, for this connection.
+    Named,
+    /// The SSH configuration.
+    Listed,
+    /// Nobody: it is one of the usual ones.
+    Usual,
+}
+
 #[derive(Clone)]
 struct KeyFile {
     path: PathBuf,
-    named: bool,
+    origin: Origin,
     key: Arc<Mutex<Option<Arc<PrivateKey>>>>,
 }
 
 impl Identities {
     /// The files that the operator named, or else the usual ones in `~/.ssh` as far as they
     /// exist; and the agent at `SSH_AUTH_SOCK`.
-    pub fn new(named: &[PathBuf], prompt: Arc<dyn PassphrasePrompt>) -> Self {
-        let mut files: Vec<PathBuf> = named.to_vec();
+    pub fn new(named: &[PathBuf], prompt: Arc<dyn Prompt>) -> Self {
+        Self::with_listed(named, None, prompt)
+    }
+
+    /// As [`new`](Self::new), with files that the SSH configuration lists, if it does. The usual
+    /// ones are tried where neither names any.
+    pub fn with_listed(
+        named: &[PathBuf],
+        listed: Option<&[PathBuf]>,
+        prompt: Arc<dyn Prompt>,
+    ) -> Self {
+        let mut files: Vec<KeyFile> = Vec::new();
+        let mut add = |path: PathBuf, origin| {
+            if !files.iter().any(|file| file.path == path) {
+                files.push(KeyFile { path, origin, key: Arc::default() });
+            }
+        };
+        named.iter().for_each(|path| add(path.clone(), Origin::Named));
+        listed.into_iter().flatten().for_each(|path| add(path.clone(), Origin::Listed));
         if named.is_empty()
+            && listed.is_none()
             && let Some(home) = std::env::home_dir()
         {
-            files.extend(
-                ["id_ed25519", "id_ecdsa", "id_rsa"]
-                    .iter()
-                    .map(|name| home.join(".ssh").join(name))
-                    .filter(|path| path.exists()),
-            );
+            for name in ["id_ed25519", "id_ecdsa", "id_rsa"] {
+                add(home.join(".ssh").join(name), Origin::Usual);
+            }
         }
+        files.retain(|file| file.origin == Origin::Named || file.path.exists());
         let agent = std::env::var_os("SSH_AUTH_SOCK").filter(|s| !s.is_empty()).map(PathBuf::from);
-        Identities {
-            files: files
-                .into_iter()
-                .map(|path| KeyFile { path, named: !named.is_empty(), key: Arc::default() })
-                .collect(),
-            agent,
-            prompt,
-        }
+        Identities { files, certificates: Vec::new(), only_files: false, agent, prompt }
     }
 
     /// With another agent than that of the environment, or none.
@@ -80,9 +93,26 @@ impl Identities {
         self
     }
 
+    /// With certificates for the keys (`CertificateFile`), besides `KEY-cert.pub` of each file.
+    pub fn with_certificates(mut self, files: Vec<PathBuf>) -> Self {
+        self.certificates = files;
+        self
+    }
+
+    /// Of the agent's keys, only those that are among the files (`IdentitiesOnly`).
+    pub fn only_files(mut self, only: bool) -> Self {
+        self.only_files = only;
+        self
+    }
+
     /// The same keys, but never asking: keys that were not unlocked yet are left out.
     pub fn without_prompt(&self) -> Self {
         Identities { prompt: Arc::new(NoPrompt), ..self.clone() }
+    }
+
+    /// Whether the agent's other keys are left out.
+    pub(super) fn are_only_files(&self) -> bool {
+        self.only_files
     }
 
     /// Number of key files.
@@ -95,10 +125,46 @@ impl Identities {
         self.files[index].path.display().to_string()
     }
 
+    /// Who said that the file is to be tried.
+    pub(super) fn origin(&self, index: usize) -> Origin {
+        self.files[index].origin
+    }
+
+    /// The public half of a file's key, as far as it can be told without its passphrase.
+    pub(super) fn public(&self, index: usize) -> Option<PublicKey> {
+        self.files[index].public()
+    }
+
+    /// Whether the file's key can be used without asking.
+    pub(super) fn is_unlocked(&self, index: usize) -> bool {
+        let file = &self.files[index];
+        file.key.lock().unwrap_or_else(|e| e.into_inner()).is_some()
+            || keys::load_secret_key(&file.path, None).is_ok()
+    }
+
+    /// The certificates, each with its file's name.
+    pub(super) fn certificates(&self) -> Vec<(Certificate, String)> {
+        let beside = self.files.iter().map(|file| with_suffix(&file.path, "-cert.pub"));
+        let mut found: Vec<(Certificate, String)> = Vec::new();
+        for path in self.certificates.iter().cloned().chain(beside) {
+            if !path.exists() {
+                continue;
+            }
+            match keys::load_openssh_certificate(&path) {
+                Ok(certificate) if !found.iter().any(|(other, _)| *other == certificate) => {
+                    found.push((certificate, path.display().to_string()));
+                }
+                Ok(_) => {}
+                Err(e) => tracing::warn!("{} is not a certificate: {e}", path.display()),
+            }
+        }
+        found
+    }
+
     /// The key of a file, asking for its passphrase at most three times.
     ///
-    /// `Ok(None)` for a usual file that can't be used without asking; for one that the operator
-    /// named that is an error.
+    /// `Ok(None)` for a file that can't be used without asking; for one that the operator named
+    /// that is an error.
     pub(super) async fn load(&self, index: usize) -> Result<Option<Arc<PrivateKey>>, SshError> {
         let file = self.files[index].clone();
         let prompt = Arc::clone(&self.prompt);
@@ -110,17 +176,19 @@ impl Identities {
     /// The agent and the keys it holds; `None` if there is none.
     pub(super) async fn agent(&self) -> Option<(Agent, Vec<AgentIdentity>)> {
         let socket = self.agent.as_ref()?;
-        let mut client = match AgentClient::connect_uds(socket).await {
-            Ok(client) => client.dynamic(),
-            Err(e) => {
-                tracing::warn!("no ssh-agent at {}: {e}", socket.display());
-                return None;
-            }
+        let ask = async {
+            let mut client = AgentClient::connect_uds(socket).await?.dynamic();
+            let keys = client.request_identities().await?;
+            Ok::<_, keys::Error>((client, keys))
         };
-        match client.request_identities().await {
-            Ok(keys) => Some((client, keys)),
-            Err(e) => {
-                tracing::warn!("the ssh-agent at {} does not list its keys: {e}", socket.display());
+        match timeout(AGENT, ask).await {
+            Ok(Ok(found)) => Some(found),
+            Ok(Err(e)) => {
+                tracing::warn!("the ssh-agent at {} can't be used: {e}", socket.display());
+                None
+            }
+            Err(_) => {
+                tracing::warn!("the ssh-agent at {} does not answer", socket.display());
                 None
             }
         }
@@ -130,8 +198,33 @@ impl Identities {
 /// A connection to an ssh-agent.
 pub(super) type Agent = AgentClient<Box<dyn AgentStream + Send + Unpin>>;
 
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(suffix);
+    name.into()
+}
+
 impl KeyFile {
-    fn load(&self, prompt: &dyn PassphrasePrompt) -> Result<Option<Arc<PrivateKey>>, SshError> {
+    /// From the `.pub` file, or from the private one, which in OpenSSH's format has it in clear.
+    fn public(&self) -> Option<PublicKey> {
+        if let Some(key) = self.key.lock().unwrap_or_else(|e| e.into_inner()).as_ref() {
+            return Some(key.public_key().clone());
+        }
+        let beside = std::fs::read_to_string(with_suffix(&self.path, ".pub")).ok();
+        if let Some(key) = beside.and_then(|text| PublicKey::from_openssh(text.trim()).ok()) {
+            return Some(key);
+        }
+        let text = Zeroizing::new(std::fs::read_to_string(&self.path).ok()?);
+        // What was named may be the public half of a key that the agent holds.
+        if let Ok(key) = PublicKey::from_openssh(text.trim()) {
+            return Some(key);
+        }
+        let private = PrivateKey::from_openssh(text.as_bytes()).ok();
+        let private = private.or_else(|| keys::load_secret_key(&self.path, None).ok());
+        private.map(|key| key.public_key().clone())
+    }
+
+    fn load(&self, prompt: &dyn Prompt) -> Result<Option<Arc<PrivateKey>>, SshError> {
         let mut cached = self.key.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(key) = cached.as_ref() {
             return Ok(Some(Arc::clone(key)));
@@ -148,13 +241,16 @@ impl KeyFile {
                 Err(source) if !is_locked(&source, passphrase.is_some()) || attempt == 3 => {
                     return Err(SshError::Identity { file: self.path.clone(), source });
                 }
-                Err(_) => match prompt.passphrase(&self.path, attempt > 0) {
-                    Some(text) => passphrase = Some(text),
-                    None if self.named => {
-                        return Err(SshError::NoPassphrase { file: self.path.clone() });
+                Err(_) => {
+                    let question = Question::Passphrase { file: &self.path, again: attempt > 0 };
+                    match prompt.ask(&question) {
+                        Some(text) => passphrase = Some(text),
+                        None if self.origin == Origin::Named => {
+                            return Err(SshError::NoPassphrase { file: self.path.clone() });
+                        }
+                        None => return Ok(None),
                     }
-                    None => return Ok(None),
-                },
+                }
             }
         }
         Ok(None)

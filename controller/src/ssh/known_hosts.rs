@@ -1,9 +1,9 @@
 //! Reads OpenSSH's `known_hosts`.
 //!
 //! Format: sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT": marker, comma-separated patterns (`*`, `?`,
-//! `!`, hashed with HMAC-SHA1), key type, key, comment. Host certificates are not used:
-//! `@cert-authority` lines are skipped.
+//! `!`, hashed with HMAC-SHA1), key type, key, comment.
 
+use super::pattern;
 use hmac::{Hmac, Mac};
 use russh::keys::PublicKey;
 use russh::keys::ssh_key::known_hosts::{Entry, HostPatterns, Marker};
@@ -16,6 +16,11 @@ use std::path::{Path, PathBuf};
 pub struct KnownKeys {
     /// Keys that the machine may have.
     pub trusted: Vec<Recorded>,
+    /// Keys that the machine has at port 22, where another port was asked for and nothing is
+    /// recorded of it: as good as the port's own if they are equal, and no evidence if not.
+    pub of_port_22: Vec<Recorded>,
+    /// Keys of authorities whose certificates are good for the machine.
+    pub authorities: Vec<Recorded>,
     /// Keys that no machine may have any more.
     pub revoked: Vec<Recorded>,
 }
@@ -31,19 +36,20 @@ pub struct Recorded {
     pub line: usize,
 }
 
-/// The files that OpenSSH's client reads: the user's and the system's.
-pub fn default_files() -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    if let Some(home) = std::env::home_dir() {
-        files.push(home.join(".ssh/known_hosts"));
-        files.push(home.join(".ssh/known_hosts2"));
-    }
-    files.push("/etc/ssh/ssh_known_hosts".into());
-    files
+/// The user's files that OpenSSH's client reads.
+pub fn user_files() -> Vec<PathBuf> {
+    let Some(home) = std::env::home_dir() else { return Vec::new() };
+    ["known_hosts", "known_hosts2"].iter().map(|name| home.join(".ssh").join(name)).collect()
+}
+
+/// The system's files that OpenSSH's client reads.
+pub fn global_files() -> Vec<PathBuf> {
+    vec!["/etc/ssh/ssh_known_hosts".into(), "/etc/ssh/ssh_known_hosts2".into()]
 }
 
 /// Everything that `file` says about `name` (see
-/// [`Destination::known_hosts_name`](super::Destination::known_hosts_name)).
+/// [`Destination::known_hosts_name`](super::Destination::known_hosts_name)), and about the bare
+/// host if the name has a port.
 ///
 /// A file that does not exist says nothing; lines that can't be read are skipped, as OpenSSH
 /// does.
@@ -53,21 +59,25 @@ pub fn read(file: &Path, name: &str, into: &mut KnownKeys) -> io::Result<()> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(e),
     };
+    let bare = name.strip_prefix('[').and_then(|name| name.split_once("]:")).map(|(host, _)| host);
     for (number, line) in text.lines().enumerate() {
         let line = line.trim().replace('\t', " ");
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
         let Ok(entry) = line.parse::<Entry>() else { continue };
-        if !matches_host(entry.host_patterns(), name) {
+        let named = matches_host(entry.host_patterns(), name);
+        let bare = || bare.is_some_and(|bare| matches_host(entry.host_patterns(), bare));
+        if !named && !(entry.marker().is_none() && bare()) {
             continue;
         }
         let recorded =
             Recorded { key: entry.public_key().clone(), file: file.to_owned(), line: number + 1 };
         match entry.marker() {
-            None => into.trusted.push(recorded),
+            None if named => into.trusted.push(recorded),
+            None => into.of_port_22.push(recorded),
             Some(Marker::Revoked) => into.revoked.push(recorded),
-            Some(Marker::CertAuthority) => {}
+            Some(Marker::CertAuthority) => into.authorities.push(recorded),
         }
     }
     Ok(())
@@ -78,52 +88,15 @@ fn matches_host(patterns: &HostPatterns, name: &str) -> bool {
         HostPatterns::HashedName { salt, hash } => Hmac::<Sha1>::new_from_slice(salt)
             .is_ok_and(|mac| mac.chain_update(name).verify_slice(hash).is_ok()),
         HostPatterns::Patterns(patterns) => {
-            let mut found = false;
-            for pattern in patterns {
-                match pattern.strip_prefix('!') {
-                    Some(pattern) if glob(pattern.to_lowercase().as_bytes(), name.as_bytes()) => {
-                        return false;
-                    }
-                    Some(_) => {}
-                    None => found |= glob(pattern.to_lowercase().as_bytes(), name.as_bytes()),
-                }
-            }
-            found
+            let patterns: Vec<String> = patterns.iter().map(|p| p.to_lowercase()).collect();
+            pattern::any(patterns.iter().map(String::as_str), name)
         }
     }
-}
-
-/// `*` is any text, `?` any one byte. Linear in the text per star: no backtracking over stars.
-fn glob(pattern: &[u8], text: &[u8]) -> bool {
-    let (mut p, mut t) = (0, 0);
-    let mut star: Option<(usize, usize)> = None;
-    while t < text.len() {
-        match pattern.get(p) {
-            Some(b'*') => {
-                star = Some((p, t));
-                p += 1;
-            }
-            Some(&c) if c == b'?' || c == text[t] => {
-                p += 1;
-                t += 1;
-            }
-            _ => match star {
-                Some((star_p, star_t)) => {
-                    p = star_p + 1;
-                    t = star_t + 1;
-                    star = Some((star_p, star_t + 1));
-                }
-                None => return false,
-            },
-        }
-    }
-    pattern[p..].iter().all(|&c| c == b'*')
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     const KEY: &str =
         "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ";
@@ -147,13 +120,16 @@ mod tests {
         assert_eq!(keys(&lines, "[nas]:2222").trusted[0].line, 3);
         assert_eq!(keys(&lines, "a.lab").trusted.len(), 1);
         assert!(keys(&lines, "dmz.lab").trusted.is_empty());
+        let elsewhere = keys(&lines, "[nas]:2200");
+        assert_eq!((elsewhere.trusted.len(), elsewhere.of_port_22.len()), (0, 1));
         assert!(keys(&lines, "nasty").trusted.is_empty());
     }
 
     #[test]
     fn markers() {
         let known = keys(&format!("@revoked * {KEY}\n@cert-authority * {KEY}\n"), "nas");
-        assert_eq!((known.trusted.len(), known.revoked.len()), (0, 1));
+        let count = (known.trusted.len(), known.revoked.len(), known.authorities.len());
+        assert_eq!(count, (0, 1, 1));
     }
 
     #[test]
@@ -161,17 +137,5 @@ mod tests {
         let mut known = KnownKeys::default();
         read(Path::new("/nonexistent/known_hosts"), "nas", &mut known).unwrap();
         assert!(known.trusted.is_empty());
-    }
-
-    proptest! {
-        #[test]
-        fn a_text_matches_itself_and_star(text in "[a-z.]{0,20}") {
-            prop_assert!(glob(text.as_bytes(), text.as_bytes()));
-            prop_assert!(glob(b"*", text.as_bytes()));
-            let prefixed = format!("*{text}");
-            prop_assert!(glob(prefixed.as_bytes(), text.as_bytes()));
-            let longer = format!("{text}?");
-            prop_assert!(!glob(longer.as_bytes(), text.as_bytes()));
-        }
     }
 }

@@ -26,6 +26,10 @@ impl Session {
     pub async fn interactive(&self, command: &str) -> Result<Exit, SshError> {
         let what = || format!("running {command}");
         let terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
+        let command = match &self.elevation {
+            Some(elevation) => &elevation.at_terminal(self, command, terminal)?,
+            None => command,
+        };
         let mut channel =
             self.handle.channel_open_session().await.map_err(|e| self.broken(what(), e))?;
         if terminal {

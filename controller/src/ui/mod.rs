@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`command_line`] | answers what the installation asks, from options or a person |
 //! | [`prompt`] | asks a person at the terminal |
+//! | [`login`] | asks for passphrases and passwords while a login is going on |
 //! | [`steps`] | where an execution is: the model behind what is shown |
 //! | [`screen`] | what shows notices: a terminal, plain lines, or JSON lines |
 //! | [`terminal`] | a live display |
@@ -14,6 +15,7 @@
 pub mod command_line;
 pub mod format;
 pub mod json;
+pub mod login;
 pub mod plain;
 pub mod prompt;
 pub mod screen;

@@ -50,16 +50,6 @@ pub enum UploadError {
         /// The file.
         path: PathBuf,
     },
-    /// Who logged in is not root.
-    #[error(
-        "{user} is not root on the machine (user id {uid}): the agent writes disks, log in as root@…"
-    )]
-    NotRoot {
-        /// Login name.
-        user: String,
-        /// Its id.
-        uid: String,
-    },
     /// The machine does not run Linux.
     #[error("the machine runs {found}, not Linux: boot an installer ISO on it")]
     NotLinux {
@@ -106,8 +96,10 @@ pub struct RemoteAgent {
 const REMOVE: Duration = Duration::from_secs(15);
 
 impl RemoteAgent {
-    /// Puts `agent` into a fresh directory of the machine and verifies it there.
+    /// Puts `agent` into a fresh directory of the machine, root's alone, and verifies it there.
+    /// Who is not root becomes root first, by `sudo` or `doas`.
     pub async fn place(session: &Session, agent: &LocalAgent) -> Result<Self, UploadError> {
+        let session = &session.as_root().await?;
         place::check_machine(session, agent).await?;
         let mut tried = Vec::new();
         for dir in place::CANDIDATES {

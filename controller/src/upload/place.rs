@@ -27,17 +27,14 @@ pub struct NotHere(pub String);
 
 /// Refuses machines on which the agent can't run.
 pub async fn check_machine(session: &Session, agent: &LocalAgent) -> Result<(), UploadError> {
-    let script = "id -u; uname -s; uname -m";
+    let script = "uname -s; uname -m";
     let out = session.script("looking at the machine", script, COMMAND).await?;
     let text = String::from_utf8_lossy(&out);
     let mut lines = text.lines().map(str::trim);
     let mut next = || lines.next().unwrap_or_default().to_owned();
-    let (uid, kernel, machine) = (next(), next(), next());
+    let (kernel, machine) = (next(), next());
     if kernel != "Linux" {
         return Err(UploadError::NotLinux { found: kernel });
-    }
-    if uid != "0" {
-        return Err(UploadError::NotRoot { user: session.destination().user.clone(), uid });
     }
     if machine != agent.machine {
         return Err(UploadError::OtherMachine { machine, agent: agent.machine.to_owned() });

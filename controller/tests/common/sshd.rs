@@ -2,9 +2,10 @@
 
 use super::{run, tool};
 use keystone_controller::ssh::{
-    ConnectOptions, Destination, HostKeyPolicy, Identities, PublicKey, identity::NoPrompt,
+    ConnectOptions, Destination, HostKeyPolicy, Identities, NoPrompt, PublicKey,
 };
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -15,6 +16,7 @@ pub struct Sshd {
     child: Child,
     pub dir: TempDir,
     pub port: u16,
+    setup: Option<String>,
 }
 
 impl Sshd {
@@ -26,6 +28,17 @@ impl Sshd {
     pub fn with(sftp: Option<&str>, host_keys: &[&str]) -> Self {
         let (dir, port) = Self::prepare(host_keys);
         Self::on(dir, port, sftp, host_keys, None)
+    }
+
+    /// With lines of its configuration, which win; in a mount namespace after `setup`, if that
+    /// is given.
+    pub fn configured(lines: &str, setup: Option<&str>) -> Self {
+        let (dir, port) = Self::prepare(&["ed25519", "ecdsa"]);
+        // A user other than root has to get at the authorized keys.
+        std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o711)).unwrap();
+        let lines = lines.replace("DIR", &dir.path().display().to_string());
+        std::fs::write(dir.path().join("lines"), lines).unwrap();
+        Self::on(dir, port, Some("internal-sftp"), &["ed25519", "ecdsa"], setup)
     }
 
     fn prepare(host_keys: &[&str]) -> (TempDir, u16) {
@@ -60,12 +73,13 @@ impl Sshd {
         setup: Option<&str>,
     ) -> Self {
         let at = |name: &str| dir.path().join(name).display().to_string();
-        let mut config = format!(
+        let mut config = std::fs::read_to_string(dir.path().join("lines")).unwrap_or_default();
+        config.push_str(&format!(
             "ListenAddress 127.0.0.1\nPort {port}\nPidFile none\nUsePAM no\nStrictModes no\n\
              PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\n\
              AuthorizedKeysFile {}\nLogLevel ERROR\n",
             at("authorized_keys")
-        );
+        ));
         for kind in host_keys {
             config.push_str(&format!("HostKey {}\n", at(&format!("host_{kind}"))));
         }
@@ -73,42 +87,21 @@ impl Sshd {
             config.push_str(&format!("Subsystem sftp {sftp}\n"));
         }
         std::fs::write(dir.path().join("sshd_config"), config).unwrap();
-        // Where sshd wants to chroot its unprivileged child.
-        std::fs::create_dir_all("/run/sshd").unwrap();
-        let log = std::fs::File::create(dir.path().join("log")).unwrap();
-        let sshd = tool("sshd", "openssh-server").display().to_string();
-        let mut command = match setup {
-            None => Command::new(sshd),
-            Some(setup) => {
-                let script = format!("{setup} && mkdir -p /run/sshd && exec {sshd} \"$@\"");
-                let mut command = Command::new("unshare");
-                command.args([
-                    "--mount",
-                    "--propagation",
-                    "private",
-                    "/bin/sh",
-                    "-c",
-                    &script,
-                    "sh",
-                ]);
-                command
-            }
-        };
-        let child = command
-            .args(["-D", "-e", "-f", &at("sshd_config")])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let mut sshd = Sshd { child, dir, port };
+        let child = spawn(dir.path(), setup);
+        let mut sshd = Sshd { child, dir, port, setup: setup.map(str::to_owned) };
         sshd.wait();
         sshd
     }
 
     fn wait(&mut self) {
         let started = Instant::now();
-        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+        // It listens at one more address at most.
+        let own = std::fs::read_to_string(self.dir.path().join("lines")).unwrap_or_default();
+        let own =
+            own.lines().find_map(|line| line.strip_prefix("ListenAddress ")).unwrap_or("127.0.0.1");
+        while TcpStream::connect(("127.0.0.1", self.port)).is_err()
+            && TcpStream::connect((own, self.port)).is_err()
+        {
             let log = || std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
             if let Some(status) = self.child.try_wait().unwrap() {
                 panic!("sshd ended with {status}: {}", log());
@@ -133,11 +126,15 @@ impl Sshd {
 
     /// With the sshd's login key and its ed25519 host key pinned.
     pub fn options(&self) -> ConnectOptions {
-        ConnectOptions {
-            host_key: HostKeyPolicy::exactly(&self.host_key("ed25519")),
-            identities: identities(&[self.key()]),
-            timeout: Duration::from_secs(20),
-        }
+        let host_key = HostKeyPolicy::exactly(&self.host_key("ed25519"));
+        ConnectOptions::direct(host_key, identities(&[self.key()]), Duration::from_secs(20))
+    }
+
+    /// Ends this one and starts it again, so that it reads its files again.
+    pub fn restart(&mut self) {
+        self.end();
+        self.child = spawn(self.dir.path(), self.setup.as_deref());
+        self.wait();
     }
 
     /// Ends this one and starts another with new host keys on the same port.
@@ -159,6 +156,31 @@ impl Sshd {
     }
 }
 
+/// sshd with the configuration in `dir`.
+fn spawn(dir: &Path, setup: Option<&str>) -> Child {
+    // Where sshd wants to chroot its unprivileged child.
+    std::fs::create_dir_all("/run/sshd").unwrap();
+    let log = std::fs::File::create(dir.join("log")).unwrap();
+    let sshd = tool("sshd", "openssh-server").display().to_string();
+    let mut command = match setup {
+        None => Command::new(sshd),
+        Some(setup) => {
+            let script = format!("{setup} && mkdir -p /run/sshd && exec {sshd} \"$@\"");
+            let mut command = Command::new("unshare");
+            command.args(["--mount", "--propagation", "private", "/bin/sh", "-c", &script, "sh"]);
+            command
+        }
+    };
+    command
+        .args(["-D", "-e", "-f"])
+        .arg(dir.join("sshd_config"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap()
+}
+
 impl Drop for Sshd {
     fn drop(&mut self) {
         self.end();
@@ -173,6 +195,26 @@ pub fn keygen(file: &Path, kind: &str, passphrase: &str) {
 
 pub fn public_key(file: &Path) -> PublicKey {
     PublicKey::from_openssh(&std::fs::read_to_string(file).unwrap()).unwrap()
+}
+
+/// Sets up a namespace with two users: `alice`, whose password is `wren under ivy`, and `bob`,
+/// whose password is `staple`. Files of `/etc` that the rest of the setup writes are the
+/// namespace's own; nothing stays on the machine. The words of a password do not stand together,
+/// so that a test can look for it in every process's arguments.
+pub fn with_people(rest: &str) -> String {
+    for (name, package) in [("useradd", "passwd"), ("chpasswd", "passwd")] {
+        tool(name, package);
+    }
+    let pam = "auth required pam_unix.so nodelay\\naccount required pam_unix.so\\n\
+               session required pam_permit.so\\n";
+    format!(
+        "mount -t tmpfs none /run && mount -t tmpfs none /mnt && cp -a /etc /mnt/etc && \
+         mount --bind /mnt/etc /etc && mount -t tmpfs none /home && \
+         useradd -m -s /bin/sh alice && useradd -m -s /bin/sh bob && \
+         printf 'alice:wren%sunder ivy\\nbob:staple\\n' ' ' | chpasswd && \
+         for s in sshd sudo doas; do printf '{pam}' > /etc/pam.d/$s; done && \
+         rm -rf /etc/sudoers.d /etc/doas.conf && {rest}"
+    )
 }
 
 /// These key files and no agent.

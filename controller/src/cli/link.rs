@@ -1,0 +1,91 @@
+//! From the options that say how to reach a machine to how it is reached.
+
+use super::args::LinkArgs;
+use crate::install::InstallError;
+use crate::operator::OperatorError;
+use crate::secrets::SecretSource;
+use crate::ssh::config::{Files, Sources};
+use crate::ssh::login::Given as GivenPassword;
+use crate::ssh::route::Given;
+use crate::ssh::{Address, ConnectOptions, Destination, Login, SshError};
+use crate::ui::CommandLine;
+use crate::ui::login::TerminalPrompt;
+use std::ffi::OsStr;
+use std::sync::Arc;
+use std::time::Duration;
+use zeroize::Zeroizing;
+
+/// Where to, and how.
+///
+/// # Errors
+/// The SSH configuration or a file with a password can't be used.
+pub(super) fn reach(
+    args: &LinkArgs,
+    operator: &mut CommandLine,
+) -> Result<(Destination, ConnectOptions), InstallError> {
+    let mut address = args.destination.clone();
+    address.port = args.port.or(address.port);
+    reach_at(args, &address, operator)
+}
+
+/// As [`reach`], another address of the machine.
+///
+/// # Errors
+/// As [`reach`].
+pub(super) fn reach_at(
+    args: &LinkArgs,
+    address: &Address,
+    operator: &mut CommandLine,
+) -> Result<(Destination, ConnectOptions), InstallError> {
+    let prompt = Arc::new(TerminalPrompt::new(operator.screen().pause()));
+    let login = Login::new(prompt.clone())
+        .with_password(password(args)?)
+        .with_root_password(args.sudo_password_file.as_ref().map(from_file).transpose()?);
+    let files = match &args.ssh_config {
+        None => Files::Usual,
+        Some(path) if path.as_os_str() == OsStr::new("none") => Files::None,
+        Some(path) => Files::Only(path.clone()),
+    };
+    let given = Given {
+        sources: Sources { options: args.ssh_options.clone(), files },
+        host_key: args.host_key.clone(),
+        known_hosts: args.known_hosts.clone(),
+        identities: args.identities.clone(),
+        login,
+        timeout: args.connect_timeout.map(Duration::from_secs),
+        ..Given::nothing(prompt)
+    };
+    Ok(given.resolve(address).map_err(SshError::from)?)
+}
+
+fn password(args: &LinkArgs) -> Result<Option<GivenPassword>, InstallError> {
+    if let Some(file) = &args.ssh_password_file {
+        return from_file(file).map(Some);
+    }
+    if !args.env_password {
+        return Ok(None);
+    }
+    match std::env::var("SSHPASS") {
+        Ok(password) if !password.is_empty() => {
+            let password = Zeroizing::new(password);
+            Ok(Some(GivenPassword { password, from: "SSHPASS".into() }))
+        }
+        _ => Err(OperatorError::Missing(
+            "--env-password is given, but SSHPASS is not set, or is not text".into(),
+        )
+        .into()),
+    }
+}
+
+fn from_file(source: &SecretSource) -> Result<GivenPassword, InstallError> {
+    let unusable = |why: String| InstallError::from(OperatorError::Unusable(why));
+    let secret = source.read().map_err(|error| unusable(crate::chain(&error)))?;
+    let from = match source {
+        SecretSource::Stdin => "standard input".into(),
+        SecretSource::File(path) => path.display().to_string(),
+    };
+    match std::str::from_utf8(secret.expose()) {
+        Ok(text) => Ok(GivenPassword { password: Zeroizing::new(text.to_owned()), from }),
+        Err(_) => Err(unusable(format!("the password in {from} is not UTF-8 text"))),
+    }
+}
