@@ -24,6 +24,8 @@ const KEEP_TEXT: u64 = 256 << 10;
 const KEEP_ANY: u64 = 4 << 10;
 /// All that is kept, in bytes.
 const BUDGET: u64 = 48 << 20;
+/// The most objects in a NAR that is looked into; large closures have some hundred thousand in all.
+const MAX_OBJECTS: usize = 2_000_000;
 /// The largest file that is read into memory: a kernel module with its symbols.
 const MAX_READ: u64 = 256 << 20;
 
@@ -184,7 +186,11 @@ impl Write for Reading {
                 self.failure = Some(io::Error::other(error));
                 Err(io::Error::other("no NAR"))
             }
-            Err(FeedError::Sink(never)) => match never {},
+            Err(FeedError::Sink(TooMany)) => {
+                let what = format!("it has more than {MAX_OBJECTS} files");
+                self.failure = Some(io::Error::other(what));
+                Err(io::Error::other("no tree"))
+            }
         }
     }
 
@@ -211,34 +217,38 @@ struct Scan {
 }
 
 impl Scan {
-    fn place(&mut self, name: &[u8]) -> PathBuf {
+    fn place(&mut self, name: &[u8]) -> Result<PathBuf, TooMany> {
+        if self.tree.len() == MAX_OBJECTS {
+            return Err(TooMany);
+        }
         let name = OsStr::from_bytes(name);
         if let Some(Entry::Directory(names)) = self.tree.get_mut(&self.at) {
             names.push(name.to_owned());
         }
         // Joining an empty name would end the path with a slash.
-        if name.is_empty() { PathBuf::new() } else { self.at.join(name) }
+        Ok(if name.is_empty() { PathBuf::new() } else { self.at.join(name) })
     }
 }
 
-enum Never {}
+/// More objects than are looked into.
+struct TooMany;
 
 impl Sink for Scan {
-    type Error = Never;
+    type Error = TooMany;
 
-    fn directory(&mut self, name: &[u8]) -> Result<(), Never> {
-        self.at = self.place(name);
+    fn directory(&mut self, name: &[u8]) -> Result<(), TooMany> {
+        self.at = self.place(name)?;
         self.tree.insert(self.at.clone(), Entry::Directory(Vec::new()));
         Ok(())
     }
 
-    fn end_directory(&mut self) -> Result<(), Never> {
+    fn end_directory(&mut self) -> Result<(), TooMany> {
         self.at.pop();
         Ok(())
     }
 
-    fn file(&mut self, name: &[u8], _: bool, size: u64) -> Result<(), Never> {
-        self.file = self.place(name);
+    fn file(&mut self, name: &[u8], _: bool, size: u64) -> Result<(), TooMany> {
+        self.file = self.place(name)?;
         self.size = size;
         self.bytes = Vec::new();
         self.collect = match &self.only {
@@ -248,14 +258,14 @@ impl Sink for Scan {
         Ok(())
     }
 
-    fn contents(&mut self, data: &[u8]) -> Result<(), Never> {
+    fn contents(&mut self, data: &[u8]) -> Result<(), TooMany> {
         if self.collect {
             self.bytes.extend_from_slice(data);
         }
         Ok(())
     }
 
-    fn end_file(&mut self) -> Result<(), Never> {
+    fn end_file(&mut self) -> Result<(), TooMany> {
         let bytes = std::mem::take(&mut self.bytes);
         let contents = match self.collect {
             true if self.only.is_some() => {
@@ -280,9 +290,125 @@ impl Sink for Scan {
         Ok(())
     }
 
-    fn symlink(&mut self, name: &[u8], target: &[u8]) -> Result<(), Never> {
-        let place = self.place(name);
+    fn symlink(&mut self, name: &[u8], target: &[u8]) -> Result<(), TooMany> {
+        let place = self.place(name)?;
         self.tree.insert(place, Entry::Link(PathBuf::from(OsStr::from_bytes(target))));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::closure::{LocalSource, Store};
+    use crate::nar;
+    use std::os::unix::fs::symlink;
+
+    const NAME: &str = "0123456789abcdfghijklmnpqrsvwxyz-odd";
+
+    /// A store with one path, and the same path as a NAR.
+    fn both(make: impl FnOnce(&Path)) -> (tempfile::TempDir, Store, NarFiles) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::below(dir.path());
+        let physical = dir.path().join("nix/store").join(NAME);
+        std::fs::create_dir_all(physical.parent().unwrap()).unwrap();
+        make(&physical);
+        let mut bytes = Vec::new();
+        nar::dump(&physical, &mut bytes).unwrap();
+        let path = format!("{STORE_DIR}/{NAME}");
+        let info = PathInfo {
+            path: path.clone(),
+            nar_sha256: hex::encode(Sha256::digest(&bytes)),
+            nar_size: bytes.len() as u64,
+            references: vec![],
+            deriver: None,
+            signatures: vec![],
+            ca: None,
+        };
+        let manifest = Manifest { toplevel: path, paths: vec![info] };
+        let nars = NarFiles::new(Arc::new(LocalSource::new(store.clone())), &manifest);
+        (dir, store, nars)
+    }
+
+    fn kind<T>(found: io::Result<T>) -> io::ErrorKind {
+        found.err().map(|error| error.kind()).unwrap_or(io::ErrorKind::Other)
+    }
+
+    #[test]
+    fn the_same_as_the_files_themselves() {
+        let (_dir, store, nars) = both(|path| {
+            std::fs::create_dir_all(path.join("a/b/empty")).unwrap();
+            std::fs::write(path.join("a/text"), "text").unwrap();
+            std::fs::write(path.join("a/small"), [0xff, 0]).unwrap();
+            std::fs::write(path.join("a/binary"), vec![0xff; 100_000]).unwrap();
+            std::fs::write(path.join("a/large"), vec![b'x'; 300_000]).unwrap();
+            std::fs::write(path.join("a-b"), "").unwrap();
+            symlink("../text", path.join("a/b/up")).unwrap();
+            symlink(format!("{STORE_DIR}/{NAME}/a"), path.join("whole")).unwrap();
+            symlink("loop", path.join("loop")).unwrap();
+            symlink("nowhere", path.join("dead")).unwrap();
+        });
+        let top = PathBuf::from(format!("{STORE_DIR}/{NAME}"));
+        for below in [
+            "", "a", "a-b", "a/b", "a/b/empty", "a/b/up", "a/text", "a/small", "a/binary",
+            "a/large", "whole", "whole/b/up", "loop", "dead", "none", "a/none", "a/text/x", "..",
+        ] {
+            let path = top.join(below);
+            let name = path.display();
+            let (ours, theirs) = (nars.resolve(&path), store.resolve(&path));
+            assert_eq!(ours.as_ref().ok(), theirs.as_ref().ok(), "{name}");
+            assert_eq!(nars.exists(&path).unwrap(), store.exists(&path).unwrap(), "{name}");
+            let Ok(path) = theirs else { continue };
+            if path == Path::new(STORE_DIR) {
+                continue;
+            }
+            assert_eq!(nars.node(&path).unwrap(), store.node(&path).unwrap(), "{name}");
+            if store.node(&path).unwrap() == Node::Directory {
+                let sorted = |files: &dyn Files| {
+                    let mut names = files.names(&path).unwrap();
+                    names.sort();
+                    names
+                };
+                assert_eq!(sorted(&nars), sorted(&store), "{name}");
+                continue;
+            }
+            assert_eq!(nars.size(&path).unwrap(), store.size(&path).unwrap(), "{name}");
+            assert!(nars.read(&path).unwrap() == store.read(&path).unwrap(), "{name}");
+            for limit in [0, 3, 4, KEEP_TEXT, MAX_READ] {
+                let (ours, theirs) = (nars.text(&path, limit), store.text(&path, limit));
+                assert!(ours.unwrap() == theirs.unwrap(), "{name} up to {limit}");
+            }
+        }
+        let other = Path::new("/nix/store/1123456789abcdfghijklmnpqrsvwxyz-other");
+        assert_eq!(kind(nars.node(other)), io::ErrorKind::NotFound);
+        assert_eq!(kind(nars.names(&top.join("a/text"))), io::ErrorKind::NotADirectory);
+    }
+
+    #[test]
+    fn a_path_that_is_a_file() {
+        let (_dir, store, nars) = both(|path| std::fs::write(path, "just this").unwrap());
+        let path = PathBuf::from(format!("{STORE_DIR}/{NAME}"));
+        assert_eq!(nars.node(&path).unwrap(), store.node(&path).unwrap());
+        assert_eq!(nars.read(&path).unwrap().unwrap(), b"just this");
+    }
+
+    #[test]
+    fn what_is_not_kept_is_read_again() {
+        let (_dir, _, nars) = both(|path| {
+            std::fs::create_dir(path).unwrap();
+            std::fs::write(path.join("text"), "text").unwrap();
+        });
+        nars.trees.lock().unwrap().kept = BUDGET;
+        let text = PathBuf::from(format!("{STORE_DIR}/{NAME}/text"));
+        assert_eq!(nars.text(&text, 10).unwrap().unwrap(), "text");
+        assert_eq!(nars.trees.lock().unwrap().kept, BUDGET);
+    }
+
+    #[test]
+    fn nothing_is_said_of_another_nar() {
+        let (dir, _, nars) = both(|path| std::fs::write(path, "one").unwrap());
+        std::fs::write(dir.path().join("nix/store").join(NAME), "two").unwrap();
+        let error = nars.node(Path::new(&format!("{STORE_DIR}/{NAME}"))).unwrap_err();
+        assert!(error.to_string().contains("has SHA-256"), "{error}");
     }
 }
