@@ -1,16 +1,27 @@
 //! Frames: how messages and closure data share one byte stream.
 //!
 //! ```text
-//! frame   = u32le length, u8 kind, length bytes of payload
+//! frame   = header, payload
+//! header  = u32le length, u8 kind, 3 bytes check, 32 bytes blake3 of the payload
 //! kind 0  = control: one JSON message
-//! kind 1  = block: a piece of a NAR (header below, then the data)
+//! kind 1  = block: a piece of a NAR (block header below, then the data)
+//! kind 2  = the same, sent again because it was asked for
 //!
 //! block   = u32le path, u64le offset, u32le raw length, u8 encoding, u8 flags, data
 //! ```
 //!
-//! `length` counts the payload only. `path` is the index in the manifest, `offset` the position
-//! of the block's first byte in the path's NAR, `encoding` 0 for raw and 1 for one zstd frame,
-//! flag bit 0 marks a path's last block.
+//! `length` counts the payload only. `check` is the beginning of the blake3 of the header's other
+//! fields: where it is right, the payload's end is known, and a damaged payload is one frame
+//! that can be asked for again; where it is not, the stream is lost.
+//!
+//! Blocks are numbered from 0 in the order in which they are sent first; those sent again come in
+//! the order in which they were asked for. `path` is the index in the manifest, `offset` the
+//! position of the block's first byte in the path's NAR, flag bit 0 marks a path's last block.
+//! `encoding` is 0 for raw data and 1 for one zstd frame of its own. With 2 the data are the next
+//! bytes of a zstd frame that goes on over blocks: what comes out of it are these blocks' NAR
+//! bytes, one after the other, in the order of the blocks, but possibly later than the block that
+//! announces them. Such a block may announce no bytes at all; flag bit 1 marks the block in which
+//! the zstd frame ends.
 
 use thiserror::Error;
 use zeroize::Zeroize;
@@ -22,13 +33,17 @@ pub const MAX_BLOCK_RAW: usize = 8 << 20;
 /// The longest block payload, in bytes: incompressible data plus zstd's overhead and the header.
 pub const MAX_BLOCK: usize = MAX_BLOCK_RAW + (MAX_BLOCK_RAW >> 7) + 64;
 /// The frame header's length, in bytes.
-pub const HEADER: usize = 5;
+pub const HEADER: usize = 40;
+/// How much of the header is enough to know that it is none, in bytes: see [`check_kind`].
+pub const PREFIX: usize = 5;
 /// The block header's length, in bytes.
 pub const BLOCK_HEADER: usize = 18;
 
 const KIND_CONTROL: u8 = 0;
 const KIND_BLOCK: u8 = 1;
+const KIND_AGAIN: u8 = 2;
 const FLAG_LAST: u8 = 1;
+const FLAG_END: u8 = 2;
 
 /// A frame that can't be read.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -38,6 +53,12 @@ pub enum FrameError {
         "frame of unknown kind {0}: the stream is not Keystone's protocol (does the login shell print something?)"
     )]
     UnknownKind(u8),
+    /// The header is not what its check says.
+    #[error("damaged frame header: what follows can't be told apart any more")]
+    DamagedHeader,
+    /// The payload is not what the header says.
+    #[error("damaged frame")]
+    Damaged,
     /// The length is over the limit of its kind.
     #[error("frame of {length} bytes is over the limit of {limit}")]
     TooLong {
@@ -58,6 +79,11 @@ pub enum Encoding {
     Raw,
     /// One zstd frame.
     Zstd,
+    /// The next bytes of a zstd frame that goes on over blocks.
+    Stream {
+        /// Whether it ends here.
+        end: bool,
+    },
 }
 
 /// What is said of a block before its data.
@@ -84,8 +110,10 @@ impl BlockHeader {
         out[16] = match self.encoding {
             Encoding::Raw => 0,
             Encoding::Zstd => 1,
+            Encoding::Stream { .. } => 2,
         };
-        out[17] = if self.last { FLAG_LAST } else { 0 };
+        let end = matches!(self.encoding, Encoding::Stream { end: true });
+        out[17] = if self.last { FLAG_LAST } else { 0 } | if end { FLAG_END } else { 0 };
         out
     }
 
@@ -99,26 +127,59 @@ impl BlockHeader {
         if raw_len as usize > MAX_BLOCK_RAW {
             return Err(FrameError::BadBlock("more data than a block may hold"));
         }
+        let flags = header[17];
+        let end = flags & FLAG_END != 0;
         let encoding = match header[16] {
             0 if bytes.len() - BLOCK_HEADER != raw_len as usize => {
                 return Err(FrameError::BadBlock("raw data of another length than announced"));
             }
             0 => Encoding::Raw,
             1 => Encoding::Zstd,
+            2 => Encoding::Stream { end },
             _ => return Err(FrameError::BadBlock("unknown encoding")),
         };
-        let last = match header[17] {
-            0 => false,
-            FLAG_LAST => true,
-            _ => return Err(FrameError::BadBlock("unknown flags")),
-        };
+        if flags & !(FLAG_LAST | FLAG_END) != 0
+            || (end && !matches!(encoding, Encoding::Stream { .. }))
+        {
+            return Err(FrameError::BadBlock("unknown flags"));
+        }
         Ok(BlockHeader {
             path: u32_at(0),
             offset: u64::from_le_bytes(header[4..12].try_into().unwrap()),
             raw_len,
             encoding,
-            last,
+            last: flags & FLAG_LAST != 0,
         })
+    }
+}
+
+/// What kind of payload a frame has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// One JSON message.
+    Control,
+    /// A block of closure data.
+    Block {
+        /// Whether it was asked for again.
+        again: bool,
+    },
+}
+
+/// A frame's header, checked against the limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// What the payload is.
+    pub kind: Kind,
+    /// The payload's length, in bytes.
+    pub length: usize,
+    hash: [u8; 32],
+}
+
+impl Header {
+    /// Whether these bytes are the payload that was sent.
+    pub fn check(&self, payload: &[u8]) -> Result<(), FrameError> {
+        let right = payload.len() == self.length && *blake3::hash(payload).as_bytes() == self.hash;
+        if right { Ok(()) } else { Err(FrameError::Damaged) }
     }
 }
 
@@ -147,63 +208,112 @@ impl Drop for ControlBytes {
     }
 }
 
-/// A frame's header: the kind and the payload's length, checked against the limits.
-///
-/// For readers that know how many bytes to ask for next.
-pub fn parse_header(header: [u8; HEADER]) -> Result<(u8, usize), FrameError> {
-    let length = u32::from_le_bytes(header[..4].try_into().unwrap()) as usize;
-    let limit = match header[4] {
-        KIND_CONTROL => MAX_CONTROL,
-        KIND_BLOCK => MAX_BLOCK,
-        kind => return Err(FrameError::UnknownKind(kind)),
-    };
-    if length > limit {
-        return Err(FrameError::TooLong { length, limit });
-    }
-    Ok((header[4], length))
+fn check_bytes(fields: &[u8], hash: &[u8]) -> [u8; 3] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(fields).update(hash);
+    let digest = hasher.finalize();
+    let bytes = digest.as_bytes();
+    [bytes[0], bytes[1], bytes[2]]
 }
 
-/// A whole payload of the kind that [`parse_header`] returned, as a frame.
-pub fn parse_payload(kind: u8, mut payload: Vec<u8>) -> Result<Frame, FrameError> {
-    match kind {
-        KIND_CONTROL => Ok(Frame::Control(ControlBytes(payload))),
-        KIND_BLOCK => {
-            let header = BlockHeader::decode(&payload)?;
-            payload.drain(..BLOCK_HEADER);
-            Ok(Frame::Block(header, payload))
-        }
+/// Whether a header's first bytes can be those of one. Who speaks another protocol may never send
+/// as much as a header.
+pub fn check_kind(prefix: &[u8; PREFIX]) -> Result<(), FrameError> {
+    match prefix[4] {
+        KIND_CONTROL | KIND_BLOCK | KIND_AGAIN => Ok(()),
         kind => Err(FrameError::UnknownKind(kind)),
     }
 }
 
-fn header(kind: u8, length: usize, limit: usize) -> Result<[u8; HEADER], FrameError> {
+/// A frame's header. For readers that know how many bytes to ask for next.
+pub fn parse_header(header: [u8; HEADER]) -> Result<Header, FrameError> {
+    let length = u32::from_le_bytes(header[..4].try_into().unwrap()) as usize;
+    let (kind, limit) = match header[4] {
+        KIND_CONTROL => (Kind::Control, MAX_CONTROL),
+        KIND_BLOCK => (Kind::Block { again: false }, MAX_BLOCK),
+        KIND_AGAIN => (Kind::Block { again: true }, MAX_BLOCK),
+        kind => return Err(FrameError::UnknownKind(kind)),
+    };
+    if check_bytes(&header[..5], &header[8..]) != header[5..8] {
+        return Err(FrameError::DamagedHeader);
+    }
+    if length > limit {
+        return Err(FrameError::TooLong { length, limit });
+    }
+    Ok(Header { kind, length, hash: header[8..].try_into().unwrap() })
+}
+
+/// A whole payload as a frame.
+pub fn parse_payload(header: &Header, mut payload: Vec<u8>) -> Result<Frame, FrameError> {
+    match header.kind {
+        Kind::Control => {
+            let payload = ControlBytes(payload);
+            header.check(&payload.0)?;
+            Ok(Frame::Control(payload))
+        }
+        Kind::Block { .. } => {
+            let block = parse_block(header, &payload)?;
+            payload.drain(..BLOCK_HEADER);
+            Ok(Frame::Block(block, payload))
+        }
+    }
+}
+
+/// What a block's payload says before its data, which begin at [`BLOCK_HEADER`].
+pub fn parse_block(header: &Header, payload: &[u8]) -> Result<BlockHeader, FrameError> {
+    header.check(payload)?;
+    BlockHeader::decode(payload)
+}
+
+fn header(
+    kind: u8,
+    length: usize,
+    limit: usize,
+    hash: &blake3::Hash,
+) -> Result<[u8; HEADER], FrameError> {
     if length > limit {
         return Err(FrameError::TooLong { length, limit });
     }
     let mut out = [0; HEADER];
     out[..4].copy_from_slice(&(length as u32).to_le_bytes());
     out[4] = kind;
+    out[8..].copy_from_slice(hash.as_bytes());
+    let check = check_bytes(&out[..5], &out[8..]);
+    out[5..8].copy_from_slice(&check);
     Ok(out)
 }
 
 /// A control frame around `json`.
 pub fn encode_control(json: &[u8]) -> Result<ControlBytes, FrameError> {
-    let header = header(KIND_CONTROL, json.len(), MAX_CONTROL)?;
+    let header = header(KIND_CONTROL, json.len(), MAX_CONTROL, &blake3::hash(json))?;
     let mut out = Vec::with_capacity(HEADER + json.len());
     out.extend_from_slice(&header);
     out.extend_from_slice(json);
     Ok(ControlBytes(out))
 }
 
-/// What goes before a block's `encoded_len` bytes of data: frame header and block header.
+/// Frame header and block header.
+pub type EncodedBlockHeader = [u8; HEADER + BLOCK_HEADER];
+
+/// Makes of what goes before a block's data what goes before them when they are sent again.
+pub fn mark_again(encoded: &mut EncodedBlockHeader) {
+    encoded[4] = KIND_AGAIN;
+    let check = check_bytes(&encoded[..5], &encoded[8..HEADER]);
+    encoded[5..8].copy_from_slice(&check);
+}
+
+/// What goes before a block's data: frame header and block header.
 pub fn encode_block_header(
     block: &BlockHeader,
-    encoded_len: usize,
-) -> Result<[u8; HEADER + BLOCK_HEADER], FrameError> {
-    let header = header(KIND_BLOCK, BLOCK_HEADER + encoded_len, MAX_BLOCK)?;
+    data: &[u8],
+) -> Result<EncodedBlockHeader, FrameError> {
+    let block = block.encode();
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&block).update(data);
+    let header = header(KIND_BLOCK, BLOCK_HEADER + data.len(), MAX_BLOCK, &hasher.finalize())?;
     let mut out = [0; HEADER + BLOCK_HEADER];
     out[..HEADER].copy_from_slice(&header);
-    out[HEADER..].copy_from_slice(&block.encode());
+    out[HEADER..].copy_from_slice(&block);
     Ok(out)
 }
 
@@ -213,35 +323,61 @@ mod tests {
     use proptest::prelude::*;
 
     fn read(bytes: &[u8]) -> Result<Frame, FrameError> {
-        let (kind, length) = parse_header(bytes[..HEADER].try_into().unwrap())?;
-        parse_payload(kind, bytes[HEADER..HEADER + length].to_vec())
+        let header = parse_header(bytes[..HEADER].try_into().unwrap())?;
+        parse_payload(&header, bytes[HEADER..].to_vec())
+    }
+
+    fn block_bytes(block: &BlockHeader, data: &[u8]) -> Vec<u8> {
+        let mut bytes = encode_block_header(block, data).unwrap().to_vec();
+        bytes.extend_from_slice(data);
+        bytes
     }
 
     proptest! {
         #[test]
-        fn blocks_round_trip(path: u32, offset: u64, data in proptest::collection::vec(any::<u8>(), 0..2000), last: bool) {
-            let block = BlockHeader { path, offset, raw_len: data.len() as u32, encoding: Encoding::Raw, last };
-            let mut bytes = encode_block_header(&block, data.len()).unwrap().to_vec();
-            bytes.extend_from_slice(&data);
-            prop_assert_eq!(read(&bytes).unwrap(), Frame::Block(block, data));
+        fn blocks_round_trip(path: u32, offset: u64, data in proptest::collection::vec(any::<u8>(), 0..2000), last: bool, stream: Option<bool>) {
+            let encoding = stream.map_or(Encoding::Raw, |end| Encoding::Stream { end });
+            let block = BlockHeader { path, offset, raw_len: data.len() as u32, encoding, last };
+            prop_assert_eq!(read(&block_bytes(&block, &data)).unwrap(), Frame::Block(block, data));
         }
 
         #[test]
         fn no_bytes_make_the_reader_panic(header: [u8; HEADER], payload in proptest::collection::vec(any::<u8>(), 0..64)) {
-            if let Ok((kind, _)) = parse_header(header) {
-                let _ = parse_payload(kind, payload);
+            if let Ok(header) = parse_header(header) {
+                let _ = parse_payload(&header, payload);
             }
+        }
+
+        #[test]
+        fn a_flipped_bit_is_noticed(data in proptest::collection::vec(any::<u8>(), 0..300), at: proptest::sample::Index, bit in 0..8u8, control: bool) {
+            let block = BlockHeader { path: 1, offset: 7, raw_len: data.len() as u32, encoding: Encoding::Raw, last: false };
+            let mut bytes = match control {
+                true => encode_control(&data).unwrap().0.clone(),
+                false => block_bytes(&block, &data),
+            };
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1 << bit;
+            let error = read(&bytes).unwrap_err();
+            // Whether the next frame can still be found.
+            prop_assert_eq!(error == FrameError::Damaged, at >= HEADER);
         }
     }
 
     #[test]
     fn limits_hold_at_both_ends() {
-        let mut header = [0xff; HEADER];
-        header[4] = KIND_CONTROL;
-        assert!(matches!(parse_header(header), Err(FrameError::TooLong { .. })));
-        let block =
-            BlockHeader { path: 0, offset: 0, raw_len: 0, encoding: Encoding::Zstd, last: true };
-        assert!(matches!(encode_block_header(&block, MAX_BLOCK), Err(FrameError::TooLong { .. })));
-        assert_eq!(parse_header(*b"Welco"), Err(FrameError::UnknownKind(b'o')));
+        let long = header(KIND_CONTROL, MAX_CONTROL + 1, usize::MAX, &blake3::hash(b"")).unwrap();
+        assert!(matches!(parse_header(long), Err(FrameError::TooLong { .. })));
+        let block = BlockHeader {
+            path: 0,
+            offset: 0,
+            raw_len: 0,
+            encoding: Encoding::Zstd,
+            last: true,
+        };
+        let data = vec![0; MAX_BLOCK];
+        assert!(matches!(encode_block_header(&block, &data), Err(FrameError::TooLong { .. })));
+        let mut greeting = [b' '; HEADER];
+        greeting[..7].copy_from_slice(b"Welcome");
+        assert_eq!(parse_header(greeting), Err(FrameError::UnknownKind(b'o')));
     }
 }

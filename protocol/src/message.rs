@@ -17,7 +17,7 @@
 //! RecoveryKeyStored             ->
 //!                               <-    WantPaths
 //! blocks…                       ->
-//!                               <-    Event…
+//!                               <-    Event…, Credit…, SendAgain
 //!                               <-    Done | Failed
 //! Copy                          ->                          (instead of Plan and Execute)
 //!                               <-    Event…, WantPaths
@@ -120,6 +120,15 @@ pub struct CopyRequest {
     pub manifest: Manifest,
 }
 
+/// A path to stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wanted {
+    /// Its index in the manifest.
+    pub path: u32,
+    /// The first byte of its NAR that is missing; what comes before is there.
+    pub from: u64,
+}
+
 /// What a copy did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Copied {
@@ -129,6 +138,10 @@ pub struct Copied {
     pub bytes: u64,
     /// Paths that were there already, whole and verified.
     pub present: u64,
+    /// Bytes of NARs that an earlier run had begun and that did not have to come again.
+    pub kept: u64,
+    /// Bytes of NARs that were taken from the running system's own store.
+    pub local: u64,
 }
 
 /// A message to the controller; its form as [`ToAgent`]'s.
@@ -166,10 +179,28 @@ pub enum ToController {
         /// What was tried and why it failed, a sentence each.
         tried: Vec<String>,
     },
-    /// Which paths to stream, by their index in the manifest, in the order wanted.
+    /// What to stream, in the order wanted, and how much of it before the first [`Credit`].
+    ///
+    /// [`Credit`]: ToController::Credit
     WantPaths {
-        /// The indices.
-        paths: Vec<u32>,
+        /// The paths.
+        paths: Vec<Wanted>,
+        /// Bytes of block payloads that may be sent.
+        credit: u64,
+        /// The largest window of a zstd frame that goes on over blocks, as a power of two.
+        window_log: u32,
+    },
+    /// Blocks arrived whole and were taken: more may be sent.
+    Credit {
+        /// All blocks with lower numbers arrived whole: nobody asks for them again.
+        whole: u64,
+        /// Bytes of block payloads that may be sent, counted from the stream's beginning.
+        bytes: u64,
+    },
+    /// A block arrived damaged.
+    SendAgain {
+        /// Its number.
+        number: u64,
     },
     /// The copy is done: everything is on the disk and registered.
     Copied(Copied),
@@ -298,9 +329,9 @@ mod tests {
         };
         let framed = encode(&ToController::Done(Box::new(report.clone()))).unwrap();
         let header = framed.0[..crate::frame::HEADER].try_into().unwrap();
-        let (kind, _) = crate::frame::parse_header(header).unwrap();
+        let header = crate::frame::parse_header(header).unwrap();
         let payload = framed.0[crate::frame::HEADER..].to_vec();
-        let frame = crate::frame::parse_payload(kind, payload).unwrap();
+        let frame = crate::frame::parse_payload(&header, payload).unwrap();
         match decode(&frame).unwrap() {
             ToController::Done(read) => assert_eq!(*read, report),
             other => panic!("{other:?}"),

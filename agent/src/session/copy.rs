@@ -49,7 +49,8 @@ pub fn copy(wire: &RefCell<Wire>, cancel: &Cancel, request: &CopyRequest) -> Res
             event(EventKind::StepFinished { step: STEP.to_owned(), outcome, elapsed_ms });
             event(EventKind::Finished);
             let Progress { bytes, paths, .. } = received.progress;
-            let copied = Copied { paths, bytes, present: received.present };
+            let Received { present, kept, copied: local, .. } = received;
+            let copied = Copied { paths, bytes, present, kept, local };
             wire.borrow_mut().send(&ToController::Copied(copied))
         }
         Err(error) => {

@@ -1,17 +1,23 @@
 //! The executor's supplies from the other end of the wire.
 
-use super::wire::{Incoming, Wire, WireError};
+use super::wire::{ArrivedBlock, CREDIT, Incoming, Wire, WireError};
 use crate::execute::supplies::{EventSink, Supplies, SupplyError};
-use crate::store::{ClosureSource, SourceError};
+use crate::store::{Block, ClosureSource, SourceError, window_log};
 use keystone_protocol::event::Event;
-use keystone_protocol::frame::BlockHeader;
-use keystone_protocol::message::{ToAgent, ToController};
+use keystone_protocol::message::{ToAgent, ToController, Wanted};
 use keystone_protocol::secret::Secret;
 use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 /// The longest silence while the closure is streamed.
 const BLOCK_BOUND: Duration = Duration::from_secs(120);
+
+/// Credit is given anew when so many bytes were taken.
+const CREDIT_STEP: u64 = CREDIT as u64 / 8;
+
+/// Damaged blocks that are asked for again before the connection is given up.
+const MAX_DAMAGED: u32 = 32;
 
 /// The longest time that the operator may take to keep a recovery key.
 const RECOVERY_KEY_BOUND: Duration = Duration::from_secs(30 * 60);
@@ -24,6 +30,60 @@ pub struct Remote<'w> {
     wire: &'w RefCell<Wire>,
     password: Option<Secret>,
     pin: Option<Secret>,
+    arrivals: Arrivals,
+}
+
+/// Puts blocks in their order.
+#[derive(Debug, Default)]
+struct Arrivals {
+    /// The block to hand out next.
+    next: u64,
+    /// The first block that did not come yet, damaged or not.
+    fresh: u64,
+    /// Blocks asked for again, in that order.
+    asked: VecDeque<u64>,
+    damaged: u32,
+    /// Blocks that came before one that has to come again.
+    early: BTreeMap<u64, Block>,
+    /// Bytes handed out, and bytes of the block handed out last, which are in use.
+    taken: u64,
+    in_use: u64,
+    /// What was taken when credit was given last.
+    credited: u64,
+}
+
+impl Arrivals {
+    /// The number of what arrives now.
+    fn number(&mut self, again: bool) -> Result<u64, WireError> {
+        match again {
+            true => self
+                .asked
+                .pop_front()
+                .ok_or(WireError::OutOfTurn("a block that was not asked for again")),
+            false => {
+                self.fresh += 1;
+                Ok(self.fresh - 1)
+            }
+        }
+    }
+
+    /// Takes a block that arrived whole.
+    fn whole(&mut self, arrived: ArrivedBlock) -> Result<(), WireError> {
+        let number = self.number(arrived.again)?;
+        self.early.insert(number, Block { header: arrived.header, data: arrived.data });
+        Ok(())
+    }
+
+    /// Takes note of one that did not; returns its number, to be asked for again.
+    fn damaged(&mut self, again: bool) -> Result<u64, WireError> {
+        let number = self.number(again)?;
+        self.damaged += 1;
+        if self.damaged > MAX_DAMAGED {
+            return Err(WireError::Damaged(self.damaged));
+        }
+        self.asked.push_back(number);
+        Ok(number)
+    }
 }
 
 impl<'w> Remote<'w> {
@@ -33,23 +93,50 @@ impl<'w> Remote<'w> {
         password: Option<Secret>,
         pin: Option<Secret>,
     ) -> Self {
-        Remote { wire, password, pin }
+        Remote { wire, password, pin, arrivals: Arrivals::default() }
     }
 }
 
 impl ClosureSource for Remote<'_> {
-    fn want(&mut self, paths: &[u32]) -> Result<(), SourceError> {
-        let message = ToController::WantPaths { paths: paths.to_vec() };
+    fn want(&mut self, wanted: &[Wanted]) -> Result<(), SourceError> {
+        self.arrivals = Arrivals::default();
+        let message = ToController::WantPaths {
+            paths: wanted.to_vec(),
+            credit: CREDIT as u64,
+            window_log: window_log(),
+        };
         self.wire.borrow_mut().send(&message).map_err(source_error)
     }
 
-    fn next_block(&mut self) -> Result<(BlockHeader, Vec<u8>), SourceError> {
-        let incoming = self.wire.borrow_mut().next_within(BLOCK_BOUND, "closure data");
-        match incoming.map_err(source_error)? {
-            Incoming::Block(header, data) => Ok((header, data)),
-            Incoming::Message(ToAgent::SourceFailed { message }) => Err(message.into()),
-            Incoming::Message(_) => {
-                Err(source_error(WireError::OutOfTurn("a message amid the closure")))
+    fn next_block(&mut self) -> Result<Block, SourceError> {
+        let arrivals = &mut self.arrivals;
+        arrivals.taken += std::mem::take(&mut arrivals.in_use);
+        if arrivals.taken - arrivals.credited >= CREDIT_STEP {
+            arrivals.credited = arrivals.taken;
+            let whole = arrivals.asked.iter().min().copied().unwrap_or(arrivals.fresh);
+            let bytes = arrivals.taken + CREDIT as u64;
+            let message = ToController::Credit { whole, bytes };
+            self.wire.borrow_mut().send(&message).map_err(source_error)?;
+        }
+        loop {
+            if let Some(block) = arrivals.early.remove(&arrivals.next) {
+                arrivals.next += 1;
+                arrivals.in_use = block.data.len() as u64;
+                return Ok(block);
+            }
+            let incoming = self.wire.borrow_mut().next_within(BLOCK_BOUND, "closure data");
+            match incoming.map_err(source_error)? {
+                Incoming::Block(arrived) => arrivals.whole(arrived).map_err(source_error)?,
+                Incoming::DamagedBlock { again } => {
+                    let number = arrivals.damaged(again).map_err(source_error)?;
+                    tracing::warn!("block {number} arrived damaged; it is asked for again");
+                    let message = ToController::SendAgain { number };
+                    self.wire.borrow_mut().send(&message).map_err(source_error)?;
+                }
+                Incoming::Message(ToAgent::SourceFailed { message }) => return Err(message.into()),
+                Incoming::Message(_) => {
+                    return Err(source_error(WireError::OutOfTurn("a message amid the closure")));
+                }
             }
         }
     }
@@ -98,7 +185,9 @@ impl Supplies for Remote<'_> {
                 Ok(())
             }
             Incoming::Message(_) => Err(fail(WireError::OutOfTurn("another message"))),
-            Incoming::Block(..) => Err(fail(WireError::OutOfTurn("closure data"))),
+            Incoming::Block(_) | Incoming::DamagedBlock { .. } => {
+                Err(fail(WireError::OutOfTurn("closure data")))
+            }
         }
     }
 }
@@ -112,5 +201,114 @@ impl EventSink for RemoteSink<'_> {
         if let Err(error) = self.0.borrow_mut().send(&ToController::Event(event)) {
             tracing::debug!("event not delivered: {error}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::execute::cancel::Cancel;
+    use keystone_protocol::frame::{
+        BlockHeader, Encoding, HEADER, encode_block_header, mark_again, parse_header, parse_payload,
+    };
+    use keystone_protocol::message::decode;
+    use std::io::{Read, Write, pipe};
+
+    /// The bytes of block `number`, and which blocks there are.
+    fn frame(number: u32) -> Vec<u8> {
+        let data = vec![number as u8; 1000 + number as usize];
+        let header = BlockHeader {
+            path: number,
+            offset: 0,
+            raw_len: data.len() as u32,
+            encoding: Encoding::Raw,
+            last: true,
+        };
+        [&encode_block_header(&header, &data).unwrap()[..], &data].concat()
+    }
+
+    fn answer(from: &mut impl Read) -> Option<ToController> {
+        let mut header = [0; HEADER];
+        from.read_exact(&mut header).ok()?;
+        let header = parse_header(header).unwrap();
+        let mut payload = vec![0; header.length];
+        from.read_exact(&mut payload).ok()?;
+        Some(decode(&parse_payload(&header, payload).unwrap()).unwrap())
+    }
+
+    /// Receives `count` blocks of which a bit is flipped in those that `damage` says, in each as
+    /// often as it says; returns how many were asked for again.
+    fn receive(count: u32, damage: impl Fn(u32) -> u32 + Send) -> Result<u32, String> {
+        let (input, mut to_agent) = pipe().unwrap();
+        let (mut from_agent, output) = pipe().unwrap();
+        let wire = RefCell::new(Wire::start(input, output, Cancel::default()));
+        std::thread::scope(|scope| {
+            let controller = scope.spawn(move || {
+                assert!(matches!(answer(&mut from_agent), Some(ToController::WantPaths { .. })));
+                let send = |to: &mut std::io::PipeWriter, mut bytes: Vec<u8>, damaged: bool| {
+                    if damaged {
+                        let at = HEADER + bytes.len() % 900;
+                        bytes[at] ^= 0x10;
+                    }
+                    to.write_all(&bytes).is_ok()
+                };
+                let mut left: Vec<u32> = (0..count).map(&damage).collect();
+                for number in 0..count {
+                    send(&mut to_agent, frame(number), left[number as usize] > 0);
+                }
+                let mut again = 0;
+                while let Some(message) = answer(&mut from_agent) {
+                    let ToController::SendAgain { number } = message else { continue };
+                    again += 1;
+                    let left = &mut left[number as usize];
+                    *left -= 1;
+                    let mut bytes = frame(number as u32);
+                    let mut header = bytes[..frame(0).len() - 1000].try_into().unwrap();
+                    mark_again(&mut header);
+                    bytes[..header.len()].copy_from_slice(&header);
+                    if !send(&mut to_agent, bytes, *left > 0) {
+                        break;
+                    }
+                }
+                again
+            });
+            let mut remote = Remote::new(&wire, None, None);
+            let wanted: Vec<Wanted> = (0..count).map(|path| Wanted { path, from: 0 }).collect();
+            remote.want(&wanted).unwrap();
+            let mut result = Ok(());
+            for number in 0..count {
+                match remote.next_block() {
+                    Ok(block) => {
+                        assert_eq!(block.header.path, number);
+                        assert!(block.data.iter().all(|b| *b == number as u8));
+                        assert_eq!(block.data.len(), 1000 + number as usize);
+                    }
+                    Err(error) => {
+                        result = Err(error.to_string());
+                        break;
+                    }
+                }
+            }
+            drop(remote);
+            // Ends the controller's wait.
+            drop(wire.replace(Wire::start(std::io::empty(), std::io::sink(), Cancel::default())));
+            let again = controller.join().unwrap();
+            result.map(|()| again)
+        })
+    }
+
+    #[test]
+    fn damaged_blocks_come_again_and_in_order() {
+        assert_eq!(receive(40, |_| 0), Ok(0));
+        assert_eq!(receive(40, |n| u32::from(n % 7 == 3)), Ok(6));
+        // Damaged again when they are sent again, and several in a row.
+        assert_eq!(receive(40, |n| if (5..9).contains(&n) { 3 } else { 0 }), Ok(12));
+        assert_eq!(receive(3, |n| u32::from(n == 2)), Ok(1));
+    }
+
+    #[test]
+    fn a_faulty_line_is_given_up() {
+        let error = receive(60, |_| 1).unwrap_err();
+        assert!(error.contains("faulty"), "{error}");
     }
 }

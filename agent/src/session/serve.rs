@@ -34,7 +34,7 @@ pub fn serve() -> Result<(), WireError> {
         let incoming = wire.borrow_mut().next();
         match incoming {
             Ok(Incoming::Message(message)) => session.answer(message)?,
-            Ok(Incoming::Block(..)) => return Err(WireError::OutOfTurn("closure data")),
+            Ok(Incoming::Block(_) | Incoming::DamagedBlock { .. }) => return Err(WireError::OutOfTurn("closure data")),
             Err(WireError::Ended) => return Ok(()),
             Err(error) => return Err(error),
         }

@@ -1,17 +1,25 @@
 //! Frames in and out.
 
 use crate::execute::cancel::Cancel;
-use keystone_protocol::frame::{self, BlockHeader, Frame, FrameError};
+use crate::store::buffer::{Buffer, Pool};
+use keystone_protocol::frame::{self, BLOCK_HEADER, BlockHeader, FrameError, Kind, MAX_BLOCK};
 use keystone_protocol::message::{self, MessageError, ToAgent, ToController};
 use std::io::{self, Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use thiserror::Error;
 
-/// How many frames may wait between the reader and the executor. With blocks of 1 MiB this is
-/// the most memory that closure data take on their way.
-const QUEUE: usize = 8;
+/// How many frames may wait between the reader and the executor.
+const QUEUE: usize = 64;
+
+/// The most bytes of blocks that may wait there: what the controller is given credit for.
+pub const CREDIT: usize = 16 << 20;
+
+/// How long closure data that came before the stream's end may take to be used.
+const LAST_BLOCKS: Duration = Duration::from_secs(60);
 
 /// How often a wait looks whether it was cancelled.
 const POLL: Duration = Duration::from_millis(200);
@@ -31,6 +39,9 @@ pub enum WireError {
     /// Nothing came in time.
     #[error("the controller sent nothing for {0} s while {1} was awaited")]
     Silent(u64, &'static str),
+    /// Blocks arrive damaged again and again.
+    #[error("{0} blocks arrived damaged: the connection, or a machine's memory, is faulty")]
+    Damaged(u32),
     /// A message came that has no place here.
     #[error("the controller sent {0} out of turn")]
     OutOfTurn(&'static str),
@@ -47,31 +58,52 @@ pub enum Incoming {
     /// A message.
     Message(ToAgent),
     /// A block of closure data.
-    Block(BlockHeader, Vec<u8>),
+    Block(ArrivedBlock),
+    /// A block whose bytes are not those that were sent.
+    DamagedBlock {
+        /// Whether it was asked for again.
+        again: bool,
+    },
+}
+
+/// A block that arrived whole.
+#[derive(Debug)]
+pub struct ArrivedBlock {
+    /// What is said of it.
+    pub header: BlockHeader,
+    /// Its data, still encoded.
+    pub data: Buffer,
+    /// Whether it was asked for again.
+    pub again: bool,
 }
 
 /// Both directions of the channel.
 pub struct Wire {
     incoming: Receiver<Result<Incoming, WireError>>,
+    /// Bytes of blocks in `incoming`.
+    waiting: Arc<AtomicUsize>,
     output: Box<dyn Write + Send>,
     cancel: Cancel,
 }
 
 impl Wire {
     /// Starts the reader thread on `input`. An abort, a broken frame or the end of the stream
-    /// raises `cancel` as soon as it is read, whatever the executor is doing then.
+    /// raises `cancel` as soon as it is read, whatever the executor is doing then; only closure
+    /// data that came before the end are waited for.
     pub fn start(
         input: impl Read + Send + 'static,
         output: impl Write + Send + 'static,
         cancel: Cancel,
     ) -> Wire {
         let (sender, incoming) = sync_channel(QUEUE);
-        let reader_cancel = cancel.clone();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let mut reader =
+            Reader { sender, cancel: cancel.clone(), waiting: Arc::clone(&waiting), pool: Pool::default() };
         thread::Builder::new()
             .name("frames".to_owned())
-            .spawn(move || read_frames(input, &sender, &reader_cancel))
+            .spawn(move || reader.read_frames(input))
             .expect("a thread can be started");
-        Wire { incoming, output: Box::new(output), cancel }
+        Wire { incoming, waiting, output: Box::new(output), cancel }
     }
 
     /// Sends a message.
@@ -85,7 +117,15 @@ impl Wire {
 
     /// The next frame, whenever it comes.
     pub fn next(&mut self) -> Result<Incoming, WireError> {
-        self.incoming.recv().map_err(|_| WireError::Ended)?
+        let incoming = self.incoming.recv().map_err(|_| WireError::Ended)?;
+        self.count(incoming)
+    }
+
+    fn count(&self, incoming: Result<Incoming, WireError>) -> Result<Incoming, WireError> {
+        if let Ok(Incoming::Block(block)) = &incoming {
+            self.waiting.fetch_sub(block.data.len(), Ordering::SeqCst);
+        }
+        incoming
     }
 
     /// The next frame, within `bound`, unless cancelled; `what` is named if it does not come.
@@ -97,7 +137,7 @@ impl Wire {
         let mut waited = Duration::ZERO;
         loop {
             match self.incoming.recv_timeout(POLL) {
-                Ok(incoming) => return incoming,
+                Ok(incoming) => return self.count(incoming),
                 Err(RecvTimeoutError::Disconnected) => return Err(WireError::Ended),
                 Err(RecvTimeoutError::Timeout) if self.cancel.is_cancelled() => {
                     return Err(WireError::Ended);
@@ -113,42 +153,88 @@ impl Wire {
     }
 }
 
-fn read_frames(
-    mut input: impl Read,
-    sender: &SyncSender<Result<Incoming, WireError>>,
-    cancel: &Cancel,
-) {
-    loop {
-        let incoming = read_frame(&mut input);
-        let stop = match &incoming {
-            Err(_) => true,
-            Ok(Incoming::Message(ToAgent::Abort)) => {
-                cancel.cancel();
-                continue;
+/// The thread that reads.
+struct Reader {
+    sender: SyncSender<Result<Incoming, WireError>>,
+    cancel: Cancel,
+    waiting: Arc<AtomicUsize>,
+    pool: Pool,
+}
+
+impl Reader {
+    fn read_frames(&mut self, mut input: impl Read) {
+        loop {
+            let incoming = self.read_frame(&mut input);
+            let stop = match &incoming {
+                Err(error) => {
+                    if matches!(error, WireError::Ended | WireError::Io(_)) {
+                        self.wait_for_last_blocks();
+                    }
+                    self.cancel.cancel();
+                    true
+                }
+                Ok(Incoming::Message(ToAgent::Abort)) => {
+                    self.cancel.cancel();
+                    continue;
+                }
+                Ok(Incoming::Block(block)) => {
+                    self.waiting.fetch_add(block.data.len(), Ordering::SeqCst);
+                    false
+                }
+                Ok(_) => false,
+            };
+            if self.sender.send(incoming).is_err() || stop {
+                return;
             }
-            Ok(_) => false,
-        };
-        if stop {
-            cancel.cancel();
         }
-        if sender.send(incoming).is_err() || stop {
-            return;
+    }
+
+    /// What arrived is used before its end is told. Bounded.
+    fn wait_for_last_blocks(&self) {
+        let began = Instant::now();
+        while self.waiting.load(Ordering::SeqCst) > 0 && began.elapsed() < LAST_BLOCKS {
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn read_frame(&self, input: &mut impl Read) -> Result<Incoming, WireError> {
+        let mut header = [0; frame::HEADER];
+        input.read_exact(&mut header).map_err(broken)?;
+        let header = frame::parse_header(header)?;
+        match header.kind {
+            Kind::Control => {
+                // Grows as bytes come: a length that is only claimed takes no memory.
+                let mut payload = Vec::new();
+                let read = input.take(header.length as u64).read_to_end(&mut payload);
+                if read.map_err(broken)? != header.length {
+                    return Err(WireError::Ended);
+                }
+                let control = frame::parse_payload(&header, payload)?;
+                Ok(Incoming::Message(message::decode(&control)?))
+            }
+            Kind::Block { again } => {
+                if self.waiting.load(Ordering::SeqCst) > CREDIT + MAX_BLOCK {
+                    return Err(WireError::OutOfTurn("more closure data than it has credit for"));
+                }
+                let mut payload = self.pool.take(header.length);
+                input.read_exact(&mut payload).map_err(broken)?;
+                match frame::parse_block(&header, &payload) {
+                    Ok(header) => {
+                        let data = payload.after(BLOCK_HEADER);
+                        Ok(Incoming::Block(ArrivedBlock { header, data, again }))
+                    }
+                    Err(FrameError::Damaged) => Ok(Incoming::DamagedBlock { again }),
+                    Err(error) => Err(error.into()),
+                }
+            }
         }
     }
 }
 
-fn read_frame(input: &mut impl Read) -> Result<Incoming, WireError> {
-    let mut header = [0; frame::HEADER];
-    input.read_exact(&mut header).map_err(|error| match error.kind() {
+fn broken(error: io::Error) -> WireError {
+    match error.kind() {
         io::ErrorKind::UnexpectedEof => WireError::Ended,
         _ => WireError::Io(error),
-    })?;
-    let (kind, length) = frame::parse_header(header)?;
-    let mut payload = vec![0; length];
-    input.read_exact(&mut payload).map_err(WireError::Io)?;
-    match frame::parse_payload(kind, payload)? {
-        Frame::Block(header, data) => Ok(Incoming::Block(header, data)),
-        control => Ok(Incoming::Message(message::decode(&control)?)),
     }
 }
 

@@ -5,6 +5,11 @@
 //! | [`nar`] | archives to and from the disk |
 //! | [`closure`] | looks a manifest through |
 //! | [`receive`] | blocks → verified paths → registered paths |
+//! | `present` | what is there already of a closure |
+//! | `pipeline` | the workers that unpack paths, checkpoints |
+//! | `decode` | blocks' data, decompressed |
+//! | `journal` | how far unfinished paths came |
+//! | [`buffer`] | memory that is used again |
 //! | `db` | Nix's database |
 //! | [`derivation`] | outputs of derivations, for the database |
 //! | [`profile`] | the system profile and what makes a root file system NixOS's |
@@ -13,21 +18,27 @@
 //! `nix-store --verify --check-contents` is the judge. [`Store::prepare`] makes the directories,
 //! [`Store::receive`] fills them, [`Store::set_profile`] names the system.
 
+pub mod buffer;
 pub mod closure;
 mod db;
+mod decode;
 pub mod derivation;
 pub(crate) mod fs;
+mod journal;
 pub mod nar;
+mod pipeline;
+mod present;
 pub mod profile;
 pub mod receive;
 
 pub use db::DbError;
+pub use decode::window_log;
 pub use fs::FsError;
 pub use profile::ProfileError;
-pub use receive::{ClosureSource, Progress, ReceiveError, Received, SourceError};
+pub use receive::{Block, ClosureSource, Progress, ReceiveError, Received, SourceError};
 
 use crate::ensure::Ensured;
-use fs::{Io, OpenDir, remove_tree};
+use fs::{Io, OpenDir};
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Gid, Uid, fchown};
 use std::path::Path;
@@ -42,13 +53,13 @@ const NIXBLD: u32 = 30_000;
 pub struct Store {
     root: OpenDir,
     store: OpenDir,
+    state: OpenDir,
     db: OpenDir,
     profiles: OpenDir,
 }
 
 impl Store {
-    /// Makes the directories that Nix has, below `root` (`/mnt`), and removes what an interrupted
-    /// run left half-unpacked.
+    /// Makes the directories that Nix has, below `root` (`/mnt`).
     pub fn prepare(root: &Path) -> Result<(Store, Ensured), FsError> {
         let root = OpenDir::open(root)?;
         let mut changed = false;
@@ -71,14 +82,8 @@ impl Store {
         changed |= gcroots.ensure_symlink("profiles", "/nix/var/nix/profiles")?;
         changed |= state.ensure_empty_file("gc.lock", 0o600)?;
         changed |= own_store(&store)?;
-        for name in store.names()? {
-            if name.to_bytes().starts_with(receive::TEMPORARY.as_bytes()) {
-                remove_tree(&store.fd, name.to_bytes())
-                    .at_with("remove", || store.path.join(&*name.to_string_lossy()))?;
-            }
-        }
         let ensured = if changed { Ensured::Created } else { Ensured::AlreadySo };
-        Ok((Store { root, store, db, profiles }, ensured))
+        Ok((Store { root, store, state, db, profiles }, ensured))
     }
 }
 

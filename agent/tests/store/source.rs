@@ -1,7 +1,8 @@
 //! A closure that Nix built, and a source that streams it.
 
-use keystone_agent::store::{ClosureSource, SourceError};
+use keystone_agent::store::{Block, ClosureSource, SourceError};
 use keystone_protocol::frame::{BlockHeader, Encoding};
+use keystone_protocol::message::Wanted;
 use keystone_protocol::manifest::{Manifest, PathInfo};
 use std::collections::VecDeque;
 use std::path::Path;
@@ -117,6 +118,8 @@ pub(crate) struct Feed {
     pub(crate) manifest: Manifest,
     /// What was asked for.
     pub(crate) wanted: Option<Vec<u32>>,
+    /// Bytes that were not asked for, since the first part of a path was there.
+    pub(crate) from: u64,
     /// A byte to flip: path and offset.
     pub(crate) corrupt: Option<(u32, usize)>,
     /// Done to every block.
@@ -132,6 +135,7 @@ impl Feed {
             origin,
             manifest: origin.manifest(),
             wanted: None,
+            from: 0,
             corrupt: None,
             change: None,
             fail_after: None,
@@ -139,13 +143,14 @@ impl Feed {
         }
     }
 
-    fn cut(&mut self, path: u32) {
+    fn cut(&mut self, wanted: Wanted) {
+        let Wanted { path, from } = wanted;
         let mut nar = self.origin.nar(&self.manifest.paths[path as usize].path);
         if let Some((_, at)) = self.corrupt.filter(|(corrupt, _)| *corrupt == path) {
             nar[at] ^= 1;
         }
         let sizes = [100_000, 1, 300_000, 7, 64 << 10, 1 << 20];
-        let mut offset = 0;
+        let mut offset = from as usize;
         for (i, size) in sizes.into_iter().cycle().enumerate() {
             let piece = &nar[offset..nar.len().min(offset + size)];
             let (encoding, data) = if i % 2 == 0 {
@@ -166,15 +171,17 @@ impl Feed {
 }
 
 impl ClosureSource for Feed {
-    fn want(&mut self, paths: &[u32]) -> Result<(), SourceError> {
-        assert!(self.wanted.replace(paths.to_vec()).is_none(), "asked twice");
-        for path in paths {
-            self.cut(*path);
+    fn want(&mut self, wanted: &[Wanted]) -> Result<(), SourceError> {
+        let paths = wanted.iter().map(|w| w.path).collect();
+        assert!(self.wanted.replace(paths).is_none(), "asked twice");
+        self.from = wanted.iter().map(|w| w.from).sum();
+        for wanted in wanted {
+            self.cut(*wanted);
         }
         Ok(())
     }
 
-    fn next_block(&mut self) -> Result<(BlockHeader, Vec<u8>), SourceError> {
+    fn next_block(&mut self) -> Result<Block, SourceError> {
         if let Some(left) = &mut self.fail_after {
             *left = left.checked_sub(1).ok_or("the line is dead")?;
         }
@@ -182,7 +189,7 @@ impl ClosureSource for Feed {
         if let Some(change) = &self.change {
             change(&mut header, &mut data);
         }
-        Ok((header, data))
+        Ok(Block { header, data: data.into() })
     }
 }
 

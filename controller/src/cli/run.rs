@@ -22,6 +22,7 @@ use crate::ui::terminal::Terminal;
 use crate::ui::{CommandLine, Screen, prompt};
 use crate::upload::LocalAgent;
 use clap::{CommandFactory, Parser};
+use keystone_protocol::message::Copied;
 use keystone_protocol::options::InstallOptions;
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::Path;
@@ -257,13 +258,18 @@ async fn copy(
     operator.screen().finish();
     if args.link.json {
         let line = serde_json::json!({"event": "copied", "paths": copied.paths,
-            "bytes": copied.bytes, "present": copied.present});
+            "bytes": copied.bytes, "present": copied.present, "kept": copied.kept,
+            "local": copied.local});
         Json::new(io::stdout()).line(&line);
     } else {
-        print(&format!(
-            "copied {} paths ({} bytes); {} were there\n",
-            copied.paths, copied.bytes, copied.present
-        ));
+        let Copied { paths, bytes, present, kept, local } = copied;
+        print(&format!("copied {paths} paths ({bytes} bytes); {present} were there\n"));
+        if kept > 0 {
+            print(&format!("{kept} bytes of paths that an earlier run had begun were kept\n"));
+        }
+        if local > 0 {
+            print(&format!("{local} bytes came from the running system's own store\n"));
+        }
     }
     Ok(())
 }

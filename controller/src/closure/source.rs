@@ -14,6 +14,16 @@ use std::path::Path;
 pub trait ClosureSource: Send + Sync {
     /// Writes the whole NAR of `path`. An error of `out` is passed on as it is.
     fn dump(&self, path: &PathInfo, out: &mut dyn Write) -> Result<(), nar::DumpError>;
+
+    /// The same without the first `from` bytes, which the machine has already.
+    fn dump_from(
+        &self,
+        path: &PathInfo,
+        from: u64,
+        out: &mut dyn Write,
+    ) -> Result<(), nar::DumpError> {
+        self.dump(path, &mut nar::Skip::new(out, from))
+    }
 }
 
 /// The local store.

@@ -36,6 +36,8 @@ pub struct AgentHello {
 pub struct Conversation {
     pub(super) wire: Wire,
     pub(super) log: LogTail,
+    /// NAR bytes that the agent says it has unpacked.
+    pub(super) received: u64,
     hello: AgentHello,
 }
 
@@ -67,7 +69,7 @@ impl Conversation {
         operator: &mut impl Operator,
     ) -> Result<Self, ConversationError> {
         let hello = AgentHello { version: String::new(), exe: String::new() };
-        let mut conversation = Conversation { wire, log: LogTail::default(), hello };
+        let mut conversation = Conversation { wire, log: LogTail::default(), received: 0, hello };
         conversation.say(&ToAgent::Hello {
             protocol: PROTOCOL_VERSION,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -92,6 +94,11 @@ impl Conversation {
     /// Who the agent is.
     pub fn hello(&self) -> &AgentHello {
         &self.hello
+    }
+
+    /// How much of a closure the agent says it has received in this conversation, in NAR bytes.
+    pub fn received(&self) -> u64 {
+        self.received
     }
 
     /// The end of the agent's log.
@@ -213,6 +220,8 @@ pub(super) fn out_of_place(message: &ToController, doing: &'static str) -> Conve
         ToController::RecoveryKey { .. } => "a recovery key",
         ToController::WantUnlockKey { .. } => "that it wants a key",
         ToController::WantPaths { .. } => "which paths it wants",
+        ToController::Credit { .. } => "how much it took",
+        ToController::SendAgain { .. } => "that a block arrived damaged",
         ToController::Copied(_) => "that the copy is done",
         ToController::Done(_) => "that it is done",
         ToController::Failed(_) => "that it failed",

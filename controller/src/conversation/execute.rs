@@ -3,24 +3,28 @@
 use super::ConversationError;
 use super::client::{Conversation, out_of_place};
 use crate::closure::ClosureSource;
-use crate::nar::{Block, BlockError, Blocks};
+use super::stream::{Credit, Sending, Stream};
+use crate::nar::Item;
 use crate::operator::{Notice, Operator, OperatorError};
 use crate::stop::Stop;
-use bytes::Bytes;
-use keystone_protocol::event::{EventKind, Failure};
-use keystone_protocol::manifest::{Manifest, PathInfo};
-use keystone_protocol::message::{Copied, CopyRequest, ExecuteRequest, Refusal, ToAgent, ToController, encode};
+use keystone_protocol::event::{EventKind, Failure, Unit};
+use keystone_protocol::manifest::Manifest;
+use keystone_protocol::message::{
+    Copied, CopyRequest, ExecuteRequest, Refusal, ToAgent, ToController, Wanted,
+};
 use keystone_protocol::report::Report;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
 /// Bound of stopping: the step that runs may be a boot loader's installer, and pools are
 /// exported.
 pub const STOPPING: Duration = Duration::from_secs(180);
+
+/// Windows of compressed streams, whatever the agent says, as powers of two.
+const MIN_WINDOW_LOG: u32 = 20;
+const MAX_WINDOW_LOG: u32 = 27;
 
 /// What is executed.
 pub struct Execution {
@@ -107,9 +111,7 @@ impl Conversation {
         // It may hold secrets, which end with it, and a manifest.
         drop(message);
         let mut run = Run { paths, source, stream: None, step: None, stopping: None, cause: None };
-        let outcome = run.run_through(self, operator, stop).await;
-        run.end_stream();
-        outcome
+        run.run_through(self, operator, stop).await
     }
 }
 
@@ -122,7 +124,7 @@ enum Outcome {
 struct Run {
     paths: Arc<Manifest>,
     source: Arc<dyn ClosureSource>,
-    stream: Option<JoinHandle<()>>,
+    stream: Option<Stream>,
     step: Option<String>,
     /// When patience ends, once stopping was asked for.
     stopping: Option<Instant>,
@@ -158,11 +160,26 @@ impl Run {
                     match &event.kind {
                         EventKind::StepStarted { step } => self.step = Some(step.clone()),
                         EventKind::StepFinished { .. } => self.step = None,
+                        EventKind::Progress { done, unit: Unit::Bytes, .. } => {
+                            agent.received = *done;
+                        }
                         _ => {}
                     }
                     operator.notice(Notice::Event(&event));
                 }
-                ToController::WantPaths { paths } => self.stream(agent, &paths)?,
+                ToController::WantPaths { paths, credit, window_log } => {
+                    self.stream(agent, &paths, credit, window_log)?;
+                }
+                ToController::Credit { whole, bytes } => {
+                    if let Some(stream) = &self.stream {
+                        stream.credit(Credit { whole, bytes });
+                    }
+                }
+                ToController::SendAgain { number } => {
+                    if let Some(stream) = &self.stream {
+                        stream.send_again(number);
+                    }
+                }
                 ToController::RecoveryKey { container, key } => {
                     let kept = tokio::select! {
                         kept = operator.keep_recovery_key(&container, &key) => Some(kept),
@@ -212,57 +229,37 @@ impl Run {
 
     fn abort(&mut self, agent: &Conversation) -> Result<(), ConversationError> {
         self.stopping.get_or_insert_with(|| Instant::now() + STOPPING);
-        self.end_stream();
+        self.stream = None;
         agent.say(&ToAgent::Abort)
     }
 
-    fn end_stream(&mut self) {
-        if let Some(stream) = self.stream.take() {
-            stream.abort();
-        }
-    }
-
-    /// Starts to send the paths that the agent wants, in its order.
-    fn stream(&mut self, agent: &Conversation, wanted: &[u32]) -> Result<(), ExecuteError> {
-        let inconsistent = |why: String| ConversationError::Inconsistent(why);
-        let mut list: Vec<(u32, PathInfo)> = Vec::with_capacity(wanted.len());
-        for &index in wanted {
-            let info = self.paths.paths.get(index as usize).ok_or_else(|| {
-                inconsistent(format!(
-                    "it wants path {index}, the closure has {}",
-                    self.paths.paths.len()
+    /// Starts to send what the agent wants, in its order.
+    fn stream(
+        &mut self,
+        agent: &Conversation,
+        wanted: &[Wanted],
+        credit: u64,
+        window_log: u32,
+    ) -> Result<(), ExecuteError> {
+        let mut items = Vec::with_capacity(wanted.len());
+        for &Wanted { path, from } in wanted {
+            let info = self.paths.paths.get(path as usize).filter(|info| from < info.nar_size);
+            let info = info.ok_or_else(|| {
+                let has = self.paths.paths.len();
+                ConversationError::Inconsistent(format!(
+                    "it wants path {path} from byte {from}, the closure has {has}"
                 ))
             })?;
-            list.push((index, info.clone()));
+            items.push(Item { index: path, info: info.clone(), from });
         }
-        self.end_stream();
-        if self.stopping.is_some() {
-            return Ok(());
+        self.stream = None;
+        if self.stopping.is_none() {
+            let source = Arc::clone(&self.source);
+            let (blocks, control) = (agent.wire.blocks.clone(), agent.wire.control.clone());
+            let window_log = window_log.clamp(MIN_WINDOW_LOG, MAX_WINDOW_LOG);
+            let sending = Sending { source, items, credit, window_log, blocks, control };
+            self.stream = Some(Stream::start(sending));
         }
-        let source = Arc::clone(&self.source);
-        let blocks = agent.wire.blocks.clone();
-        let control = agent.wire.control.clone();
-        self.stream = Some(tokio::spawn(async move {
-            let failed = match Blocks::start(source, list) {
-                Ok(stream) => send(stream, &blocks).await,
-                Err(error) => Err(error),
-            };
-            let Err(error) = failed else { return };
-            let message = crate::chain(&error);
-            match encode(&ToAgent::SourceFailed { message }) {
-                Ok(bytes) => drop(control.send(Bytes::copy_from_slice(&bytes.0))),
-                Err(e) => tracing::error!("{e}"),
-            }
-        }));
         Ok(())
     }
-}
-
-async fn send(mut stream: Blocks, blocks: &mpsc::Sender<Block>) -> Result<(), BlockError> {
-    while let Some(block) = stream.next().await {
-        if blocks.send(block?).await.is_err() {
-            break;
-        }
-    }
-    Ok(())
 }

@@ -5,7 +5,8 @@
 //! | [`transport`] | frames over the agent's standard input and output, in two tasks |
 //! | [`log`] | the agent's standard error: shown, and its end kept for failures |
 //! | [`client`] | hello, inventory, plan |
-//! | [`execute`] | an execution: events, the recovery key, the closure's blocks, stopping |
+//! | [`execute`] | an execution: events, the recovery key, stopping |
+//! | `stream` | the closure's blocks, within the agent's credit |
 //!
 //! Reading never waits for writing: while blocks are sent, events are received. Works over any
 //! pair of byte streams, so that a front end can also drive an agent that runs beside it.
@@ -13,6 +14,7 @@
 pub mod client;
 pub mod execute;
 pub mod log;
+mod stream;
 pub mod transport;
 
 pub use client::{AgentHello, Conversation};

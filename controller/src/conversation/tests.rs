@@ -11,7 +11,7 @@ use keystone_protocol::event::{Event, EventKind, Failure, Outcome};
 use keystone_protocol::frame::{Encoding, Frame, HEADER, parse_header, parse_payload};
 use keystone_protocol::manifest::{Manifest, PathInfo};
 use keystone_protocol::message::{
-    ExecuteRequest, PlanRequest, Refusal, RefusalKind, ToAgent, ToController, decode, encode,
+    ExecuteRequest, PlanRequest, Refusal, RefusalKind, ToAgent, ToController, Wanted, decode, encode,
 };
 use keystone_protocol::options::{ClosureFacts, InstallOptions};
 use keystone_protocol::plan::Plan;
@@ -20,6 +20,7 @@ use keystone_protocol::secret::Secret;
 use keystone_protocol::version::PROTOCOL_VERSION;
 use std::io::Write;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 /// The agent's end.
@@ -42,10 +43,10 @@ impl Peer {
     async fn frame(&mut self) -> Option<Frame> {
         let mut header = [0; HEADER];
         self.input.read_exact(&mut header).await.ok()?;
-        let (kind, length) = parse_header(header).unwrap();
-        let mut payload = vec![0; length];
+        let header = parse_header(header).unwrap();
+        let mut payload = vec![0; header.length];
         self.input.read_exact(&mut payload).await.unwrap();
-        Some(parse_payload(kind, payload).unwrap())
+        Some(parse_payload(&header, payload).unwrap())
     }
 
     async fn hear(&mut self) -> ToAgent {
@@ -172,6 +173,11 @@ impl ClosureSource for Given {
     }
 }
 
+fn want(paths: &[(u32, u64)], credit: u64) -> ToController {
+    let paths = paths.iter().map(|&(path, from)| Wanted { path, from }).collect();
+    ToController::WantPaths { paths, credit, window_log: 23 }
+}
+
 fn execution(nars: Vec<Vec<u8>>) -> Execution {
     let path = |(i, nar): (usize, &Vec<u8>)| PathInfo {
         path: i.to_string(),
@@ -228,7 +234,7 @@ async fn a_whole_execution() {
         assert!(
             matches!(stored, ToAgent::RecoveryKeyStored { container } if container == "credstore")
         );
-        peer.say(ToController::WantPaths { paths: vec![2, 1] }).await;
+        peer.say(want(&[(2, 0), (1, 0)], 1 << 30)).await;
         let mut got = vec![Vec::new(); 3];
         let mut lasts = 0;
         while lasts < 2 {
@@ -238,6 +244,7 @@ async fn a_whole_execution() {
             got[header.path as usize].extend(match header.encoding {
                 Encoding::Raw => data,
                 Encoding::Zstd => zstd::decode_all(&data[..]).unwrap(),
+                Encoding::Stream { .. } => panic!("a stream on a fast line"),
             });
             lasts += u32::from(header.last);
         }
@@ -356,7 +363,7 @@ async fn without_the_recovery_key_kept_nothing_goes_on() {
 async fn a_source_that_fails_is_told() {
     let agent = |mut peer: Peer| async move {
         peer.hear().await;
-        peer.say(ToController::WantPaths { paths: vec![0] }).await;
+        peer.say(want(&[(0, 0)], 1 << 30)).await;
         let ToAgent::SourceFailed { message } = peer.hear().await else { panic!() };
         assert!(message.contains("the path was changed"), "{message}");
         peer.say(ToController::Failed(failure(&message))).await;
@@ -379,9 +386,63 @@ async fn a_source_that_fails_is_told() {
 async fn paths_that_do_not_exist_are_not_sent() {
     let agent = |mut peer: Peer| async move {
         peer.hear().await;
-        peer.say(ToController::WantPaths { paths: vec![7] }).await;
+        peer.say(want(&[(7, 0)], 1 << 30)).await;
         assert!(peer.frame().await.is_none());
     };
     let error = fails(agent, vec![vec![1]], Notes::default(), &Stop::never()).await;
-    assert!(error.to_string().contains("it wants path 7, the closure has 1"), "{error}");
+    assert!(error.to_string().contains("it wants path 7 from byte 0, the closure has 1"), "{error}");
+}
+
+/// Nothing is sent beyond the credit, a block is sent again when it is asked for, and the
+/// beginning of a path that the agent has is left out.
+#[tokio::test]
+async fn credit_and_repetition() {
+    let (client, mut peer) = pipes();
+    let noise = |seed: u32| {
+        let mut state = seed;
+        let mut next = move || {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            state as u8
+        };
+        (0..3 << 20).map(|_| next()).collect::<Vec<u8>>()
+    };
+    let nars = vec![noise(1), noise(2)];
+    let expected = nars.clone();
+    let agent = tokio::spawn(async move {
+        peer.hello(PROTOCOL_VERSION, &right()).await;
+        assert!(matches!(peer.hear().await, ToAgent::Execute(_)));
+        peer.say(want(&[(1, 1 << 20), (0, 0)], 2 << 20)).await;
+        let mut blocks = Vec::new();
+        for _ in 0..2 {
+            let Some(Frame::Block(header, data)) = peer.frame().await else { panic!() };
+            blocks.push((header, data));
+        }
+        // The credit is used up.
+        let more = tokio::time::timeout(Duration::from_millis(300), peer.frame()).await;
+        assert!(more.is_err());
+        assert_eq!((blocks[0].0.path, blocks[0].0.offset), (1, 1 << 20));
+        assert!(blocks[0].1[..] == expected[1][1 << 20..2 << 20]);
+        peer.say(ToController::SendAgain { number: 1 }).await;
+        let Some(Frame::Block(header, data)) = peer.frame().await else { panic!() };
+        assert!((header, data) == blocks[1]);
+        peer.say(ToController::Credit { whole: 2, bytes: 100 << 20 }).await;
+        for number in 0..3 {
+            let Some(Frame::Block(header, data)) = peer.frame().await else { panic!() };
+            assert_eq!((header.path, header.offset), (0, number << 20));
+            blocks.push((header, data));
+        }
+        // The last one can still be asked for, one that arrived can't.
+        peer.say(ToController::SendAgain { number: 4 }).await;
+        let Some(Frame::Block(header, _)) = peer.frame().await else { panic!() };
+        assert!(header.last && header.offset == 2 << 20);
+        peer.say(ToController::SendAgain { number: 1 }).await;
+        assert!(matches!(peer.hear().await, ToAgent::SourceFailed { .. }));
+        peer.say(ToController::Done(Box::new(report()))).await;
+    });
+    let mut notes = Notes::default();
+    let mut conversation = begin(client, &mut notes).await.unwrap();
+    conversation.execute(execution(nars), &mut notes, &Stop::never()).await.unwrap();
+    agent.await.unwrap();
 }

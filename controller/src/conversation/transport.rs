@@ -5,7 +5,9 @@ use super::log::clean;
 use crate::nar::Block;
 use crate::ssh::exec::{Exit, Running, Stdin};
 use bytes::Bytes;
-use keystone_protocol::frame::{ControlBytes, HEADER, parse_header, parse_payload};
+use keystone_protocol::frame::{
+    ControlBytes, HEADER, PREFIX, check_kind, parse_header, parse_payload,
+};
 use keystone_protocol::message::{MessageError, ToController, decode};
 use std::future::Future;
 use std::io;
@@ -73,6 +75,8 @@ pub(super) struct Wire {
 
 /// Messages read ahead of whoever handles them.
 const READ_AHEAD: usize = 1024;
+/// Blocks that are copied to go in one packet with their header, below this many bytes.
+const SMALL: usize = 30 << 10;
 /// Blocks handed over ahead of the connection.
 const WRITE_AHEAD: usize = 2;
 
@@ -155,17 +159,23 @@ async fn read_frame(
     stdout: &mut (impl AsyncRead + Unpin),
 ) -> Result<Option<ToController>, MessageError> {
     let mut header = [0; HEADER];
-    if stdout.read_exact(&mut header).await.is_err() {
+    let (prefix, rest) = header.split_first_chunk_mut::<PREFIX>().expect("it is longer");
+    if stdout.read_exact(prefix).await.is_err() {
         return Ok(None);
     }
-    let (kind, length) = parse_header(header)?;
+    check_kind(prefix)?;
+    if stdout.read_exact(rest).await.is_err() {
+        return Ok(None);
+    }
+    let header = parse_header(header)?;
+    let length = header.length;
     // Grows as bytes come: a length that is only claimed takes no memory.
     let mut payload = Vec::new();
     match stdout.take(length as u64).read_to_end(&mut payload).await {
         Ok(read) if read == length => {}
         _ => return Ok(None),
     }
-    decode(&parse_payload(kind, payload)?).map(Some)
+    decode(&parse_payload(&header, payload)?).map(Some)
 }
 
 async fn read_log(stderr: impl AsyncRead + Unpin, into: mpsc::Sender<Incoming>) {
@@ -199,10 +209,13 @@ async fn write(
                 None => break,
             },
             Some(block) = blocks.recv() => {
-                let header = Bytes::copy_from_slice(&block.header);
-                match out.send(header).await {
-                    Ok(()) => out.send(block.data).await,
-                    failed => failed,
+                if block.data.len() < SMALL {
+                    out.send([&block.header[..], &block.data].concat().into()).await
+                } else {
+                    match out.send(Bytes::copy_from_slice(&block.header)).await {
+                        Ok(()) => out.send(block.data).await,
+                        failed => failed,
+                    }
                 }
             }
         };

@@ -19,8 +19,6 @@ use std::time::{Duration, Instant};
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
-/// A connection that lasted this long starts the count of pauses anew.
-const LASTED: Duration = Duration::from_secs(20);
 
 /// What to copy where.
 pub struct CopyOptions {
@@ -46,17 +44,16 @@ pub async fn copy<O: Operator>(
     let mut broken: Option<Instant> = None;
     let mut was_connected = false;
     loop {
-        let began = Instant::now();
-        let (connected, error) = match attempt(options, operator, stop).await {
+        let Broken { received, error } = match attempt(options, operator, stop).await {
             Ok(copied) => return Ok(copied),
             Err(failed) => failed,
         };
-        was_connected |= connected;
+        was_connected |= received.is_some();
         // Who could not be reached at all is not called again and again.
         if !was_connected || !is_broken_line(&error) {
             return Err(error);
         }
-        if connected && began.elapsed() >= LASTED {
+        if received.is_some_and(|bytes| bytes > 0) {
             (pause, broken) = (FIRST_PAUSE, None);
         }
         if broken.get_or_insert_with(Instant::now).elapsed() + pause > options.patience {
@@ -71,22 +68,34 @@ pub async fn copy<O: Operator>(
     }
 }
 
-/// One connection; with an error, whether the agent was reached.
+/// A connection that did not bring the copy to its end.
+struct Broken {
+    /// How much the agent received over it, in NAR bytes, if it was reached.
+    received: Option<u64>,
+    error: InstallError,
+}
+
+/// One connection.
 async fn attempt<O: Operator>(
     options: &CopyOptions,
     operator: &mut O,
     stop: &Stop,
-) -> Result<Copied, (bool, InstallError)> {
+) -> Result<Copied, Broken> {
+    let unreached = |error| Broken { received: None, error };
     let mut link = tokio::select! {
-        link = Link::open(&options.link, operator) => link.map_err(|error| (false, error))?,
-        () = stop.asked(1) => return Err((false, InstallError::Interrupted)),
+        link = Link::open(&options.link, operator) => link.map_err(unreached)?,
+        () = stop.asked(1) => return Err(unreached(InstallError::Interrupted)),
     };
     let request = CopyRequest { root: options.root.clone(), manifest: options.manifest.clone() };
     let source = Arc::clone(&options.source);
     let done = link.conversation.copy(request, source, operator, stop).await;
     let log = link.conversation.log().lines().map(str::to_owned).collect();
+    let received = Some(link.conversation.received());
     link.close().await;
-    done.map_err(|error| (true, InstallError::Copy { error: Box::new(error), log }))
+    done.map_err(|error| Broken {
+        received,
+        error: InstallError::Copy { error: Box::new(error), log },
+    })
 }
 
 /// Whether the connection is at fault, and another one may do better.

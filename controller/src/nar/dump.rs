@@ -63,6 +63,34 @@ impl Write for Counted<'_> {
     }
 }
 
+/// Leaves out the first bytes of what is written through it.
+pub struct Skip<'a> {
+    out: &'a mut dyn Write,
+    left: u64,
+}
+
+impl<'a> Skip<'a> {
+    /// In front of `out`, which does not get the first `bytes`.
+    pub fn new(out: &'a mut dyn Write, bytes: u64) -> Self {
+        Skip { out, left: bytes }
+    }
+}
+
+impl Write for Skip<'_> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        if self.left == 0 {
+            return self.out.write(data);
+        }
+        let skipped = data.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        self.left -= skipped as u64;
+        Ok(skipped)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
 struct Nar<'a> {
     out: &'a mut dyn Write,
     buffer: Vec<u8>,

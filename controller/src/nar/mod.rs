@@ -5,11 +5,18 @@
 //! | [`mod@dump`] | writes the NAR of a file tree |
 //! | [`hold`] | holds back the end of a NAR until it was found to be right |
 //! | [`blocks`] | cuts NARs into blocks, compresses those where it helps, in order |
+//! | `read` | several paths at once |
+//! | `compress` | blocks alone, or one long frame over them |
+//! | [`pace`] | what is waited for, and what follows for the compression |
 
 pub mod blocks;
+mod compress;
 pub mod dump;
 pub mod hold;
+pub mod pace;
+mod read;
 
-pub use blocks::{Block, BlockError, Blocks};
-pub use dump::{Counted, DumpError, dump};
+pub use blocks::{Block, BlockError, Blocks, Item};
+pub use dump::{Counted, DumpError, Skip, dump};
 pub use hold::HoldBack;
+pub use pace::Pace;

@@ -54,12 +54,29 @@ impl fmt::Display for Taken {
 /// # Errors
 /// It can't be started or ends with anything but success.
 pub fn run(place: &Place, script: &str) -> Result<Taken> {
+    run_with(place, script, None)
+}
+
+/// The same; once `after` MB have passed the wire, the connection is cut.
+///
+/// # Errors
+/// As [`run`], and if it was over before.
+pub fn run_cut(place: &Place, script: &str, after: f64) -> Result<Taken> {
+    run_with(place, script, Some(after))
+}
+
+fn run_with(place: &Place, script: &str, cut_after: Option<f64>) -> Result<Taken> {
     let sshd = place.sshd();
     let before = (children()?, waited_for(sshd)?, wire()?, busy()?);
-    let stop = AtomicBool::new(false);
+    let (stop, was_cut) = (AtomicBool::new(false), AtomicBool::new(false));
     let began = Instant::now();
     let (output, wall, peaks) = std::thread::scope(|scope| {
         let watch = scope.spawn(|| watch(sshd, &stop));
+        if let Some(after) = cut_after {
+            let until = before.2 + (after * 1e6) as u64;
+            let (stop, was_cut) = (&stop, &was_cut);
+            scope.spawn(move || cut(sshd, until, stop, was_cut));
+        }
         let output = place.shell(script).stdin(Stdio::null()).output();
         let wall = began.elapsed().as_secs_f64();
         stop.store(true, Ordering::Relaxed);
@@ -73,6 +90,7 @@ pub fn run(place: &Place, script: &str) -> Result<Taken> {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
+    ensure!(cut_after.is_none() || was_cut.into_inner(), "it was over before it could be cut");
     let began = Instant::now();
     let target = fs::File::open(place.at("/bench/target"))?;
     nix::unistd::syncfs(&target)?;
@@ -91,6 +109,30 @@ pub fn run(place: &Place, script: &str) -> Result<Taken> {
         wire: (wire()? - before.2) as f64 / 1e6,
         others: (busy()? - before.3 - cpu_sent - cpu_received).max(0.0),
     })
+}
+
+/// Ends the sessions of an sshd, but not itself, once so many bytes have passed the wire.
+fn cut(sshd: u32, until: u64, stop: &AtomicBool, was_cut: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed) {
+        if wire().is_ok_and(|bytes| bytes >= until) {
+            for pid in processes() {
+                let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+                if pid != sshd && name.starts_with("sshd") && ancestor(pid, &[sshd]).is_some() {
+                    let pid = nix::unistd::Pid::from_raw(pid as i32);
+                    // It may have ended by itself.
+                    let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+                    was_cut.store(true, Ordering::Relaxed);
+                }
+            }
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn processes() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 /// CPU seconds of this program's children that ended.
@@ -143,8 +185,7 @@ fn watch(sshd: u32, stop: &AtomicBool) -> (f64, f64) {
     let mut peaks = (0.0_f64, 0.0_f64);
     let ours = std::process::id();
     while !stop.load(Ordering::Relaxed) {
-        let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
-        for pid in pids.filter_map(|e| e.file_name().to_str().and_then(|n| n.parse::<u32>().ok())) {
+        for pid in processes() {
             let side = match ancestor(pid, &[sshd, ours]) {
                 Some(found) if found == sshd => &mut peaks.1,
                 Some(_) if pid != ours => &mut peaks.0,

@@ -4,17 +4,21 @@
 //! |---|---|
 //! | [`closure`] | a deterministic closure, made of this machine's installed packages |
 //! | [`place`] | a private root with the peers, a network of its own, fresh file systems |
+//! | [`link`] | a line with a rate, a delay and losses |
 //! | [`peer`] | what is measured, as command lines |
 //! | [`measure`] | wall time, CPU, memory, bytes on the wire |
 //! | [`judge`] | whether what arrived is what was sent, by real Nix and by `find` |
 //! | [`report`] | medians and ratios |
+//! | [`aims`] | what the ratios are to be |
 //!
 //! Every run starts on a file system that was made anew: on one whose files were removed, ext4
 //! searches long for inodes that were not freed recently. Peers are interleaved, so that what
 //! else the machine does spreads over all of them.
 
+pub mod aims;
 pub mod closure;
 pub mod judge;
+pub mod link;
 pub mod measure;
 pub mod peer;
 pub mod place;
@@ -26,45 +30,88 @@ use crate::run::run;
 use crate::{native, setup};
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
+use link::Quality;
+use peer::Peer;
 use place::Place;
 use report::{Row, Table};
+use std::time::Duration;
 
 /// What is measured.
 #[derive(Debug, Clone, Args)]
 pub struct Options {
     /// How fast the line is
-    #[arg(long, value_enum, default_value_t = Regime::Unshaped)]
-    regime: Regime,
+    #[arg(long, value_enum, default_value_t = Lines::Unshaped)]
+    regime: Lines,
     /// Only peers whose name contains one of these (comma separated); keystone always
     #[arg(long, value_delimiter = ',')]
     peers: Vec<String>,
     /// Runs of each peer, of which the median counts
     #[arg(long, default_value_t = 3)]
     repeat: usize,
-    /// Also measure a copy with nothing to do, and one with a twentieth changed
+    /// Also measure a copy with nothing to do, one with a twentieth changed, and one that is cut
     #[arg(long)]
     more: bool,
 }
 
-/// How fast the line between the two ends is.
+/// Which lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Lines {
+    /// As fast as the machine
+    Unshaped,
+    /// 1 Gbit/s
+    Gigabit,
+    /// 100 Mbit/s, 20 ms
+    Fast,
+    /// 100 Mbit/s, 100 ms, 0.5 % of the packets lost
+    Far,
+    /// One after the other
+    All,
+}
+
+impl Lines {
+    fn regimes(self) -> &'static [Regime] {
+        match self {
+            Lines::Unshaped => &[Regime::Unshaped],
+            Lines::Gigabit => &[Regime::Gigabit],
+            Lines::Fast => &[Regime::Fast],
+            Lines::Far => &[Regime::Far],
+            Lines::All => &[Regime::Unshaped, Regime::Gigabit, Regime::Fast, Regime::Far],
+        }
+    }
+}
+
+/// How fast the line between the two ends is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Regime {
     /// As fast as the machine.
     Unshaped,
     /// 1 Gbit/s, by the kernel's token bucket filter.
     Gigabit,
-    /// 100 Mbit/s, by the same.
+    /// 100 Mbit/s, 20 ms there and back.
     Fast,
+    /// 100 Mbit/s, 100 ms there and back, one packet in 200 lost.
+    Far,
 }
 
 impl Regime {
-    /// The rate, as `tc` takes it.
-    fn rate(self) -> Option<&'static str> {
+    /// The rate, as `tc` takes it, where the kernel shapes.
+    fn token_bucket(self) -> Option<&'static str> {
+        (self == Regime::Gigabit).then_some("1gbit")
+    }
+
+    /// What a line of our own is like.
+    fn quality(self) -> Option<Quality> {
+        let line = |ms, loss| Quality { rate: 100e6, delay: Duration::from_millis(ms), loss };
         match self {
-            Regime::Unshaped => None,
-            Regime::Gigabit => Some("1gbit"),
-            Regime::Fast => Some("100mbit"),
+            Regime::Unshaped | Regime::Gigabit => None,
+            Regime::Fast => Some(line(10, 0.0)),
+            Regime::Far => Some(line(50, 0.005)),
         }
+    }
+
+    /// Whether peers that would take minutes are worth it.
+    fn is_slow(self) -> bool {
+        self.quality().is_some()
     }
 }
 
@@ -105,39 +152,69 @@ pub fn closure(options: &Options) -> Result<()> {
     let mut place = Place::make(&lab.dir("bench")?, &root, &keystone)?;
     let closure = closure::make(&place)?;
     println!("{closure}");
-    place.line(options.regime)?;
     let wanted = |name: &str| {
         options.peers.is_empty() || options.peers.iter().any(|part| name.contains(part.as_str()))
     };
-    let peers: Vec<_> = peer::all(options.regime)
-        .into_iter()
-        .filter(|peer| peer.name.starts_with("keystone") || wanted(peer.name))
-        .collect();
-    if peers.iter().any(|peer| peer.name.starts_with("http")) {
-        cache(&mut place, &closure)?;
+    for &regime in options.regime.regimes() {
+        place.line(regime)?;
+        let peers: Vec<_> = peer::all(regime)
+            .into_iter()
+            .filter(|peer| peer.name == OURS || wanted(peer.name))
+            .collect();
+        if peers.iter().any(|peer| peer.name.starts_with("http")) {
+            cache(&mut place, &closure)?;
+        }
+        let table = measure_all(&place, &closure, regime, &peers, options)?;
+        println!("{table}");
     }
-    let mut table = Table::new(options.regime);
+    Ok(())
+}
+
+/// Keystone's name among the peers.
+pub const OURS: &str = "keystone";
+
+/// Runs of `keystone` and `ssh HOST true` with nothing to do.
+const IDLE_RUNS: usize = 15;
+
+fn measure_all(
+    place: &Place,
+    closure: &closure::Made,
+    regime: Regime,
+    peers: &[Peer],
+    options: &Options,
+) -> Result<Table> {
+    let mut table = Table::new(regime);
     for run in 0..options.repeat {
-        for peer in &peers {
+        for peer in peers {
             place.fresh_target()?;
-            let mut row = Row { full: measure::run(&place, &peer.command(&closure.first))?, ..Row::default() };
-            if run == 0 {
-                let judged = judge::same(&place, &closure.first, peer.verified);
-                if let Err(error) = judged {
-                    bail!("{}: what arrived is not what was sent: {error:#}", peer.name);
-                }
+            let full = measure::run(place, &peer.command(&closure.first))?;
+            let mut row = Row { full, ..Row::default() };
+            eprintln!("{} {}: {}", run + 1, peer.name, row.full);
+            if run == 0 && let Err(error) = judge::same(place, &closure.first, peer.verified) {
+                bail!("{}: what arrived is not what was sent: {error:#}", peer.name);
             }
             if options.more {
-                row.nothing = Some(measure::run(&place, &peer.command(&closure.first))?);
-                row.changed = Some(measure::run(&place, &peer.command(&closure.second))?);
+                row.nothing = Some(measure::run(place, &peer.command(&closure.first))?);
+                row.changed = Some(measure::run(place, &peer.command(&closure.second))?);
                 if run == 0 {
-                    judge::same(&place, &closure.second, peer.verified)?;
+                    judge::same(place, &closure.second, peer.verified)?;
                 }
             }
-            eprintln!("{} {}: {}", run + 1, peer.name, row.full);
             table.add(peer.name, row);
         }
     }
-    println!("{table}");
-    Ok(())
+    if let (true, Some(ours)) = (options.more, peers.iter().find(|peer| peer.name == OURS)) {
+        place.fresh_target()?;
+        let command = ours.command(&closure.first);
+        let whole = table.wire(OURS);
+        let cut = measure::run_cut(place, &command, whole / 2.0)?;
+        judge::same(place, &closure.first, true)?;
+        table.cut(cut, (cut.wire - whole) / whole);
+        for _ in 0..IDLE_RUNS {
+            let idle = measure::run(place, &command)?;
+            let login = measure::run(place, "ssh -c aes128-gcm@openssh.com target true")?;
+            table.idle(idle.wall, login.wall);
+        }
+    }
+    Ok(table)
 }

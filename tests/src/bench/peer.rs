@@ -76,11 +76,14 @@ pub fn all(regime: Regime) -> Vec<Peer> {
         peer("tar zstd -1 gcm", false, tar("| zstd -1 -T0", "zstd -d |", GCM)),
         peer("tar zstd -3 gcm", false, tar("| zstd -3 -T0", "zstd -d |", GCM)),
         peer("tar zstd -3", false, tar("| zstd -3 -T0", "zstd -d |", "")),
+        peer("rsync zstd -3 gcm", false, rsync("--compress --zc=zstd --zl=3 --whole-file -e 'ssh -c aes128-gcm@openssh.com'")),
         peer("rsync gcm", false, rsync("--whole-file -e 'ssh -c aes128-gcm@openssh.com'")),
         peer("http cache, raw", true, http("none")),
         peer("http cache, zstd", true, http("zstd")),
     ];
-    if regime == Regime::Fast {
+    if regime.is_slow() {
+        // Minutes each, and known to lose there.
+        all.retain(|p| !matches!(p.name, "nix copy ssh://" | "nix copy ssh:// gcm" | "nix copy ssh-ng:// gcm" | "nix-store --export | --import" | "tar gcm" | "rsync gcm" | "http cache, raw"));
         all.push(peer("tar zstd -9 --long=27 gcm", false, tar("| zstd -9 -T0 --long=27", "zstd -d --long=27 |", GCM)));
     }
     all

@@ -5,6 +5,7 @@
 //! namespace, joined by a veth pair; both ends see the same files.
 
 use super::Regime;
+use super::link::Link;
 use crate::keystone::Keystone;
 use crate::run::run;
 use anyhow::{Context, Result, ensure};
@@ -32,6 +33,7 @@ pub struct Place {
     http: Option<Child>,
     image: PathBuf,
     mounted: RefCell<bool>,
+    link: Option<Link>,
 }
 
 impl Place {
@@ -93,17 +95,18 @@ impl Place {
                  HostKeyAlias target\n"
             ),
         )?;
-        let sshd = network_and_sshd(&root)?;
+        let sshd = sshd(&root)?;
         let image = work.join("target.ext4");
-        let place = Place {
+        let mut place = Place {
             work: work.to_owned(),
             root,
             sshd,
             http: None,
             image,
             mounted: RefCell::new(false),
+            link: None,
         };
-        place.wait_for_sshd()?;
+        place.line(Regime::Unshaped)?;
         Ok(place)
     }
 
@@ -164,15 +167,46 @@ impl Place {
         Ok(())
     }
 
-    /// Shapes the line.
+    /// Joins the two ends by a line of that kind, in the place of the one before.
     ///
     /// # Errors
     /// The kernel can't.
-    pub fn line(&self, regime: Regime) -> Result<()> {
-        if let Some(rate) = regime.rate() {
-            run(Command::new("tc").args(["qdisc", "add", "dev", "source", "root", "tbf", "rate"]).arg(rate).args(["burst", "256kb", "latency", "50ms"]))?;
+    pub fn line(&mut self, regime: Regime) -> Result<()> {
+        let ip = |words: &str| run(Command::new("ip").args(words.split_whitespace()));
+        if Path::new("/sys/class/net").exists() && self.link.take().is_none() {
+            // The first time there is none.
+            let _ = Command::new("ip").args(["link", "delete", "source"]).output();
         }
-        Ok(())
+        // A device of the line before goes when its threads see that it ended.
+        let began = Instant::now();
+        while crate::run::text(Command::new("ip").args(["-o", "link"]))?.contains(" source") {
+            let _ = Command::new("ip").args(["link", "delete", "source"]).output();
+            ensure!(began.elapsed() < Duration::from_secs(10), "the old line does not go away");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        match regime.quality() {
+            Some(quality) => self.link = Some(Link::join(["source", "target"], quality)?),
+            None => ip("link add source type veth peer name target")?,
+        }
+        let pid = self.sshd.id();
+        ip(&format!("link set target netns {pid}"))?;
+        ip("link set lo up")?;
+        ip(&format!("address add {SOURCE}/24 dev source"))?;
+        ip("link set source up")?;
+        let inside = format!(
+            "ip link set lo up; ip address add {TARGET}/24 dev target && ip link set target up"
+        );
+        run(Command::new("nsenter")
+            .arg(format!("--net=/proc/{pid}/ns/net"))
+            .args(["sh", "-c", &inside]))?;
+        if let Some(rate) = regime.token_bucket() {
+            ip("link set dev source txqueuelen 1000")?;
+            run(Command::new("tc")
+                .args(["qdisc", "add", "dev", "source", "root", "tbf", "rate"])
+                .arg(rate)
+                .args(["burst", "256kb", "latency", "50ms"]))?;
+        }
+        self.wait_for_sshd()
     }
 
     /// Serves `/bench/cache` on port 8080 of the sending end.
@@ -184,7 +218,7 @@ impl Place {
             let config = "daemon off; error_log /dev/null; pid /run/nginx-bench.pid;\n\
                 events { worker_connections 256; }\n\
                 http { access_log off; sendfile on; tcp_nodelay on; keepalive_requests 100000;\n\
-                server { listen 10.77.0.1:8080; root /bench/cache; } }\n";
+                server { listen 8080; root /bench/cache; } }\n";
             fs::write(self.at("/etc/nginx-bench.conf"), format!("user root;\n{config}"))?;
             let child = self.shell("exec nginx -c /etc/nginx-bench.conf").stdin(Stdio::null()).spawn()?;
             self.http = Some(child);
@@ -238,21 +272,15 @@ fn keys(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The receiving end: a network namespace with an sshd in it.
-fn network_and_sshd(root: &Path) -> Result<Child> {
-    let script = format!(
-        "i=0; while ! ip link show target >/dev/null 2>&1; do i=$((i+1)); [ $i -lt 200 ] || exit 1; sleep 0.05; done\n\
-         ip link set lo up; ip address add {TARGET}/24 dev target; ip link set target up\n\
-         exec /usr/sbin/sshd -D -e -f /bench/ssh/sshd_config"
-    );
+/// The receiving end: an sshd in a network namespace of its own, without a line yet.
+fn sshd(root: &Path) -> Result<Child> {
     let sshd = Command::new("unshare")
         .args(["--net", "--", "chroot"])
         .arg(root)
-        .args(["/bin/sh", "-c", &script])
+        .args(["/usr/sbin/sshd", "-D", "-e", "-f", "/bench/ssh/sshd_config"])
         .stdin(Stdio::null())
         .spawn()
         .context("starting the bench's sshd")?;
-    run(Command::new("ip").args(["link", "add", "source", "type", "veth", "peer", "name", "target"]))?;
     // It is in its namespace once that differs from ours.
     let ours = fs::read_link("/proc/self/ns/net")?;
     let theirs = format!("/proc/{}/ns/net", sshd.id());
@@ -261,9 +289,5 @@ fn network_and_sshd(root: &Path) -> Result<Child> {
         ensure!(began.elapsed() < Duration::from_secs(10), "unshare does not start");
         std::thread::sleep(Duration::from_millis(20));
     }
-    run(Command::new("ip").args(["link", "set", "target", "netns"]).arg(sshd.id().to_string()))?;
-    run(Command::new("ip").args(["link", "set", "lo", "up"]))?;
-    run(Command::new("ip").args(["address", "add", &format!("{SOURCE}/24"), "dev", "source"]))?;
-    run(Command::new("ip").args(["link", "set", "source", "up"]))?;
     Ok(sshd)
 }

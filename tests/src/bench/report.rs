@@ -1,7 +1,7 @@
 //! Medians and ratios.
 
-use super::Regime;
 use super::measure::Taken;
+use super::{OURS, Regime, aims};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -22,12 +22,14 @@ pub struct Table {
     regime: Regime,
     order: Vec<&'static str>,
     rows: BTreeMap<&'static str, Vec<Row>>,
+    cut: Option<(Taken, f64)>,
+    idle: Vec<(f64, f64)>,
 }
 
 impl Table {
     /// An empty one.
     pub fn new(regime: Regime) -> Table {
-        Table { regime, order: Vec::new(), rows: BTreeMap::new() }
+        Table { regime, order: Vec::new(), rows: BTreeMap::new(), cut: None, idle: Vec::new() }
     }
 
     /// Takes a run.
@@ -36,6 +38,55 @@ impl Table {
             self.order.push(peer);
         }
         self.rows.entry(peer).or_default().push(row);
+    }
+
+    /// Takes a run of ours that was cut in the middle, and which part of a whole one was sent
+    /// again.
+    pub fn cut(&mut self, taken: Taken, again: f64) {
+        self.cut = Some((taken, again));
+    }
+
+    /// Takes a run of ours with nothing to do, and one of `ssh HOST true`, in seconds.
+    pub fn idle(&mut self, ours: f64, login: f64) {
+        self.idle.push((ours, login));
+    }
+
+    /// What a peer sends, in MB.
+    pub fn wire(&self, peer: &str) -> f64 {
+        self.rows.get(peer).map_or(0.0, |rows| median(rows.iter().map(|r| r.full.wire)))
+    }
+
+    /// Seconds that a peer takes until everything is on the disk.
+    pub(super) fn whole(&self, peer: &str) -> Option<f64> {
+        let rows = self.rows.get(peer)?;
+        Some(median(rows.iter().map(|r| r.full.whole())))
+    }
+
+    /// The same for a twentieth changed.
+    pub(super) fn changed(&self, peer: &str) -> Option<f64> {
+        let rows: Vec<f64> =
+            self.rows.get(peer)?.iter().filter_map(|r| r.changed).map(|t| t.whole()).collect();
+        (!rows.is_empty()).then(|| median(rows.into_iter()))
+    }
+
+    /// The peers but ours.
+    pub(super) fn others(&self) -> impl Iterator<Item = &'static str> + '_ {
+        self.order.iter().copied().filter(|name| *name != OURS)
+    }
+
+    pub(super) fn regime(&self) -> Regime {
+        self.regime
+    }
+
+    /// Which part of a whole copy was sent again after a cut.
+    pub(super) fn sent_again(&self) -> Option<f64> {
+        Some(self.cut?.1)
+    }
+
+    /// Seconds of ours with nothing to do, and of a login.
+    pub(super) fn idle_medians(&self) -> Option<(f64, f64)> {
+        let (ours, login) = self.idle.iter().copied().unzip::<f64, f64, Vec<_>, Vec<_>>();
+        (!ours.is_empty()).then(|| (median(ours.into_iter()), median(login.into_iter())))
     }
 }
 
@@ -86,6 +137,9 @@ impl fmt::Display for Table {
                 other(&|r| r.changed),
             )?;
         }
-        Ok(())
+        if let Some((taken, again)) = &self.cut {
+            writeln!(f, "\ncut in the middle: {taken}; sent again: {again:.4} of a whole copy")?;
+        }
+        aims::write(self, f)
     }
 }

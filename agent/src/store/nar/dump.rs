@@ -39,7 +39,18 @@ pub fn dump(
     name: &str,
     out: &mut impl Write,
 ) -> Result<Option<String>, FsError> {
-    let mut dumper = Dumper { out, deviation: None, buffer: vec![0; CHUNK] };
+    dump_unfinished(parent, name, None, out)
+}
+
+/// The same of a tree in which one file, at a path that begins with `name`, is to have a length
+/// that it does not have yet.
+pub(crate) fn dump_unfinished(
+    parent: BorrowedFd<'_>,
+    name: &str,
+    unfinished: Option<(&Path, u64)>,
+    out: &mut impl Write,
+) -> Result<Option<String>, FsError> {
+    let mut dumper = Dumper { out, deviation: None, buffer: vec![0; CHUNK], unfinished };
     let path = PathBuf::from(name);
     dumper.string(MAGIC).at("write the NAR of", &path)?;
     dumper.node(parent, name.as_bytes(), &path, 0)?;
@@ -66,6 +77,7 @@ struct Dumper<'a, W> {
     out: &'a mut W,
     deviation: Option<String>,
     buffer: Vec<u8>,
+    unfinished: Option<(&'a Path, u64)>,
 }
 
 impl<W: Write> Dumper<'_, W> {
@@ -143,7 +155,10 @@ impl<W: Write> Dumper<'_, W> {
         if stat.st_mode & 0o100 != 0 {
             self.strings(&[b"executable", b""]).at(READ, path)?;
         }
-        let size = stat.st_size as u64;
+        let size = match self.unfinished {
+            Some((unfinished, size)) if unfinished == path => size,
+            _ => stat.st_size as u64,
+        };
         self.string(b"contents").at(READ, path)?;
         self.out.write_all(&size.to_le_bytes()).at(READ, path)?;
         let mut left = size;

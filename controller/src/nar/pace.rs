@@ -1,0 +1,230 @@
+//! What is waited for, and what follows for the compression.
+//!
+//! The sender says how long the connection took to accept a block, and how long there was no
+//! block to give it. Bytes per second of the former are the line's rate: nearly without bounds as
+//! long as something else is waited for. From the rate follows how much work a byte is worth.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Bytes that buffers on the way swallow at once: they say nothing of the line.
+const SWALLOWED: u64 = 4 << 20;
+/// What is measured at once, at least.
+const SPAN: Duration = Duration::from_millis(250);
+/// From this rate on compressing takes longer than sending, in bytes per second.
+const RAW_FROM: f64 = 190e6;
+/// Below this rate one stream with a large window is worth its work, in bytes per second.
+const STREAM_BELOW: f64 = 60e6;
+/// Less than this is not worth a stream, in bytes.
+const STREAM_FROM: u64 = 4 << 20;
+/// How long a level is kept at least.
+const HELD: Duration = Duration::from_millis(1500);
+
+/// zstd levels with a large window, and how fast one core is with them, in bytes per second.
+/// Measured on NARs of programs and libraries; only where to begin depends on them.
+const LEVELS: &[(i32, f64)] = &[
+    (3, 140e6),
+    (5, 80e6),
+    (6, 52e6),
+    (8, 42e6),
+    (9, 35e6),
+    (10, 27e6),
+    (11, 21e6),
+    (12, 15e6),
+    (15, 8e6),
+    (17, 4e6),
+    (19, 2.5e6),
+];
+/// What compression makes of a byte, roughly, when the level to begin with is chosen.
+const RATIO: f64 = 3.8;
+
+/// How a piece is to be encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// As it is.
+    Raw,
+    /// As a zstd frame of its own.
+    Alone(i32),
+    /// As a part of one long zstd frame.
+    Stream(i32),
+}
+
+/// Measures, and decides.
+#[derive(Debug)]
+pub struct Pace {
+    cores: f64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    sent: u64,
+    /// What was sent in the current span, and what that was waited for.
+    bytes: u64,
+    sending: Duration,
+    starving: Duration,
+    since: Instant,
+    /// Bytes per second, once it is known.
+    rate: Option<f64>,
+    /// Index in [`LEVELS`], while there is a stream.
+    level: Option<usize>,
+    changed: Instant,
+    /// Parts of the time since then that there was nothing to send.
+    starved: f64,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let now = Instant::now();
+        let state = State {
+            sent: 0,
+            bytes: 0,
+            sending: Duration::ZERO,
+            starving: Duration::ZERO,
+            since: now,
+            rate: None,
+            level: None,
+            changed: now,
+            starved: 0.0,
+        };
+        Pace { cores: cores as f64, state: Mutex::new(state) }
+    }
+}
+
+impl Pace {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connection took `took` to accept `bytes`; before that there was nothing to send for
+    /// `starved`.
+    pub fn sent(&self, bytes: u64, took: Duration, starved: Duration) {
+        self.note(bytes, took, starved, Instant::now());
+    }
+
+    fn note(&self, bytes: u64, took: Duration, starved: Duration, now: Instant) {
+        let mut state = self.lock();
+        state.sent += bytes;
+        if state.sent <= SWALLOWED {
+            state.since = now;
+            return;
+        }
+        state.bytes += bytes;
+        state.sending += took;
+        state.starving += starved;
+        let span = now.duration_since(state.since);
+        if span < SPAN {
+            return;
+        }
+        // No line is faster than this, and nothing is divided by zero.
+        let rate = state.bytes as f64 / state.sending.as_secs_f64().max(1e-3);
+        state.rate = Some(state.rate.map_or(rate, |before| (before + rate) / 2.0));
+        let starved = state.starving.as_secs_f64() / span.as_secs_f64();
+        state.starved = (state.starved + starved) / 2.0;
+        (state.bytes, state.sending, state.starving) = (0, Duration::ZERO, Duration::ZERO);
+        state.since = now;
+        self.adjust(&mut state, now);
+    }
+
+    /// A stream's level follows what is waited for.
+    fn adjust(&self, state: &mut State, now: Instant) {
+        let Some(level) = state.level else { return };
+        if now.duration_since(state.changed) < HELD {
+            return;
+        }
+        let next = match state.starved {
+            s if s > 0.3 => level.saturating_sub(2),
+            s if s > 0.08 => level.saturating_sub(1),
+            s if s < 0.02 => (level + 1).min(LEVELS.len() - 1),
+            _ => level,
+        };
+        if next != level {
+            (state.level, state.changed, state.starved) = (Some(next), now, 0.05);
+        }
+    }
+
+    /// The line's rate in bytes per second, once it is known.
+    pub fn rate(&self) -> Option<f64> {
+        self.lock().rate
+    }
+
+    /// How to encode the next piece. `left` is what is still to come, in bytes; `ready` says
+    /// how much of what may wait for the connection does, from 0 to 1.
+    pub fn method(&self, left: u64, ready: f64) -> Method {
+        let mut state = self.lock();
+        let Some(rate) = state.rate else { return Method::Alone(1) };
+        if state.level.is_some() || (rate < STREAM_BELOW && left >= STREAM_FROM) {
+            // A line that turned out to be fast needs no stream.
+            if rate < 2.0 * STREAM_BELOW {
+                let level = *state.level.get_or_insert_with(|| self.first_level(rate));
+                return Method::Stream(LEVELS[level].0);
+            }
+            state.level = None;
+        }
+        match rate {
+            r if r >= RAW_FROM => Method::Raw,
+            r if r >= STREAM_BELOW => match ready {
+                // The line would be idle before this is compressed.
+                r if r <= 0.0 => Method::Raw,
+                r if r > 0.7 => Method::Alone(3),
+                _ => Method::Alone(1),
+            },
+            _ => Method::Alone(6),
+        }
+    }
+
+    /// The highest level that keeps a line of that rate busy.
+    fn first_level(&self, rate: f64) -> usize {
+        let needed = rate * RATIO / self.cores;
+        LEVELS.iter().rposition(|(_, speed)| *speed >= needed).unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sends `mib` MiB at `rate` bytes per second, with that part of the time without work.
+    fn send(pace: &Pace, from: &mut Instant, mib: u64, rate: f64, starved: f64) {
+        for _ in 0..mib {
+            let took = Duration::from_secs_f64((1 << 20) as f64 / rate);
+            let idle = took.mul_f64(starved / (1.0 - starved));
+            *from += took + idle;
+            pace.note(1 << 20, took, idle, *from);
+        }
+    }
+
+    #[test]
+    fn the_line_decides() {
+        let cases: [(f64, fn(Method) -> bool); 4] = [
+            (400e6, |m| m == Method::Raw),
+            (118e6, |m| matches!(m, Method::Alone(1..=3))),
+            (11.4e6, |m| matches!(m, Method::Stream(9..=10))),
+            (1.1e6, |m| matches!(m, Method::Stream(17..=19))),
+        ];
+        for (rate, expected) in cases {
+            let pace = Pace { cores: 2.0, ..Pace::default() };
+            assert_eq!(pace.method(1 << 30, 0.5), Method::Alone(1));
+            let mut now = Instant::now();
+            send(&pace, &mut now, 4, 1e12, 0.0);
+            send(&pace, &mut now, 200, rate, 0.0);
+            let method = pace.method(1 << 30, 0.5);
+            assert!(expected(method), "{rate}: {method:?}");
+        }
+    }
+
+    #[test]
+    fn a_level_that_is_too_slow_is_left() {
+        let pace = Pace { cores: 2.0, ..Pace::default() };
+        let mut now = Instant::now();
+        send(&pace, &mut now, 20, 11.4e6, 0.0);
+        let Method::Stream(first) = pace.method(1 << 30, 0.0) else { panic!() };
+        send(&pace, &mut now, 100, 11.4e6, 0.5);
+        let Method::Stream(lower) = pace.method(1 << 30, 0.0) else { panic!() };
+        assert!(lower < first);
+        send(&pace, &mut now, 300, 11.4e6, 0.0);
+        let Method::Stream(higher) = pace.method(1 << 30, 0.0) else { panic!() };
+        assert!(higher > lower);
+    }
+}
