@@ -41,13 +41,22 @@ impl LocalSource {
 
 impl ClosureSource for LocalSource {
     fn dump(&self, path: &PathInfo, out: &mut dyn Write) -> Result<(), nar::DumpError> {
+        self.dump_from(path, 0, out)
+    }
+
+    fn dump_from(
+        &self,
+        path: &PathInfo,
+        from: u64,
+        out: &mut dyn Write,
+    ) -> Result<(), nar::DumpError> {
         let mut counted = nar::Counted::new(out);
-        nar::dump(&self.store.physical(Path::new(&path.path)), &mut counted)?;
-        if counted.count() != path.nar_size {
+        nar::dump_from(&self.store.physical(Path::new(&path.path)), from, &mut counted)?;
+        if counted.count() + from != path.nar_size {
             return Err(nar::DumpError::Source(ClosureError::SizeDiffers {
                 path: path.path.clone(),
                 expected: path.nar_size,
-                found: counted.count(),
+                found: counted.count() + from,
             }));
         }
         Ok(())

@@ -6,7 +6,7 @@ use crate::closure::ClosureError;
 use keystone_protocol::nar::{MAGIC, MAX_DEPTH, padding};
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -28,7 +28,12 @@ pub enum DumpError {
 
 /// Writes the NAR of what lies at `path`, which is not followed if it is a link.
 pub fn dump(path: &Path, out: &mut dyn Write) -> Result<(), DumpError> {
-    let mut nar = Nar { out, buffer: Vec::new() };
+    dump_from(path, 0, out)
+}
+
+/// The same without the first `from` bytes; files that lie before are not read.
+pub fn dump_from(path: &Path, from: u64, out: &mut dyn Write) -> Result<(), DumpError> {
+    let mut nar = Nar { out, buffer: Vec::new(), skip: from };
     nar.string(MAGIC)?;
     nar.object(path, 0)
 }
@@ -94,6 +99,8 @@ impl Write for Skip<'_> {
 struct Nar<'a> {
     out: &'a mut dyn Write,
     buffer: Vec<u8>,
+    /// Bytes that are still to be left out.
+    skip: u64,
 }
 
 impl Nar<'_> {
@@ -152,9 +159,14 @@ impl Nar<'_> {
             .open(path)
             .map_err(read)?;
         self.put(&length.to_le_bytes())?;
+        let skipped = self.skip.min(length);
+        if skipped > 0 {
+            file.seek(SeekFrom::Start(skipped)).map_err(read)?;
+            self.skip -= skipped;
+        }
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.resize(READ, 0);
-        let mut left = length;
+        let mut left = length - skipped;
         while left > 0 {
             let want = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
             let got = match file.read(&mut buffer[..want]) {
@@ -183,7 +195,12 @@ impl Nar<'_> {
         self.put(&[0; 7][..padding(length)])
     }
 
-    fn put(&mut self, bytes: &[u8]) -> Result<(), DumpError> {
+    fn put(&mut self, mut bytes: &[u8]) -> Result<(), DumpError> {
+        if self.skip > 0 {
+            let skipped = bytes.len().min(usize::try_from(self.skip).unwrap_or(usize::MAX));
+            self.skip -= skipped as u64;
+            bytes = &bytes[skipped..];
+        }
         self.out.write_all(bytes).map_err(DumpError::Sink)
     }
 }

@@ -17,6 +17,6 @@ pub mod pace;
 mod read;
 
 pub use blocks::{Block, BlockError, Blocks, Item};
-pub use dump::{Counted, DumpError, Skip, dump};
+pub use dump::{Counted, DumpError, Skip, dump, dump_from};
 pub use hold::HoldBack;
 pub use pace::Pace;
