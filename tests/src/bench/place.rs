@@ -173,10 +173,7 @@ impl Place {
     /// The kernel can't.
     pub fn line(&mut self, regime: Regime) -> Result<()> {
         let ip = |words: &str| run(Command::new("ip").args(words.split_whitespace()));
-        if Path::new("/sys/class/net").exists() && self.link.take().is_none() {
-            // The first time there is none.
-            let _ = Command::new("ip").args(["link", "delete", "source"]).output();
-        }
+        self.link = None;
         // A device of the line before goes when its threads see that it ended.
         let began = Instant::now();
         while crate::run::text(Command::new("ip").args(["-o", "link"]))?.contains(" source") {
@@ -186,7 +183,7 @@ impl Place {
         }
         match regime.quality() {
             Some(quality) => self.link = Some(Link::join(["source", "target"], quality)?),
-            None => ip("link add source type veth peer name target")?,
+            None => drop(ip("link add source type veth peer name target")?),
         }
         let pid = self.sshd.id();
         ip(&format!("link set target netns {pid}"))?;
