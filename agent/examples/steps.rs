@@ -15,10 +15,10 @@ use keystone_agent::execute::journal::Journal;
 use keystone_agent::execute::machine::Machine;
 use keystone_agent::execute::supplies::{EventSink, Supplies, SupplyError};
 use keystone_agent::inventory;
-use keystone_agent::store::{ClosureSource, SourceError};
+use keystone_agent::store::{Block, ClosureSource, SourceError};
 use keystone_protocol::event::{Event, EventKind};
 use keystone_protocol::manifest::Manifest;
-use keystone_protocol::frame::BlockHeader;
+use keystone_protocol::message::Wanted;
 use keystone_protocol::plan::{Action, Basis, Plan, Step};
 use keystone_protocol::secret::Secret;
 use serde::Deserialize;
@@ -95,11 +95,11 @@ struct Given {
 }
 
 impl ClosureSource for Given {
-    fn want(&mut self, _: &[u32]) -> Result<(), SourceError> {
+    fn want(&mut self, _: &[Wanted]) -> Result<(), SourceError> {
         unreachable!("no closure is received by hand")
     }
 
-    fn next_block(&mut self) -> Result<(BlockHeader, Vec<u8>), SourceError> {
+    fn next_block(&mut self) -> Result<Block, SourceError> {
         unreachable!("no closure is received by hand")
     }
 }

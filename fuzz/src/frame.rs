@@ -9,7 +9,7 @@ use keystone_protocol::message::{ToAgent, ToController, decode};
 /// Reads `data` as a frame; and, as a sender that is not to be trusted could send them, with the
 /// checks that belong to them. What is accepted is what one would send. Returns whether something
 /// was.
-pub fn run(data: &[u8]) -> bool {
+pub(crate) fn run(data: &[u8]) -> bool {
     let mut accepted = read(data);
     for kind in 0..4 {
         accepted |= read(&checked(kind, data));
@@ -18,7 +18,7 @@ pub fn run(data: &[u8]) -> bool {
 }
 
 /// A frame of that kind around `payload`: length, kind, check, blake3.
-pub fn checked(kind: u8, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn checked(kind: u8, payload: &[u8]) -> Vec<u8> {
     let mut header = [0; HEADER];
     header[..4].copy_from_slice(&(payload.len() as u32).to_le_bytes());
     header[4] = kind;

@@ -6,7 +6,7 @@ use std::convert::Infallible;
 /// Reads `data` as a NAR. The format is canonical: what is accepted is what one would write of
 /// what was read, byte for byte; and the result does not depend on how the bytes are cut.
 /// Returns whether it was accepted.
-pub fn run(data: &[u8]) -> bool {
+pub(crate) fn run(data: &[u8]) -> bool {
     let whole = read(data, data.len().max(1));
     for piece in [1, 7, 64] {
         assert_eq!(read(data, piece), whole, "in pieces of {piece}");

@@ -54,7 +54,7 @@ impl Bed<'_> {
 ///
 /// # Errors
 /// Something was not as it should be.
-pub fn run(context: &Context) -> Result<()> {
+pub(super) fn run(context: &Context) -> Result<()> {
     let keystone = context.keystone()?;
     let bed = Bed { keystone, sshd: Sshd::start()?, source: Source::make(SIZE)? };
     let whole = uncut(&bed).context("a whole copy")?;

@@ -135,6 +135,7 @@ const IFF_TUN: i16 = 0x0001;
 const IFF_NO_PI: i16 = 0x1000;
 
 nix::ioctl_write_ptr_bad!(
+    /// Gives a descriptor of `/dev/net/tun` its device.
     tunsetiff,
     nix::request_code_write!(b'T', 202, size_of::<i32>()),
     InterfaceRequest
