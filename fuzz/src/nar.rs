@@ -1,6 +1,6 @@
 // What the NAR reader must hold to, whatever it reads. Included by the fuzz target and by a test.
 
-use keystone_agent::store::nar::parse::{FeedError, Parser, Sink};
+use keystone_protocol::nar::parse::{FeedError, Parser, Sink};
 use std::convert::Infallible;
 
 /// Reads `data` as a NAR. The format is canonical: what is accepted is what one would write of
