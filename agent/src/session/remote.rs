@@ -168,7 +168,9 @@ impl Supplies for Remote<'_> {
                 key.ok_or_else(|| SupplyError("no key was given".to_owned()))
             }
             Incoming::Message(_) => Err(fail(WireError::OutOfTurn("another message"))),
-            Incoming::Block(..) => Err(fail(WireError::OutOfTurn("closure data"))),
+            Incoming::Block(_) | Incoming::DamagedBlock { .. } => {
+                Err(fail(WireError::OutOfTurn("closure data")))
+            }
         }
     }
 
