@@ -94,6 +94,12 @@ pub const ALL: &[Scenario] = &[
         run: layouts::run,
     },
     Scenario {
+        name: "layouts-stacked",
+        gate: false,
+        about: "RAID and ZFS on LVM on LUKS on two disks, the same way; and when it fails while all is open, all is closed",
+        run: layouts::run_stacked,
+    },
+    Scenario {
         name: "layouts-pools",
         gate: false,
         about: "Keystone's modes and every vdev, key and snapshot of a pool, the same way",

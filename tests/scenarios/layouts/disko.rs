@@ -14,9 +14,12 @@ pub(super) fn all() -> Vec<Made> {
         legacy_table(),
         zfs_over_legacy(),
         zfs_encrypted_root(),
-        complex(),
-        a_failure(),
     ]
+}
+
+/// Everything on top of everything else.
+pub(super) fn stacked() -> Vec<Made> {
+    vec![complex(), a_failure()]
 }
 
 fn secret() -> Value {

@@ -52,6 +52,11 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     run_all(cx, "layouts-disko", disko::all())
 }
 
+/// disko's example of LUKS, LVM, RAID and ZFS on top of each other, and its failure.
+pub(super) fn run_stacked(cx: &Context) -> Result<()> {
+    run_all(cx, "layouts-stacked", disko::stacked())
+}
+
 /// Keystone's modes and other pools.
 pub(super) fn run_pools(cx: &Context) -> Result<()> {
     run_all(cx, "layouts-pools", pools::all())

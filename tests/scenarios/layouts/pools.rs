@@ -6,24 +6,24 @@ use serde_json::{Value, json};
 
 pub(super) fn all() -> Vec<Made> {
     vec![
-        keystone("keystone, one disk", 1, |members| json!([vdev(members[0].clone())])),
         keystone("keystone, mirror", 2, |members| json!([mirror(members)])),
+        keystone("keystone, raidz1", 3, |members| json!([raidz(1, members)])),
+        topology(),
+        keys(),
+        keystone("keystone, raidz3", 5, |members| json!([raidz(3, members)])),
+        keystone("keystone, raidz2", 4, |members| json!([raidz(2, members)])),
         keystone("keystone, stripe", 2, |members| {
             members.iter().map(|member| vdev(member.clone())).collect()
         }),
-        keystone("keystone, raidz1", 3, |members| json!([raidz(1, members)])),
-        keystone("keystone, raidz2", 4, |members| json!([raidz(2, members)])),
-        keystone("keystone, raidz3", 5, |members| json!([raidz(3, members)])),
-        topology(),
-        keys(),
+        keystone("keystone, one disk", 1, |members| json!([vdev(members[0].clone())])),
     ]
 }
 
 /// Keystone's layout: ESP on the first disk, one pool, the credstore, encrypted datasets.
 fn keystone(name: &'static str, disks: usize, vdevs: fn(&[Value]) -> Value) -> Made {
-    let mut steps = Vec::new();
+    // A pool of that name that a layout before left on another disk would be found too.
+    let mut steps: Vec<Value> = DISKS.iter().map(|disk_name| wipe(disk_name)).collect();
     for disk_name in &DISKS[..disks] {
-        steps.push(wipe(disk_name));
         let parts = [("ESP", ESP, 1, 101), ("zfs", LINUX, 101, 3001)];
         steps.push(gpt(disk(disk_name), &format!("disk-{disk_name}"), &parts));
     }
