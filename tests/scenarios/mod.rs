@@ -1,7 +1,6 @@
 //! The scenarios, in the order they run: those that share the live system first.
 
 mod broken;
-mod broken_lines;
 mod by_hand;
 mod equals_the_tools;
 pub mod installed;
@@ -27,12 +26,6 @@ pub const BOOT: Duration = Duration::from_secs(420);
 
 /// All scenarios. Names are unique; the gate is what guards the most in the time there is.
 pub const ALL: &[Scenario] = &[
-    Scenario {
-        name: "broken-lines",
-        gate: true,
-        about: "a copy goes on after 20 cuts of its line, a killed agent and a full disk, and sends next to nothing twice",
-        run: broken_lines::run,
-    },
     Scenario {
         name: "live-system",
         gate: true,

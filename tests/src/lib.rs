@@ -9,7 +9,6 @@
 //! | [`oracle`] | systemd and cryptsetup, to compare with |
 //! | [`native`] | the agent's static libraries, and the agent |
 //! | [`machine`] | virtual machines |
-//! | [`loopback`] | a copy's two ends on this computer, and a line that can be cut |
 //! | [`bench`] | the closure transfer beside its peers |
 //! | [`runner`] | running scenarios and unit tests, counting |
 //! | [`scenarios`] | what is seen happening |
@@ -23,7 +22,6 @@ pub mod demo;
 pub mod installer;
 pub mod keystone;
 pub mod lab;
-pub mod loopback;
 pub mod machine;
 pub mod native;
 pub mod oracle;
