@@ -210,47 +210,42 @@ fn names(dir: &Path) -> Result<Vec<std::ffi::OsString>, CopyError> {
 mod tests {
     use super::*;
     use crate::block::find;
-    use crate::filesystem::vfat;
     use crate::testing::Loop;
 
     #[test]
     fn the_copy_is_equal_and_only_differences_are_written() {
-        let disk = Loop::new(64 << 20, 512);
-        let (esp, run) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let roots = Roots { run: run.path().to_owned(), ..Roots::default() };
-        let _ = vfat::ensure(&roots, disk.name(), None).unwrap();
-        let node = find::node(&roots, disk.name()).unwrap();
-        let none = ensure(&roots, esp.path(), &node).unwrap_err();
-        assert!(matches!(none, CopyError::NoLoader(_)), "{none}");
-
+        let (esp, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let write = |path: &str, bytes: &[u8]| {
             let path = esp.path().join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, bytes).unwrap();
         };
         write("EFI/BOOT/BOOTX64.EFI", b"MZ");
-        write("EFI/systemd/systemd-bootx64.efi", b"MZ");
         write("loader/entries/nixos-generation-1.conf", b"title NixOS\n");
         write("EFI/nixos/kernel.efi", &vec![7; 3 << 20]);
-        let ensured = || ensure(&roots, esp.path(), &node).unwrap();
-        assert_eq!(ensured(), (Ensured::Created, "EFI/systemd/systemd-bootx64.efi"));
-        assert_eq!(ensured().0, Ensured::AlreadySo);
+        let mirrored = || mirror(esp.path(), copy.path()).unwrap();
+        assert!(difference(esp.path(), copy.path()).unwrap().is_some());
+        assert_eq!((mirrored(), mirrored()), (Ensured::Created, Ensured::AlreadySo));
 
         // Another generation, one less, and something of somebody else's on the copy.
         write("loader/entries/nixos-generation-2.conf", b"title NixOS\n");
         fs::remove_file(esp.path().join("loader/entries/nixos-generation-1.conf")).unwrap();
         write("EFI/nixos/kernel.efi", &vec![8; 3 << 20]);
-        let mount = TempMount::new(&roots, &node.path, "vfat", false).unwrap();
-        fs::write(mount.path().join("other"), "x").unwrap();
-        mount.unmount().unwrap();
-        assert_eq!(ensured().0, Ensured::Created);
-        assert_eq!(ensured().0, Ensured::AlreadySo);
-        let mount = TempMount::new(&roots, &node.path, "vfat", true).unwrap();
-        let entries = names(&mount.path().join("loader/entries")).unwrap();
-        let top = names(mount.path()).unwrap();
-        mount.unmount().unwrap();
-        assert_eq!(entries, ["nixos-generation-2.conf"]);
-        assert_eq!(top, ["EFI", "loader"]);
+        fs::write(copy.path().join("other"), "x").unwrap();
+        assert_eq!((mirrored(), mirrored()), (Ensured::Created, Ensured::AlreadySo));
+        assert_eq!(difference(esp.path(), copy.path()).unwrap(), None);
+        assert_eq!(names(&copy.path().join("loader/entries")).unwrap(), ["nixos-generation-2.conf"]);
+        assert_eq!(names(copy.path()).unwrap(), ["EFI", "loader"]);
+    }
+
+    #[test]
+    fn an_esp_without_a_loader_is_not_copied() {
+        let disk = Loop::new(34 << 20, 512);
+        let esp = tempfile::tempdir().unwrap();
+        let roots = Roots::default();
+        let node = find::node(&roots, disk.name()).unwrap();
+        let none = ensure(&roots, esp.path(), &node).unwrap_err();
+        assert!(matches!(none, CopyError::NoLoader(_)), "{none}");
     }
 
     #[test]
@@ -277,12 +272,13 @@ mod tests {
         let disk = Loop::new(34 << 20, 512);
         let (esp, run) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let roots = Roots { run: run.path().to_owned(), ..Roots::default() };
-        let _ = vfat::ensure(&roots, disk.name(), None).unwrap();
+        let _ = crate::testing::run("e2fsprogs", "mkfs.ext4", &["-q", disk.node()]);
         let node = find::node(&roots, disk.name()).unwrap();
         fs::create_dir_all(esp.path().join("EFI/BOOT")).unwrap();
         fs::write(esp.path().join("EFI/BOOT/BOOTX64.EFI"), vec![1; 40 << 20]).unwrap();
-        let full = ensure(&roots, esp.path(), &node).unwrap_err();
+        let mount = TempMount::new(&roots, &node.path, "ext4", false).unwrap();
+        let full = mirror(esp.path(), mount.path()).unwrap_err();
         assert!(matches!(full, CopyError::File { .. }), "{full}");
-        assert_eq!(fs::read_dir(run.path().join("keystone")).unwrap().count(), 0);
+        mount.unmount().unwrap();
     }
 }

@@ -140,6 +140,12 @@ impl Stream {
         pool: &Pool,
         ready: &mut VecDeque<(BlockHeader, Piece)>,
     ) -> io::Result<bool> {
+        // All that could come out has, each time; and zstd takes many calls for nothing in a row
+        // (16, `ZSTD_NO_FORWARD_PROGRESS_MAX`) for a mistake. A sender with many threads announces
+        // much before its first bytes are ready.
+        if data.is_empty() {
+            return Ok(false);
+        }
         let mut input = InBuffer::around(data);
         let mut nothing = [0u8; 1];
         loop {
@@ -189,6 +195,25 @@ mod tests {
 
     fn header(raw_len: usize, encoding: Encoding) -> BlockHeader {
         BlockHeader { path: 0, offset: 0, raw_len: raw_len as u32, encoding, last: false }
+    }
+
+    /// A sender announces many blocks before the first byte of its frame is ready.
+    #[test]
+    fn a_frame_may_begin_with_many_blocks_without_data() {
+        let raw: Vec<u8> = (0..250_000u32).flat_map(|n| (n / 7).to_le_bytes()).collect();
+        let packed = zstd::bulk::compress(&raw, 1).unwrap();
+        let mut decoder = Decoder::new(Pool::default());
+        let blocks: Vec<&[u8]> = raw.chunks(raw.len() / 100).collect();
+        for (i, block) in blocks.iter().enumerate() {
+            let end = i + 1 == blocks.len();
+            let data = if end { packed.clone() } else { Vec::new() };
+            decoder.take(header(block.len(), Encoding::Stream { end }), data.into()).unwrap();
+        }
+        let mut out = Vec::new();
+        while let Some((_, piece)) = decoder.next() {
+            out.extend_from_slice(&piece.data);
+        }
+        assert!(out == raw);
     }
 
     /// However a frame is cut over blocks, the blocks' bytes come out in order.

@@ -424,7 +424,10 @@ mod tests {
         let path: Vec<u8> = (0..3_000_000u32).flat_map(|n| (n / 9).to_le_bytes()).collect();
         let how = |rate| receive(vec![path.clone()], |n| n, line(rate)).unwrap().1;
         assert!(how(1e9).iter().all(|e| *e == Encoding::Raw));
-        assert!(how(118e6).contains(&Encoding::Zstd));
+        // Between the two it depends on what waits for the line, not on how fast this test runs.
+        let between = line(118e6);
+        assert_eq!(between.method(1 << 30, 0.0), Method::Raw);
+        assert!(matches!(between.method(1 << 30, 1.0), Method::Alone(_)));
         let slow = how(5e6);
         assert!(slow.iter().all(|e| matches!(e, Encoding::Stream { .. })), "{slow:?}");
     }

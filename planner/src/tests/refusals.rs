@@ -56,7 +56,7 @@ fn disks() {
         ("two disks of one name", TargetUnfit, |case| {
             let name = case.disk("vda").identity.name.clone();
             case.disk("vdb").identity.name = name;
-            named(case, "/dev/vda");
+            named(case, "serial:target");
         }),
         ("a name that the layout has not", TargetUnfit, |case| {
             case.options.disks.insert("main".into(), "virtio-a".into());
