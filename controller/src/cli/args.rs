@@ -35,7 +35,8 @@ Examples:
 
 The store path is config.system.build.toplevel; the layout is disko.devices as JSON:
     nix build .#nixosConfigurations.nas.config.system.build.toplevel
-    nix eval --json .#nixosConfigurations.nas.config.disko.devices > layout.json";
+    nix eval --json --apply \"$(cat nix/layout.nix)\" \\
+      .#nixosConfigurations.nas.config.disko.devices > layout.json";
 
 /// Installs NixOS systems over SSH: encrypted, verified, sealed.
 #[derive(Debug, Parser)]
