@@ -27,6 +27,7 @@ pub const PACKAGES: &[&str] = &[
     "gdisk",
     "iproute2",
     "kmod",
+    "lvm2",
     "mmdebstrap",
     "mtools",
     "nginx-light",
