@@ -64,14 +64,14 @@ impl Ended {
         Ok(self)
     }
 
-    /// Fails unless it ended with exit code `code` and an error that has each of `words`. Only
-    /// what is said from the error on counts: names on the command line or in the progress don't.
+    /// Fails unless it ended with exit code `code` and last words that have each of `words`. Only
+    /// what is said from the error (or the stop) on counts: names on the command line or in the
+    /// progress don't.
     pub fn refused(&self, code: i32, words: &[&str]) -> Result<()> {
-        let error = match self.stderr.rfind("\nerror") {
-            Some(at) => &self.stderr[at + 1..],
-            None if self.stderr.starts_with("error") => &self.stderr,
-            None => "",
-        };
+        let begins = |line: &&str| line.starts_with("error") || line.starts_with("stopped");
+        let lines: Vec<&str> = self.stderr.lines().collect();
+        let from = lines.iter().rposition(|line| begins(&line)).unwrap_or(lines.len());
+        let error = lines[from..].join("\n");
         let missing: Vec<&&str> = words.iter().filter(|word| !error.contains(**word)).collect();
         if self.code != Some(code) || error.is_empty() || !missing.is_empty() {
             bail!(
