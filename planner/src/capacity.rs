@@ -8,7 +8,7 @@ use crate::vfat;
 use keystone_protocol::layout::{Content, Format, Mounted, partition_type};
 use keystone_protocol::message::{Refusal, RefusalKind};
 use keystone_protocol::options::ClosureFacts;
-use keystone_protocol::plan::{DeviceRef, PartitionTable};
+use keystone_protocol::plan::{DeviceRef, LvSize};
 
 /// Generations that the ESP must hold: the installed one and the next.
 const GENERATIONS: u64 = 2;
@@ -27,9 +27,8 @@ pub(super) fn esp(
     context: &Context<'_>,
     closure: &ClosureFacts,
     sizes: &Sizes<'_>,
-    tables: &[PartitionTable],
 ) -> Result<Esp, Refusal> {
-    let (esp, bytes) = find_esp(context, sizes, tables).ok_or_else(|| {
+    let (esp, bytes) = find_esp(context, sizes).ok_or_else(|| {
         refuse(
             RefusalKind::Layout,
             "the layout has no EFI system partition: one of type EF00 with a vfat file system \
@@ -37,6 +36,16 @@ pub(super) fn esp(
             "add one, mounted at /boot",
         )
     })?;
+    if let DeviceRef::Array { name } = &esp.device {
+        return Err(refuse(
+            RefusalKind::Layout,
+            format!(
+                "the EFI system partition is on the RAID {name}: firmware writes to one member \
+                 behind the RAID's back, and no boot entry can be made for it"
+            ),
+            "put it onto a partition of its own; --mirror-esp keeps copies on the other disks",
+        ));
+    }
     let needed = closure.boot_bytes.saturating_mul(GENERATIONS);
     if bytes < needed {
         return Err(refuse(
@@ -53,20 +62,27 @@ pub(super) fn esp(
     Ok(esp)
 }
 
-/// The mounted ESP, `/boot` before others, and its size.
-fn find_esp(
-    context: &Context<'_>,
-    sizes: &Sizes<'_>,
-    tables: &[PartitionTable],
-) -> Option<(Esp, u64)> {
+/// The mounted ESP, `/boot` before others, and its size. It is a partition of type EF00, or a RAID
+/// whose members all are: firmware reads each of them.
+fn find_esp(context: &Context<'_>, sizes: &Sizes<'_>) -> Option<(Esp, u64)> {
+    let layout = context.layout;
+    let of_type = |device: &DeviceRef| {
+        let mut partitions = layout.partitions().into_iter();
+        let gpt = partitions.any(|(found, partition)| {
+            found == *device && partition.type_guid == partition_type::ESP
+        });
+        gpt || sizes.is_parted_esp(device)
+    };
+    let is_esp = |device: &DeviceRef| match device {
+        DeviceRef::Partition { .. } => of_type(device),
+        DeviceRef::Array { name } => layout.array_members(name).iter().all(of_type),
+        _ => false,
+    };
     let mut found = Vec::new();
-    for (device, content) in context.layout.contents() {
-        let DeviceRef::Partition { disk, number } = &device else { continue };
+    for (device, content) in layout.contents() {
         let Content::Filesystem(filesystem) = content else { continue };
         let Some(mountpoint) = &filesystem.mountpoint else { continue };
-        let table = tables.iter().find(|table| table.device.disk() == Some(disk))?;
-        let partition = &table.partitions[*number as usize - 1];
-        if partition.type_guid == partition_type::ESP && filesystem.format == Format::Vfat {
+        if filesystem.format == Format::Vfat && is_esp(&device) {
             let bytes = sizes.device(&device).unwrap_or(0);
             found.push((Esp { mountpoint: mountpoint.clone(), device }, bytes));
         }
@@ -89,11 +105,23 @@ pub(super) fn store(
         return Ok(());
     };
     let (what, room) = match &mount.what {
-        Mounted::Filesystem { device, .. } => (mount.target.to_owned(), sizes.device(device)),
+        Mounted::Filesystem { device, .. } | Mounted::Btrfs { device, .. } => {
+            (mount.target.to_owned(), sizes.device(device))
+        }
         Mounted::Dataset { name, .. } => {
             let pool = name.split('/').next().unwrap_or_default();
             let room = sizes.pool(pool).map(|room| room.saturating_sub(sizes.reserved(pool)));
             (format!("the pool {pool}"), room)
+        }
+        Mounted::Nodev(nodev) => {
+            return Err(refuse(
+                RefusalKind::Layout,
+                format!(
+                    "{}: the store would lie in {} ({}), which is gone after a reboot",
+                    nodev.path, mount.target, nodev.fstype
+                ),
+                "mount a file system on a disk at /nix",
+            ));
         }
     };
     let closure = closure.nar_bytes;
@@ -125,27 +153,64 @@ const LEAST_MEMBER: u64 = 64 << 20;
 /// The least ext4 that is of use: metadata, `lost+found` and a few files, in bytes.
 const LEAST_EXT4: u64 = 2 << 20;
 
-/// Refuses devices that are too small for what is put onto them, and pools that are too small
-/// for their volumes. Found out only when they are made, it would be too late.
+/// Source: mkfs.xfs(8), since xfsprogs 5.19.
+const LEAST_XFS: u64 = 300 << 20;
+
+/// Source: mkfs.btrfs(8): 109 MiB with the default block group profiles.
+const LEAST_BTRFS: u64 = 109 << 20;
+
+/// The least f2fs: seven segments of 2 MiB for metadata and as many for files, and what mkfs.f2fs
+/// keeps for its own use. Source: f2fs-tools, mkfs/f2fs_format.c.
+const LEAST_F2FS: u64 = 38 << 20;
+
+/// Ten pages. Source: mkswap(8).
+const LEAST_SWAP: u64 = 40 << 10;
+
+/// The least of a format, in bytes, on those sectors.
+fn least(format: Format, sector_size: u32) -> u64 {
+    match format {
+        Format::Vfat => vfat::least_size(sector_size),
+        Format::Ext2 | Format::Ext3 | Format::Ext4 => LEAST_EXT4,
+        Format::Xfs => LEAST_XFS,
+        Format::Btrfs => LEAST_BTRFS,
+        Format::F2fs => LEAST_F2FS,
+        // bcachefs says itself if it is too little: its least size depends on the bucket size.
+        Format::Bcachefs => LEAST_EXT4,
+    }
+}
+
+/// Refuses devices that are too small for what is put onto them, and pools and volume groups that
+/// are too small for their volumes. Found out only when they are made, it would be too late.
 pub(super) fn devices(context: &Context<'_>, sizes: &Sizes<'_>) -> Result<(), Refusal> {
     for (device, content) in context.layout.contents() {
-        let (path, what, least) = match content {
-            Content::Luks(luks) => (&luks.path, "a LUKS2 container", LUKS_HEADER + LEAST_EXT4),
-            Content::Zfs(member) => (&member.path, "a member of a pool", LEAST_MEMBER),
-            Content::Filesystem(filesystem) => match filesystem.format {
-                Format::Ext4 => (&filesystem.path, "ext4", LEAST_EXT4),
-                Format::Vfat => {
-                    let sector_size = sizes.sector_size(&device).unwrap_or(512);
-                    (&filesystem.path, "FAT32", vfat::least_size(sector_size))
-                }
-            },
-            Content::Swap(_) => continue,
+        let sector_size = sizes.sector_size(&device).unwrap_or(512);
+        let (what, least) = match content {
+            Content::Luks(_) => ("a LUKS2 container", LUKS_HEADER + LEAST_EXT4),
+            Content::Zfs(_) => ("a member of a pool", LEAST_MEMBER),
+            Content::Filesystem(filesystem) => {
+                let what = match filesystem.format {
+                    Format::Vfat => "FAT32",
+                    format => format.name(),
+                };
+                (what, least(filesystem.format, sector_size))
+            }
+            Content::Btrfs(btrfs) => {
+                let files = btrfs.subvolumes.iter().flat_map(|s| &s.swap).chain(&btrfs.swap);
+                let swap = files.fold(0, |sum: u64, file| sum.saturating_add(file.size));
+                ("btrfs with its swap files", LEAST_BTRFS.saturating_add(swap))
+            }
+            Content::Swap(_) => ("swap", LEAST_SWAP),
+            Content::Gpt(_)
+            | Content::Table(_)
+            | Content::PhysicalVolume(_)
+            | Content::ArrayMember(_) => continue,
         };
         let Some(size) = sizes.device(&device).filter(|size| *size < least) else { continue };
         return Err(refuse(
             RefusalKind::TargetUnfit,
             format!(
-                "{path}: {what} takes at least {}, and would get {}",
+                "{}: {what} takes at least {}, and would get {}",
+                content.path(),
                 human(least),
                 human(size)
             ),
@@ -154,18 +219,31 @@ pub(super) fn devices(context: &Context<'_>, sizes: &Sizes<'_>) -> Result<(), Re
     }
     for pool in &context.layout.zpools {
         let reserved = sizes.reserved(&pool.name);
-        if let Some(room) = sizes.pool(&pool.name).filter(|room| *room < reserved) {
-            return Err(refuse(
-                RefusalKind::TargetUnfit,
-                format!(
-                    "{}: its volumes take {}, and the pool will have room for {}",
-                    pool.path,
-                    human(reserved),
-                    human(room)
-                ),
-                "choose a larger disk, or make the volumes smaller",
-            ));
-        }
+        fits(&pool.path, "pool", reserved, sizes.pool(&pool.name))?;
+    }
+    for group in &context.layout.groups {
+        // Thin volumes take nothing, and shares adapt themselves.
+        let taken = group.volumes.iter().filter(|volume| volume.thin_pool.is_none());
+        let taken = taken.fold(0, |sum: u64, volume| match volume.size {
+            LvSize::Bytes { bytes } => sum.saturating_add(bytes),
+            LvSize::Percent { .. } => sum,
+        });
+        fits(&group.path, "volume group", taken, sizes.group(&group.name))?;
     }
     Ok(())
+}
+
+fn fits(path: &str, what: &str, taken: u64, room: Option<u64>) -> Result<(), Refusal> {
+    match room.filter(|room| *room < taken) {
+        None => Ok(()),
+        Some(room) => Err(refuse(
+            RefusalKind::TargetUnfit,
+            format!(
+                "{path}: its volumes take {}, and the {what} will have room for {}",
+                human(taken),
+                human(room)
+            ),
+            "choose a larger disk, or make the volumes smaller",
+        )),
+    }
 }

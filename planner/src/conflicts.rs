@@ -23,8 +23,8 @@ fn others<'a>(context: &'a Context<'_>) -> impl Iterator<Item = &'a Disk> {
 /// The installed system finds partitions by `/dev/disk/by-partlabel`, and of two with the same
 /// name udev links either.
 fn labels(context: &Context<'_>, disk: &Disk) -> Result<(), Refusal> {
-    let ours = context.layout.disks.iter().flat_map(|disk| &disk.table.partitions);
-    for label in ours.map(|partition| &partition.label) {
+    let ours = context.layout.partitions();
+    for label in ours.into_iter().map(|(_, partition)| &partition.label) {
         let Some(theirs) =
             disk.contents.partitions.iter().find(|p| p.label.as_ref() == Some(label))
         else {

@@ -10,7 +10,7 @@
 use super::refuse::refuse;
 use super::{Context, Remarks, words};
 use keystone_protocol::inventory::{Disk, Partition, PoolState, Signature, Table};
-use keystone_protocol::layout::{self, Content};
+use keystone_protocol::layout::{self, Content, Dataset, ZfsKey};
 use keystone_protocol::message::{Refusal, RefusalKind};
 use keystone_protocol::plan::{DeviceRef, PartitionTable, PlannedPartition};
 use std::collections::BTreeMap;
@@ -59,6 +59,7 @@ pub(super) fn find(context: &Context<'_>, remarks: &mut Remarks) -> Result<Exist
                 "is it the right disk? To make what the layout says: --disko-mode format,mount",
             ));
         }
+        supported(context, wanted)?;
         existing.tables.insert(wanted.name.clone(), table(wanted, disk)?);
         contents(context, wanted, disk)?;
     }
@@ -90,23 +91,60 @@ impl Existing {
             DeviceRef::Volume { dataset } => {
                 self.pools.contains_key(dataset.split('/').next().unwrap_or_default())
             }
-            DeviceRef::Mapper { name } => below(layout, name)
-                .is_some_and(|device| self.has(layout, &device)),
+            DeviceRef::Mapper { name } => {
+                layout.below(name).is_some_and(|device| self.has(layout, &device))
+            }
             DeviceRef::Inner { on, .. } => self.has(layout, on),
-            // Whether they are there can't be seen before they are assembled.
-            DeviceRef::LogicalVolume { .. } | DeviceRef::Array { .. } => true,
+            DeviceRef::LogicalVolume { group, .. } => {
+                layout.physical_volumes(group).iter().any(|device| self.has(layout, device))
+            }
+            DeviceRef::Array { name } => {
+                layout.array_members(name).iter().any(|device| self.has(layout, device))
+            }
         }
     }
 }
 
-/// The device that a container is on.
-fn below(layout: &layout::Layout, container: &str) -> Option<DeviceRef> {
-    let contents = layout.contents();
-    let mut found = contents.into_iter().filter_map(|(device, content)| match content {
-        Content::Luks(luks) if luks.name == container => Some(device),
-        _ => None,
+/// What can be made, and can't be found again yet.
+fn supported(context: &Context<'_>, wanted: &layout::Disk) -> Result<(), Refusal> {
+    let no = |path: &str, what: &str| {
+        let disk = words::disk(&context.disks[wanted.name.as_str()].identity);
+        Err(refuse(
+            RefusalKind::TargetUnfit,
+            format!(
+                "{path}: disk {:?}, {disk}, is kept and not blank, and {what} can't be found \
+                 again yet",
+                wanted.name
+            ),
+            ANEW,
+        ))
+    };
+    if !matches!(&wanted.content, Some(Content::Gpt(_))) {
+        return no(&wanted.path, "what is on a disk without a GPT");
+    }
+    if let Some(group) = context.layout.groups.first() {
+        return no(&group.path, "a volume group");
+    }
+    if let Some(array) = context.layout.arrays.first() {
+        return no(&array.path, "a RAID");
+    }
+    let inner = context.layout.contents().into_iter().find(|(device, content)| {
+        matches!(content, Content::Gpt(_) | Content::Table(_)) && device.disk().is_none()
     });
-    found.next()
+    if let Some((_, content)) = inner {
+        return no(content.path(), "a partition table in a container");
+    }
+    let other_key = |key: &Option<ZfsKey>| matches!(key, Some(key) if !matches!(key, ZfsKey::Credstore(_)));
+    for pool in &context.layout.zpools {
+        let mut keys = pool.datasets.iter().map(|dataset| match dataset {
+            Dataset::Fs(fs) => &fs.key,
+            Dataset::Volume(volume) => &volume.key,
+        });
+        if other_key(&pool.root.key) || keys.any(other_key) {
+            return no(&pool.path, "the key of its datasets");
+        }
+    }
+    Ok(())
 }
 
 /// The table that is there, as a table of the layout: geometry and GUIDs are the disk's.
@@ -124,7 +162,7 @@ fn table(wanted: &layout::Disk, disk: &Disk) -> Result<PartitionTable, Refusal> 
     }
     let sector = u64::from(disk.identity.sector_size);
     let mut partitions = Vec::new();
-    for (number, planned) in (1..).zip(&wanted.table.partitions) {
+    for (number, planned) in (1..).zip(wanted.partitions()) {
         let Some(found) = numbered(disk, number) else {
             return Err(other(format!(
                 "has no partition {number}, which is {:?} in the layout",
@@ -181,7 +219,7 @@ fn numbered(disk: &Disk, number: u32) -> Option<&Partition> {
 
 /// Every partition must hold what the layout puts there, or nothing where that can be made.
 fn contents(context: &Context<'_>, wanted: &layout::Disk, disk: &Disk) -> Result<(), Refusal> {
-    for (number, planned) in (1..).zip(&wanted.table.partitions) {
+    for (number, planned) in (1..).zip(wanted.partitions()) {
         let found = numbered(disk, number).map_or(&[][..], |partition| &partition.signatures);
         let (what, right) = match &planned.content {
             Some(Content::Filesystem(filesystem)) => {

@@ -2,10 +2,12 @@
 
 use super::refuse::refuse;
 use super::words::human;
-use super::{Context, Remarks};
+use super::{Context, Remarks, words};
 use keystone_protocol::layout::{Content, Format, Mounted};
 use keystone_protocol::message::{Refusal, RefusalKind};
 use keystone_protocol::options::ClosureFacts;
+use keystone_protocol::plan::HookKind;
+use std::collections::BTreeMap;
 
 /// Least memory, in bytes: ZFS, the argon2id of LUKS2 (which takes up to half of it) and the
 /// installer's own system beside them. A machine sold with 1 GiB shows a little less.
@@ -133,19 +135,75 @@ fn hostid(
     }
 }
 
-fn tools(context: &Context<'_>) -> Result<(), Refusal> {
-    let needs_ext4 = context.layout.contents().iter().any(
-        |(_, content)| matches!(content, Content::Filesystem(fs) if fs.format == Format::Ext4),
-    );
-    if needs_ext4 && !context.inventory.tools.contains_key("mkfs.ext4") {
-        return Err(refuse(
-            RefusalKind::TargetUnfit,
-            "the layout has an ext4 file system, and the running system has no mkfs.ext4",
-            "boot an installer with e2fsprogs; it is looked for in PATH, \
-             /run/current-system/sw/bin, /usr/sbin and /sbin",
-        ));
+/// Programs of the running system that steps need: each with what needs it.
+fn needed_tools(context: &Context<'_>) -> BTreeMap<String, String> {
+    let mut needed = BTreeMap::new();
+    let mut need = |tool: &str, path: &str| {
+        needed.entry(tool.to_owned()).or_insert_with(|| path.to_owned());
+    };
+    let layout = context.layout;
+    for placed in layout.placed() {
+        let path = placed.content.path();
+        match placed.content {
+            Content::Filesystem(fs) if fs.format == Format::Vfat => {}
+            Content::Filesystem(fs) => need(&format!("mkfs.{}", fs.format.name()), path),
+            Content::Btrfs(btrfs) => {
+                need("mkfs.btrfs", path);
+                if !btrfs.subvolumes.is_empty() || !btrfs.swap.is_empty() {
+                    need("btrfs", path);
+                }
+            }
+            Content::PhysicalVolume(_) => need("lvm", path),
+            Content::ArrayMember(_) => need("mdadm", path),
+            _ => {}
+        }
     }
-    Ok(())
+    for hook in layout.hooks(&[
+        HookKind::PreCreate,
+        HookKind::PostCreate,
+        HookKind::PreMount,
+        HookKind::PostMount,
+    ]) {
+        need("bash", &hook.path);
+    }
+    needed
+}
+
+/// The package that has a program, in nixpkgs' words.
+fn package(tool: &str) -> &'static str {
+    match tool {
+        "bash" => "bash",
+        "btrfs" | "mkfs.btrfs" => "btrfs-progs",
+        "lvm" => "lvm2",
+        "mdadm" => "mdadm",
+        "mkfs.bcachefs" => "bcachefs-tools",
+        "mkfs.f2fs" => "f2fs-tools",
+        "mkfs.xfs" => "xfsprogs",
+        _ => "e2fsprogs",
+    }
+}
+
+fn tools(context: &Context<'_>) -> Result<(), Refusal> {
+    let missing: Vec<(String, String)> = needed_tools(context)
+        .into_iter()
+        .filter(|(tool, _)| !context.inventory.tools.contains_key(tool))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let mut packages: Vec<&str> = missing.iter().map(|(tool, _)| package(tool)).collect();
+    packages.dedup();
+    let missing: Vec<String> =
+        missing.iter().map(|(tool, path)| format!("{tool} (for {path})")).collect();
+    Err(refuse(
+        RefusalKind::TargetUnfit,
+        format!("the running system lacks what the layout needs: {}", words::list(&missing)),
+        format!(
+            "boot an installer with {}; programs are looked for in PATH, \
+             /run/current-system/sw/bin, /usr/sbin and /sbin",
+            words::list(&packages)
+        ),
+    ))
 }
 
 /// Without a root there is nothing to install into.

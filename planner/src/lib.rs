@@ -16,6 +16,8 @@
 //! | [`existing`] | what of the layout is on the disks already, for plans that keep it |
 //! | [`occupancy`] | what is on the disks, who uses it, and how that ends |
 //! | [`geometry`] | where partitions lie, as sgdisk would put them |
+//! | [`parted`] | where the partitions of a `table` lie, near what parted makes |
+//! | [`mirror`] | copies of the ESP on the other disks, if asked for |
 //! | [`tables`] | partition tables, and a disk that is too small for them |
 //! | [`unlock`] | what will open each container |
 //! | [`pools`] | vdevs, properties, features |
@@ -38,7 +40,9 @@ pub mod features;
 mod fit;
 pub mod geometry;
 mod matching;
+mod mirror;
 mod occupancy;
+mod parted;
 pub mod policy;
 mod pools;
 mod refuse;
@@ -57,9 +61,10 @@ use keystone_protocol::inventory::{Disk, DiskIdentity, Inventory};
 use keystone_protocol::layout::{self, Layout, agrees_with_fstab};
 use keystone_protocol::message::{Refusal, RefusalKind};
 use keystone_protocol::options::{ClosureFacts, InstallOptions};
-use keystone_protocol::plan::{Basis, ContainerPlan, PartitionTable, Plan, Step, basis_hash};
+use keystone_protocol::plan::{Basis, ContainerPlan, DeviceRef, Plan, Step, basis_hash};
 use refuse::{caused, refuse};
 use sizes::Sizes;
+use tables::Tables;
 use std::collections::BTreeMap;
 
 /// Where the system is mounted while it is installed.
@@ -94,9 +99,11 @@ struct Remarks {
 
 /// What was decided before the steps are written down.
 struct Decisions {
-    tables: Vec<PartitionTable>,
+    tables: Tables,
     pools: Vec<keystone_protocol::plan::PoolPlan>,
     containers: Vec<ContainerPlan>,
+    /// Partitions for copies of the ESP.
+    esp_copies: Vec<DeviceRef>,
 }
 
 /// Plans an installation, or refuses it. `layout` is `disko.devices` as JSON.
@@ -196,6 +203,7 @@ fn to_be_made(
         tables: tables::tables(context, existing)?,
         pools: pools::pools(context, existing, remarks)?,
         containers: unlock::containers(context, remarks)?,
+        esp_copies: mirror::copies(context)?,
     };
     let sizes = Sizes::new(context, &decisions.tables);
     if context.mode.formats() {
@@ -203,7 +211,7 @@ fn to_be_made(
     }
     let esp = match context.closure {
         Some(closure) => {
-            let esp = capacity::esp(context, closure, &sizes, &decisions.tables)?;
+            let esp = capacity::esp(context, closure, &sizes)?;
             capacity::store(context, closure, &sizes)?;
             Some((closure, esp))
         }
@@ -212,7 +220,7 @@ fn to_be_made(
     occupancy.require_consent(context)?;
     let mut steps = storage::steps(context, &decisions, existing, remarks);
     match esp {
-        Some((closure, esp)) => steps.extend(system::steps(context, closure, &esp, remarks)),
+        Some((closure, esp)) => steps.extend(system::steps(context, closure, &esp, &decisions.esp_copies, remarks)),
         None if !context.mode.mounts() => steps.extend(system::closing_again(context, existing)),
         None => {}
     }

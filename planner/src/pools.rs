@@ -4,9 +4,9 @@ use super::existing::Existing;
 use super::refuse::{caused, refuse};
 use super::{Context, Remarks, words};
 use crate::features::enabled_features;
-use keystone_protocol::layout::{Dataset, PoolMode, Zpool};
+use keystone_protocol::layout::{Dataset, PoolMode, TopologyVdev, VdevMode, Zpool};
 use keystone_protocol::message::{Refusal, RefusalKind};
-use keystone_protocol::plan::{PoolPlan, Vdev};
+use keystone_protocol::plan::{DeviceRef, PoolPlan, Vdev};
 
 /// Every pool of the layout that has to be made.
 pub(super) fn pools(
@@ -25,22 +25,47 @@ pub(super) fn pools(
             supports(pool, &features)?;
             Ok(PoolPlan {
                 name: pool.name.clone(),
-                vdevs: vdevs(context, pool),
                 properties: pool.options.clone(),
-                root_properties: pool.root_options.clone(),
+                root_properties: pool.root.properties(),
+                root_key: pool.root.key.as_ref().map(super::storage::dataset_key),
                 features: features.clone(),
-                ..PoolPlan::default()
+                ..vdevs(context, pool)
             })
         })
         .collect()
 }
 
-fn vdevs(context: &Context<'_>, pool: &Zpool) -> Vec<Vdev> {
-    let members = context.layout.members(&pool.name);
-    match pool.mode {
-        PoolMode::Stripe => members.into_iter().map(|member| Vdev::Disk { member }).collect(),
-        PoolMode::Mirror => vec![Vdev::Mirror { members }],
-        PoolMode::Raidz(parity) => vec![Vdev::Raidz { parity, members }],
+/// A plan with the pool's vdevs alone.
+fn vdevs(context: &Context<'_>, pool: &Zpool) -> PoolPlan {
+    let mut plan = PoolPlan::default();
+    let topology = match &pool.mode {
+        PoolMode::One(mode) => {
+            plan.vdevs = combined(*mode, context.layout.members(&pool.name));
+            return plan;
+        }
+        PoolMode::Topology(topology) => topology,
+    };
+    // That every word is a member was checked when the layout was read.
+    let devices = |words: &[String]| -> Vec<DeviceRef> {
+        words.iter().filter_map(|word| context.layout.member(&pool.name, word)).collect()
+    };
+    let all = |vdevs: &[TopologyVdev]| {
+        vdevs.iter().flat_map(|vdev| combined(vdev.mode, devices(&vdev.members))).collect()
+    };
+    plan.vdevs = all(&topology.vdevs);
+    plan.log = all(&topology.log);
+    plan.special = all(&topology.special);
+    plan.dedup = all(&topology.dedup);
+    plan.cache = devices(&topology.cache);
+    plan.spare = devices(&topology.spare);
+    plan
+}
+
+fn combined(mode: VdevMode, members: Vec<DeviceRef>) -> Vec<Vdev> {
+    match mode {
+        VdevMode::Stripe => members.into_iter().map(|member| Vdev::Disk { member }).collect(),
+        VdevMode::Mirror => vec![Vdev::Mirror { members }],
+        VdevMode::Raidz(parity) => vec![Vdev::Raidz { parity, members }],
     }
 }
 
@@ -81,16 +106,27 @@ fn supports(pool: &Zpool, features: &[String]) -> Result<(), Refusal> {
             ));
         }
     }
-    let encrypted =
-        pool.datasets.iter().any(|dataset| matches!(dataset, Dataset::Fs(fs) if fs.key.is_some()));
     let datasets = pool.datasets.iter().map(|dataset| match dataset {
         Dataset::Fs(fs) => &fs.options,
         Dataset::Volume(volume) => &volume.options,
     });
-    let zstd = datasets
-        .chain([&pool.root_options])
-        .any(|options| options.get("compression").is_some_and(|value| value.starts_with("zstd")));
-    let needs = [(encrypted, "encryption"), (zstd, "zstd_compress")];
+    let all: Vec<_> = datasets.chain([&pool.root.options]).collect();
+    let any = |name: &str, is_it: fn(&str) -> bool| {
+        all.iter().any(|options| options.get(name).is_some_and(|value| is_it(value)))
+    };
+    let encrypted = any("encryption", |value| value != "off");
+    let zstd = any("compression", |value| value.starts_with("zstd"));
+    let classes = match &pool.mode {
+        PoolMode::Topology(topology) => {
+            !topology.special.is_empty() || !topology.dedup.is_empty()
+        }
+        PoolMode::One(_) => false,
+    };
+    let needs = [
+        (encrypted, "encryption"),
+        (zstd, "zstd_compress"),
+        (classes, "allocation_classes"),
+    ];
     for (needed, feature) in needs {
         if needed && !features.iter().any(|known| known == feature) {
             return Err(refuse(

@@ -1,20 +1,24 @@
-//! How large everything of the layout will be, in bytes.
+//! How large everything of the layout will be, in bytes: exactly, or at most.
 
-use super::Context;
-use keystone_protocol::layout::{Content, Dataset, PoolMode};
-use keystone_protocol::plan::{DeviceRef, PartitionTable};
+use super::geometry::{self, Wanted};
+use super::{Context, tables::Tables};
+use keystone_protocol::layout::{
+    Content, Dataset, Gpt, PoolMode, TopologyVdev, VdevMode, partition_type,
+};
+use keystone_protocol::plan::{DeviceRef, LvSize};
 
 /// Size of a LUKS2 header. Source: cryptsetup-luksFormat(8).
 pub(super) const LUKS_HEADER: u64 = 16 << 20;
 
-/// Sizes of devices and pools that do not exist yet.
+/// Sizes of devices and pools that do not exist yet. Of RAIDs, volume groups and what is on them
+/// they are upper bounds: how much their metadata takes is not decided here.
 pub(super) struct Sizes<'a> {
     context: &'a Context<'a>,
-    tables: &'a [PartitionTable],
+    tables: &'a Tables,
 }
 
 impl<'a> Sizes<'a> {
-    pub(super) fn new(context: &'a Context<'a>, tables: &'a [PartitionTable]) -> Self {
+    pub(super) fn new(context: &'a Context<'a>, tables: &'a Tables) -> Self {
         Sizes { context, tables }
     }
 
@@ -23,80 +27,165 @@ impl<'a> Sizes<'a> {
         match device {
             DeviceRef::Disk { disk } => Some(self.context.disks.get(disk.as_str())?.identity.size),
             DeviceRef::Partition { disk, number } => {
-                let table = self.tables.iter().find(|table| table.device.disk() == Some(disk))?;
-                let mut partitions = table.partitions.iter();
-                let partition = partitions.find(|partition| partition.number == *number)?;
-                let sectors = partition.last_lba - partition.first_lba + 1;
-                Some(sectors * u64::from(self.sector_size(device)?))
+                Some(self.sectors(disk, *number)? * u64::from(self.sector_size(device)?))
             }
+            DeviceRef::Inner { on, number } => self.inner(on, *number),
             DeviceRef::Volume { dataset } => {
                 self.volumes().find(|(name, _)| name == dataset).map(|(_, size)| size)
             }
             DeviceRef::Mapper { name } => {
-                Some(self.device(&self.below(name)?)?.saturating_sub(LUKS_HEADER))
+                let below = self.context.layout.below(name)?;
+                Some(self.device(&below)?.saturating_sub(LUKS_HEADER))
             }
-            DeviceRef::Inner { .. } | DeviceRef::LogicalVolume { .. } | DeviceRef::Array { .. } => {
-                None
-            }
+            DeviceRef::LogicalVolume { group, name } => self.logical_volume(group, name),
+            DeviceRef::Array { name } => self.array(name),
         }
     }
 
-    /// Logical sector size of the disk under a partition.
+    /// Sectors of a partition of a disk.
+    fn sectors(&self, disk: &str, number: u32) -> Option<u64> {
+        let on_disk = |device: &DeviceRef| device.disk() == Some(disk);
+        let gpt = self.tables.gpt.iter().filter(|table| on_disk(&table.device));
+        let gpt = gpt.flat_map(|table| &table.partitions);
+        let mbr = self.tables.mbr.iter().filter(|table| on_disk(&table.device));
+        let mbr = mbr.flat_map(|table| &table.partitions);
+        gpt.map(|p| (p.number, p.first_lba, p.last_lba))
+            .chain(mbr.map(|p| (p.number, p.first_lba, p.last_lba)))
+            .find(|(found, ..)| *found == number)
+            .map(|(_, first, last)| last - first + 1)
+    }
+
+    /// Whether a partition is an ESP by a disko `table`.
+    pub(super) fn is_parted_esp(&self, device: &DeviceRef) -> bool {
+        let DeviceRef::Partition { disk, number } = device else { return false };
+        let mut tables = self.tables.gpt.iter().filter(|table| table.device.disk() == Some(disk));
+        tables.any(|table| {
+            let mut partitions = table.partitions.iter();
+            partitions.any(|p| p.number == *number && p.type_guid == partition_type::ESP)
+        })
+    }
+
+    /// Logical sector size of the disks under a device, the largest of several.
     pub(super) fn sector_size(&self, device: &DeviceRef) -> Option<u32> {
+        let layout = self.context.layout;
+        let largest = |members: Vec<DeviceRef>| {
+            members.iter().filter_map(|member| self.sector_size(member)).max()
+        };
         match device {
             DeviceRef::Disk { disk } | DeviceRef::Partition { disk, .. } => {
                 Some(self.context.disks.get(disk.as_str())?.identity.sector_size)
             }
             DeviceRef::Volume { .. } => Some(512),
-            DeviceRef::Inner { .. } | DeviceRef::LogicalVolume { .. } | DeviceRef::Array { .. } => {
-                None
-            }
-            DeviceRef::Mapper { name } => self.sector_size(&self.below(name)?),
+            DeviceRef::Mapper { name } => self.sector_size(&layout.below(name)?),
+            DeviceRef::Inner { on, .. } => self.sector_size(on),
+            DeviceRef::LogicalVolume { group, .. } => largest(layout.physical_volumes(group)),
+            DeviceRef::Array { name } => largest(layout.array_members(name)),
         }
     }
 
-    /// The device that a container is on.
-    fn below(&self, container: &str) -> Option<DeviceRef> {
-        let is_it = |content: &Content| matches!(content, Content::Luks(l) if l.name == container);
+    /// A partition of a table on a RAID or in a container.
+    fn inner(&self, on: &DeviceRef, number: u32) -> Option<u64> {
         let contents = self.context.layout.contents();
-        contents.into_iter().find(|(_, content)| is_it(content)).map(|(device, _)| device)
+        let table = contents.into_iter().find_map(|(device, content)| match content {
+            Content::Gpt(gpt) if device == *on => Some(gpt),
+            _ => None,
+        });
+        let sector_size = self.sector_size(on)?;
+        let places = geometry::allocate(self.device(on)?, sector_size, &wanted(table?)).ok()?;
+        let place = places.get(usize::try_from(number.checked_sub(1)?).ok()?)?;
+        Some(place.sectors() * u64::from(sector_size))
     }
 
-    /// What a pool can hold: its members less parity, less the share that ZFS keeps for itself
+    fn logical_volume(&self, group: &str, name: &str) -> Option<u64> {
+        let of_group = self.context.layout.groups.iter().find(|found| found.name == group)?;
+        let volume = of_group.volumes.iter().find(|volume| volume.name == name)?;
+        match &volume.size {
+            LvSize::Bytes { bytes } => Some(*bytes),
+            LvSize::Percent { percent, .. } => {
+                Some(self.group(group)? / 100 * u64::from((*percent).min(100)))
+            }
+        }
+    }
+
+    /// All physical volumes of a group.
+    pub(super) fn group(&self, group: &str) -> Option<u64> {
+        self.all(&self.context.layout.physical_volumes(group))
+            .map(|sizes| sizes.into_iter().fold(0, u64::saturating_add))
+    }
+
+    fn array(&self, name: &str) -> Option<u64> {
+        let array = self.context.layout.arrays.iter().find(|array| array.name == name)?;
+        let sizes = self.all(&self.context.layout.array_members(name))?;
+        let least = sizes.iter().copied().min()?;
+        let count = sizes.len() as u64;
+        Some(match array.level {
+            0 => sizes.iter().copied().fold(0, u64::saturating_add),
+            1 => least,
+            10 => least.saturating_mul(count) / 2,
+            6 => least.saturating_mul(count.saturating_sub(2)),
+            _ => least.saturating_mul(count.saturating_sub(1)),
+        })
+    }
+
+    fn all(&self, devices: &[DeviceRef]) -> Option<Vec<u64>> {
+        devices.iter().map(|device| self.device(device)).collect()
+    }
+
+    /// What a pool can hold: its data vdevs less parity, less the share that ZFS keeps for itself
     /// (1/32, `spa_slop_shift` in OpenZFS module/zfs/spa_misc.c).
     pub(super) fn pool(&self, name: &str) -> Option<u64> {
         let pool = self.context.layout.zpools.iter().find(|pool| pool.name == name)?;
-        let members = self.context.layout.members(name);
-        let sizes: Option<Vec<u64>> = members.iter().map(|member| self.device(member)).collect();
-        let sizes = sizes?;
-        let least = sizes.iter().copied().min()?;
-        let raw = match pool.mode {
-            PoolMode::Stripe => sizes.iter().fold(0u64, |sum, size| sum.saturating_add(*size)),
-            PoolMode::Mirror => least,
-            PoolMode::Raidz(parity) => {
-                least.saturating_mul((sizes.len() as u64).saturating_sub(parity.into()))
+        let raw = match &pool.mode {
+            PoolMode::One(mode) => self.vdev(*mode, &self.context.layout.members(name))?,
+            PoolMode::Topology(topology) => {
+                let vdevs = topology.vdevs.iter().map(|vdev| self.of_topology(name, vdev));
+                vdevs.sum::<Option<u64>>()?
             }
         };
         Some(raw - raw / 32)
     }
 
+    fn of_topology(&self, pool: &str, vdev: &TopologyVdev) -> Option<u64> {
+        let member = |word: &String| self.context.layout.member(pool, word);
+        let members: Option<Vec<DeviceRef>> = vdev.members.iter().map(member).collect();
+        self.vdev(vdev.mode, &members?)
+    }
+
+    fn vdev(&self, mode: VdevMode, members: &[DeviceRef]) -> Option<u64> {
+        let sizes = self.all(members)?;
+        let least = sizes.iter().copied().min()?;
+        Some(match mode {
+            VdevMode::Stripe => sizes.iter().copied().fold(0, u64::saturating_add),
+            VdevMode::Mirror => least,
+            VdevMode::Raidz(parity) => {
+                least.saturating_mul((sizes.len() as u64).saturating_sub(parity.into()))
+            }
+        })
+    }
+
     /// What the volumes of a pool reserve.
     pub(super) fn reserved(&self, pool: &str) -> u64 {
-        let of_pool = |name: &str| name.split('/').next() == Some(pool);
-        self.volumes()
-            .filter(|(name, _)| of_pool(name))
-            .fold(0, |sum: u64, (_, size)| sum.saturating_add(size))
+        let pool = self.context.layout.zpools.iter().filter(|found| found.name == pool);
+        pool.flat_map(|pool| &pool.datasets).fold(0, |sum: u64, dataset| match dataset {
+            Dataset::Volume(volume) if !volume.sparse => sum.saturating_add(volume.size),
+            _ => sum,
+        })
     }
 
     /// Volumes of the layout with their sizes.
     fn volumes(&self) -> impl Iterator<Item = (String, u64)> + '_ {
         self.context.layout.zpools.iter().flat_map(|pool| {
             pool.datasets.iter().filter_map(move |dataset| match dataset {
-                Dataset::Volume(volume) => {
-                    Some((format!("{}/{}", pool.name, volume.name), volume.size))
-                }
+                Dataset::Volume(volume) => Some((pool.full_name(&volume.name), volume.size)),
                 Dataset::Fs(_) => None,
             })
         })
     }
+}
+
+fn wanted(gpt: &Gpt) -> Vec<Wanted> {
+    gpt.partitions
+        .iter()
+        .map(|p| Wanted { start: p.start, end: p.end, alignment: p.alignment })
+        .collect()
 }

@@ -2,17 +2,18 @@
 
 use super::capacity::Esp;
 use super::existing::Existing;
-use super::storage::Needed;
+use super::storage::{Needed, needed};
 use super::{Context, Remarks, words};
-use keystone_protocol::layout::{Content, Luks};
+use keystone_protocol::layout::{Content, Root};
 use keystone_protocol::options::ClosureFacts;
-use keystone_protocol::plan::{Action, Step};
+use keystone_protocol::plan::{Action, DeviceRef, Step};
 
 /// The steps.
 pub(super) fn steps(
     context: &Context<'_>,
     closure: &ClosureFacts,
     esp: &Esp,
+    copies: &[DeviceRef],
     remarks: &mut Remarks,
 ) -> Vec<Step> {
     let toplevel = || closure.toplevel.clone();
@@ -46,6 +47,14 @@ pub(super) fn steps(
             mountpoint: esp.mountpoint.clone(),
         },
     );
+    for copy in copies {
+        let disk = copy.disk().unwrap_or_default();
+        steps.push(
+            format!("copy-esp:{disk}"),
+            format!("copy the EFI system partition to disk {disk}"),
+            Action::CopyEsp { mountpoint: esp.mountpoint.clone(), to: copy.clone() },
+        );
+    }
     steps.push("report", "write the report", Action::WriteReport);
     steps.0.extend(closing(context, remarks));
     steps.0
@@ -55,6 +64,7 @@ pub(super) fn steps(
 pub(super) fn closing(context: &Context<'_>, remarks: &mut Remarks) -> Vec<Step> {
     let mut steps = Steps(Vec::new());
     steps.push("unmount", "unmount everything", Action::Unmount);
+    swapoffs(context, &mut steps);
     steps.close(containers(context, |needed| needed == Needed::Mounted));
     if context.options.skip_seal {
         remarks.warnings.push(
@@ -64,14 +74,7 @@ pub(super) fn closing(context: &Context<'_>, remarks: &mut Remarks) -> Vec<Step>
         );
         return steps.0;
     }
-    for pool in &context.layout.zpools {
-        steps.push(
-            format!("export:{}", pool.name),
-            format!("export pool {}", pool.name),
-            Action::ExportPool { pool: pool.name.clone() },
-        );
-    }
-    steps.close(containers(context, |needed| needed == Needed::Pool));
+    close_all(context, &mut steps);
     steps.push("seal", "prove that everything is closed", Action::ProveSeal);
     steps.0
 }
@@ -86,16 +89,18 @@ pub(super) fn closing_again(context: &Context<'_>, existing: &Existing) -> Vec<S
     };
     let mut steps = Steps(Vec::new());
     steps.close(close(Needed::Mounted));
-    for pool in &context.layout.zpools {
-        if !existing.pool(&pool.name).is_some_and(|pool| pool.imported) {
-            steps.push(
-                format!("export:{}", pool.name),
-                format!("export pool {}", pool.name),
-                Action::ExportPool { pool: pool.name.clone() },
-            );
-        }
-    }
-    steps.close(close(Needed::Pool));
+    let imported = |id: &str| {
+        id.strip_prefix("export:")
+            .and_then(|name| existing.pool(name))
+            .is_some_and(|pool| pool.imported)
+    };
+    let mut rest = Steps(Vec::new());
+    close_all(context, &mut rest);
+    let was_open = |step: &Step| match &step.action {
+        Action::CloseLuks { name } => was_open(name),
+        _ => imported(&step.id),
+    };
+    steps.0.extend(rest.0.into_iter().filter(|step| !was_open(step)));
     steps.0
 }
 
@@ -127,12 +132,56 @@ pub(super) fn containers(context: &Context<'_>, wanted: impl Fn(Needed) -> bool)
         .collect()
 }
 
-/// Until when a container must stay open.
-fn needed(luks: &Luks) -> Needed {
-    match &luks.content {
-        Some(Content::Filesystem(filesystem)) if filesystem.mountpoint.is_some() => Needed::Mounted,
-        Some(Content::Zfs(_)) => Needed::Pool,
-        Some(Content::Luks(inner)) => needed(inner),
-        _ => Needed::No,
+/// Closes what everything is made of, each after what is made of it: disko's order backwards.
+fn close_all(context: &Context<'_>, steps: &mut Steps) {
+    let layout = context.layout;
+    for root in layout.order().iter().rev() {
+        let contents = layout.contents_of(*root).into_iter().rev();
+        let below = contents.filter_map(|placed| match placed.content {
+            Content::Luks(luks) if needed(luks) == Needed::Below => Some(luks.name.clone()),
+            _ => None,
+        });
+        steps.close(below.collect());
+        match root {
+            Root::Pool(index) => {
+                let name = &layout.zpools[*index].name;
+                steps.push(
+                    format!("export:{name}"),
+                    format!("export pool {name}"),
+                    Action::ExportPool { pool: name.clone() },
+                );
+            }
+            Root::Group(index) => {
+                let name = &layout.groups[*index].name;
+                steps.push(
+                    format!("deactivate:{name}"),
+                    format!("deactivate volume group {name}"),
+                    Action::DeactivateGroup { name: name.clone() },
+                );
+            }
+            Root::Array(index) => {
+                let name = &layout.arrays[*index].name;
+                steps.push(
+                    format!("stop:{name}"),
+                    format!("stop RAID {name}"),
+                    Action::StopArray { name: name.clone() },
+                );
+            }
+            Root::Disk(_) | Root::Nodev(_) => {}
+        }
+    }
+}
+
+/// Ends swapping to all that the layout swaps to.
+fn swapoffs(context: &Context<'_>, steps: &mut Steps) {
+    for (device, content) in context.layout.contents() {
+        match content {
+            Content::Swap(swap) if !swap.random_encryption => {
+                let id = format!("swapoff:{}", swap.path);
+                let title = format!("stop swapping to {}", swap.device);
+                steps.push(id, title, Action::Swapoff { device });
+            }
+            _ => {}
+        }
     }
 }

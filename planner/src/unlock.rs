@@ -32,12 +32,7 @@ pub(super) fn containers(
 /// What of the layout may open a container that was made by it before.
 pub(super) fn key_file(luks: &Luks) -> Option<KeyFile> {
     match &luks.key {
-        LuksKey::File { path, trim_newline } => Some(KeyFile {
-            path: path.clone(),
-            trim_newline: *trim_newline,
-            offset: 0,
-            size: None,
-        }),
+        LuksKey::File(file) => Some(file.clone()),
         LuksKey::Asked => None,
     }
 }
@@ -49,7 +44,7 @@ fn container(
 ) -> Result<ContainerPlan, Refusal> {
     let name = luks.name.clone();
     match &luks.key {
-        LuksKey::File { path, .. } if Path::new(path).starts_with("/nix/store") => {
+        LuksKey::File(KeyFile { path, .. }) if Path::new(path).starts_with("/nix/store") => {
             let (unlock, reason) = by_policy(context, &name, remarks)?;
             let reason = format!(
                 "{reason}; the layout's key file {path} lies in the Nix store, where everybody \
@@ -57,18 +52,21 @@ fn container(
             );
             Ok(ContainerPlan { name, unlock, reason })
         }
-        LuksKey::File { path, trim_newline } => Ok(ContainerPlan {
-            reason: format!(
-                "opened by the key file that the layout names, {path}, and nothing else"
-            ),
-            unlock: ContainerUnlock::KeyFile(KeyFile {
-                path: path.clone(),
-                trim_newline: *trim_newline,
-                offset: 0,
-                size: None,
-            }),
-            name,
-        }),
+        LuksKey::File(file) => {
+            let more = match luks.additional_keys.len() {
+                0 => "and nothing else".to_owned(),
+                1 => "and one more file".to_owned(),
+                more => format!("and {more} more files"),
+            };
+            Ok(ContainerPlan {
+                reason: format!(
+                    "opened by the key file that the layout names, {}, {more}",
+                    file.path
+                ),
+                unlock: ContainerUnlock::KeyFile(file.clone()),
+                name,
+            })
+        }
         LuksKey::Asked => Ok(ContainerPlan {
             name,
             unlock: ContainerUnlock::Password,

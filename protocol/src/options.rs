@@ -32,6 +32,10 @@ pub struct InstallOptions {
     /// Which disk a disk of the layout is, by the layout's name: a `/dev/disk/by-id` link, a
     /// serial number, or a match such as `size:largest`. Without an entry the layout's `device` decides.
     pub disks: std::collections::BTreeMap<String, String>,
+    /// Put an EFI system partition of the same size first onto every other disk of the pool or
+    /// RAID that the root is on, and copy what is on the layout's one: disko does not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub mirror_esp: bool,
     /// Do not reboot: stop after the seal.
     pub no_reboot: bool,
     /// What is done with the disks.

@@ -29,6 +29,10 @@ pub fn parameters(action: &Action) -> Vec<String> {
         | Action::ProveSeal => Vec::new(),
         Action::Partition(table) | Action::FindPartitions(table) => storage::table_lines(table),
         Action::PartitionMbr(table) => storage::mbr_lines(table),
+        Action::PartitionInner(table) => storage::inner_lines(table),
+        Action::CopyEsp { mountpoint, to } => {
+            vec![format!("what is at {mountpoint}, to {}", device(to))]
+        }
         Action::MakeVfat { device: at, label } => {
             vec![format!("FAT32 on {}{}", device(at), labelled(label.as_deref()))]
         }

@@ -4,7 +4,7 @@ use super::action::{key_line, property_lines, with};
 use super::device::{device, list};
 use crate::ui::format::bytes;
 use keystone_protocol::plan::{
-    ArrayPlan, DeviceRef, HybridMbr, LogicalVolumePlan, LvSize, MbrKind, MbrTable, PartitionTable,
+    ArrayPlan, DeviceRef, HybridMbr, InnerPartition, InnerTable, LogicalVolumePlan, LvSize, MbrKind, MbrTable, PartitionTable,
     PlannedPartition, PoolPlan, Vdev,
 };
 
@@ -68,6 +68,22 @@ pub(super) fn mbr_lines(table: &MbrTable) -> Vec<String> {
         )
     }));
     lines
+}
+
+/// A GPT on something that has no size yet: a line for each partition.
+pub(super) fn inner_lines(table: &InnerTable) -> Vec<String> {
+    let line = |partition: &InnerPartition| {
+        let guid = partition.guid.as_ref().map_or(String::new(), |guid| format!(", GUID {guid}"));
+        let attributes = match partition.attributes {
+            0 => String::new(),
+            bits => format!(", attributes {bits:#x}"),
+        };
+        format!(
+            "{} {}: type {}, from {} to {}{guid}{attributes}",
+            partition.number, partition.label, partition.type_guid, partition.start, partition.end
+        )
+    };
+    table.partitions.iter().map(line).collect()
 }
 
 /// A pool: what it is made of, properties, features.

@@ -307,7 +307,7 @@ impl<'a> Uses<'a> {
             for partition in disk.contents.partitions.iter().filter(|p| swapped(&p.holders)) {
                 let layout = self.context.layout.disks.iter().find(|disk| disk.name == name);
                 let own = |label| {
-                    layout.is_some_and(|disk| disk.table.partitions.iter().any(|p| p.label == label))
+                    layout.is_some_and(|disk| disk.partitions().iter().any(|p| p.label == label))
                 };
                 if !partition.label.as_deref().is_some_and(own) {
                     let number = partition.number;

@@ -1,7 +1,10 @@
 //! Plans and refusals for a made-up machine.
 
+mod layouts;
+mod mirror;
 mod modes;
 mod occupied;
+mod properties;
 mod refusals;
 mod steps;
 
@@ -84,21 +87,13 @@ fn ids(plan: &Plan) -> Vec<&str> {
 
 /// The facts of a system whose fstab agrees with the layout.
 fn closure(layout: &str) -> ClosureFacts {
-    use keystone_protocol::layout::{Layout, Mounted};
+    use keystone_protocol::layout::Layout;
     let layout = Layout::parse(layout).unwrap();
-    let fstab = layout.mounts().into_iter().map(|mount| {
-        let (source, fstype) = match mount.what {
-            Mounted::Dataset { name, .. } => (name, "zfs"),
-            Mounted::Filesystem { filesystem, .. } => {
-                (filesystem.device.clone(), filesystem.format.name())
-            }
-        };
-        FstabEntry {
-            source,
-            target: mount.target.to_owned(),
-            fstype: fstype.to_owned(),
-            options: vec!["defaults".to_owned()],
-        }
+    let fstab = layout.mounts().into_iter().map(|mount| FstabEntry {
+        source: mount.source(),
+        target: mount.target.to_owned(),
+        fstype: mount.fstype().to_owned(),
+        options: vec!["defaults".to_owned()],
     });
     ClosureFacts {
         toplevel: "/nix/store/0c1pq9l1v2gqq4fhvqzs9mh2gqzs4xz1-nixos-system-vault-25.05".to_owned(),

@@ -108,6 +108,10 @@ fn machines() {
             case.inventory.zfs.problem = Some("opening /dev/zfs: no such device".into());
         }),
         ("no mkfs.ext4", TargetUnfit, |case| case.inventory.tools.clear()),
+        ("no shell for a hook", TargetUnfit, |case| {
+            case.layout =
+                case.layout.replacen("\"postMountHook\": \"\"", "\"postMountHook\": \"ls\"", 1);
+        }),
         ("no TPM", TargetUnfit, |case| {
             case.options.unlock = Unlock::Tpm2;
             case.inventory.tpm = None;
@@ -133,10 +137,6 @@ fn closures() {
         ("large initrds", Closure, |case| case.closure.boot_bytes = 600 << 20),
         ("unknown type", Layout, |case| {
             case.layout = case.layout.replace("\"type\": \"swap\"", "\"type\": \"swapp\"");
-        }),
-        ("a hook", Layout, |case| {
-            case.layout =
-                case.layout.replacen("\"postMountHook\": \"\"", "\"postMountHook\": \"ls\"", 1);
         }),
         ("no root", Layout, |case| {
             case.layout = case.layout.replace("\"mountpoint\": \"/\"", "\"mountpoint\": null");

@@ -16,6 +16,7 @@
 
 use super::error::LayoutError;
 use super::read::Object;
+use crate::plan::HookKind;
 use std::collections::BTreeMap;
 
 /// The key of an encryption root, kept in a file system in a container.
@@ -38,35 +39,19 @@ struct Hooks {
     bytes: u32,
 }
 
-/// The key of the dataset `object`, whose other attributes are in `options`.
+/// The key of the dataset `object`, whose other attributes are in `options`, if the hooks that
+/// make it are Keystone's; any other hooks are left unread.
 pub(super) fn read(
     object: &mut Object<'_>,
     options: &BTreeMap<String, String>,
 ) -> Result<Option<CredstoreKey>, LayoutError> {
-    let pre = object.string_opt("preCreateHook")?.unwrap_or_default();
-    let post = object.string_opt("postCreateHook")?.unwrap_or_default();
     let encrypted = options.get("encryption").is_some_and(|value| value != "off");
-
-    if pre.trim().is_empty() && post.trim().is_empty() {
-        return if encrypted {
-            Err(LayoutError::not_supported(
-                object.path(),
-                "an encrypted dataset whose key is not made by the credstore's hooks is",
-            ))
-        } else {
-            Ok(None)
-        };
+    let pre = object.peek_string(HookKind::PreCreate.attribute()).unwrap_or_default();
+    let post = object.peek_string(HookKind::PostCreate.attribute()).unwrap_or_default();
+    let Some(hooks) = recognise(pre, post).filter(|_| encrypted) else { return Ok(None) };
+    for kind in [HookKind::PreCreate, HookKind::PostCreate] {
+        object.string_opt(kind.attribute())?;
     }
-    let refuse = |object: &Object<'_>| {
-        let name = if pre.trim().is_empty() { "postCreateHook" } else { "preCreateHook" };
-        LayoutError::not_supported(
-            object.path_of(name),
-            "hooks other than those that make the credstore's key are",
-        )
-    };
-    let (Some(hooks), true) = (recognise(&pre, &post), encrypted) else {
-        return Err(refuse(object));
-    };
     check(object, options, &hooks)?;
     Ok(Some(CredstoreKey { container: hooks.container, file: hooks.file, bytes: hooks.bytes }))
 }

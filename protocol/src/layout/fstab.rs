@@ -3,7 +3,7 @@
 //! A system built for one layout and installed on another does not boot, and that is seen only
 //! afterwards. So both are compared before anything is written.
 
-use super::{Layout, Mount, Mounted};
+use super::{Layout, Mount};
 use crate::options::FstabEntry;
 use thiserror::Error;
 
@@ -102,7 +102,7 @@ pub fn agrees_with_fstab(layout: &Layout, fstab: &[FstabEntry]) -> Vec<Disagreem
             Some(entry) => found.extend(compare(layout, mount, entry)),
             None => found.push(Disagreement::NotInFstab {
                 target: mount.target.to_owned(),
-                source_name: source(mount),
+                source_name: mount.source(),
             }),
         }
     }
@@ -120,10 +120,7 @@ pub fn agrees_with_fstab(layout: &Layout, fstab: &[FstabEntry]) -> Vec<Disagreem
 
 fn compare(layout: &Layout, mount: &Mount<'_>, entry: &FstabEntry) -> Option<Disagreement> {
     let target = mount.target.to_owned();
-    let fstype = match &mount.what {
-        Mounted::Filesystem { filesystem, .. } => filesystem.format.name(),
-        Mounted::Dataset { .. } => "zfs",
-    };
+    let fstype = mount.fstype();
     if entry.fstype != fstype && entry.fstype != "auto" {
         return Some(Disagreement::Type {
             target,
@@ -131,10 +128,10 @@ fn compare(layout: &Layout, mount: &Mount<'_>, entry: &FstabEntry) -> Option<Dis
             fstab: entry.fstype.clone(),
         });
     }
-    let (wanted, fstab) = (source(mount), entry.source.clone());
-    let named = match &mount.what {
-        Mounted::Dataset { .. } => Named::As(fstab.clone()),
-        Mounted::Filesystem { .. } => named(&fstab),
+    let (wanted, fstab) = (mount.source(), entry.source.clone());
+    let named = match mount.device() {
+        None => Named::As(fstab.clone()),
+        Some(_) => named(&fstab),
     };
     match named {
         Named::As(device) if device == wanted || alias(layout, &wanted).contains(&device) => None,
@@ -174,11 +171,10 @@ fn named(source: &str) -> Named {
 /// Other links to the partition that the layout knows as `device`.
 fn alias(layout: &Layout, device: &str) -> Vec<String> {
     layout
-        .disks
-        .iter()
-        .flat_map(|disk| &disk.table.partitions)
-        .filter(|partition| partition.device == device)
-        .flat_map(|partition| {
+        .partitions()
+        .into_iter()
+        .filter(|(_, partition)| partition.device == device)
+        .flat_map(|(_, partition)| {
             let by_guid = partition
                 .guid
                 .as_ref()
@@ -187,13 +183,6 @@ fn alias(layout: &Layout, device: &str) -> Vec<String> {
         })
         .flatten()
         .collect()
-}
-
-fn source(mount: &Mount<'_>) -> String {
-    match &mount.what {
-        Mounted::Filesystem { filesystem, .. } => filesystem.device.clone(),
-        Mounted::Dataset { name, .. } => name.clone(),
-    }
 }
 
 fn is_on_disk(entry: &FstabEntry) -> bool {

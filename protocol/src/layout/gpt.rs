@@ -1,9 +1,10 @@
 //! `gpt`: a partition table and its partitions.
 
-use super::content::Content;
+use super::content::{Content, Place};
 use super::error::LayoutError;
+use super::hooks::Hooks;
 use super::position::Position;
-use super::{hooks, partition_type, path, read::Object};
+use super::{hybrid, partition_type, path, read::Object};
 
 /// The most characters (UTF-16 units) that a partition's name can have. Source: UEFI 2.10,
 /// table 5-6.
@@ -12,9 +13,15 @@ pub const MAX_LABEL_UNITS: usize = 36;
 /// A partition table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gpt {
+    /// Its place in the document.
+    pub path: String,
     /// Partitions in the order in which disko makes them, which numbers them from 1: by
     /// priority, then by the attribute's name.
     pub partitions: Vec<Partition>,
+    /// Whether the protective entry is the first of a hybrid MBR.
+    pub protective_first: bool,
+    /// Its hooks.
+    pub hooks: Hooks,
 }
 
 /// A partition.
@@ -40,17 +47,27 @@ pub struct Partition {
     pub alignment: Option<u32>,
     /// Attribute bits that are set.
     pub attributes: u64,
+    /// How a hybrid MBR shows it, if it does.
+    pub hybrid: Option<Hybrid>,
     /// What is put into it.
     pub content: Option<Content>,
+}
+
+/// How a hybrid MBR shows a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hybrid {
+    /// Its MBR type.
+    pub type_code: u8,
+    /// Whether it has the boot flag.
+    pub bootable: bool,
 }
 
 impl Gpt {
     /// Reads a table whose `type` was read already.
     pub(super) fn read(mut object: Object<'_>) -> Result<Self, LayoutError> {
-        hooks::refuse(&mut object)?;
+        let hooks = Hooks::read(&mut object)?;
         object.string_opt("device")?;
-        // Only the order within a hybrid MBR depends on it, and those are refused.
-        object.bool_opt("efiGptPartitionFirst")?;
+        let protective_first = object.bool_opt("efiGptPartitionFirst")?.unwrap_or(true);
         let mut partitions = Vec::new();
         for (attribute, partition) in object.named_children("partitions")? {
             partitions.push(Partition::read(&attribute, partition)?);
@@ -68,7 +85,12 @@ impl Gpt {
         }
         // Stable: the children come sorted by their attribute's name.
         partitions.sort_by_key(|(priority, _)| *priority);
-        Ok(Gpt { partitions: partitions.into_iter().map(|(_, partition)| partition).collect() })
+        let partitions: Vec<_> = partitions.into_iter().map(|(_, partition)| partition).collect();
+        // Four entries, one of which is the protective one.
+        if partitions.iter().filter(|partition| partition.hybrid.is_some()).count() > 3 {
+            return Err(LayoutError::invalid(path, "a hybrid MBR shows at most 3 partitions"));
+        }
+        Ok(Gpt { path, partitions, protective_first, hooks })
     }
 }
 
@@ -106,17 +128,13 @@ impl Partition {
                 )?)
             }
         };
-        if object.value_opt("hybrid").is_some() {
-            return Err(LayoutError::not_supported(object.path_of("hybrid"), "a hybrid MBR is"));
-        }
+        let type_guid = type_guid(&mut object)?;
         let partition = Partition {
-            type_guid: type_guid(&mut object)?,
+            hybrid: hybrid::read(&mut object, &type_guid)?,
+            type_guid,
             guid: unique_guid(&mut object)?,
             attributes: attribute_bits(&mut object)?,
-            content: match object.child_opt("content")? {
-                Some(content) => Some(Content::read(content)?),
-                None => None,
-            },
+            content: Content::read_opt(&mut object, Place::Partition)?,
             path: object.path().to_owned(),
             name,
             label,

@@ -7,19 +7,25 @@
 //! | type | module | where |
 //! |---|---|---|
 //! | `disk` | [`disk`](Disk) | `disk.<name>` |
-//! | `gpt` | [`gpt`](Gpt) | a disk's `content` |
-//! | `filesystem` | [`filesystem`](Filesystem) | a partition's, container's or volume's `content` |
-//! | `swap` | [`swap`](Swap) | same |
-//! | `luks` | [`luks`](Luks) | same |
-//! | `zfs` | [`zfs`](ZfsMember) | a partition's or container's `content` |
-//! | `zpool` | [`zpool`](Zpool) | `zpool.<name>` |
+//! | `gpt` | [`gpt`](Gpt) | the `content` of a disk, RAID or container |
+//! | `table` | [`table`](Table) | same |
+//! | `filesystem` | [`filesystem`](Filesystem) | any `content` |
+//! | `btrfs` | [`btrfs`](Btrfs) | any `content` |
+//! | `swap` | [`swap`](Swap) | any `content` |
+//! | `luks` | [`luks`](Luks) | any `content` |
+//! | `zfs` | [`zfs`](ZfsMember) | any `content` |
+//! | `zpool` | [`zpool`](Zpool), [`topology`](Topology) | `zpool.<name>` |
 //! | `zfs_fs` | [`zfs_fs`](ZfsFs) | a pool's `datasets` |
 //! | `zfs_volume` | [`zfs_volume`](ZfsVolume) | a pool's `datasets` |
+//! | `lvm_pv`, `lvm_vg` | [`lvm`](VolumeGroup) | any `content`; `lvm_vg.<name>` |
+//! | `mdraid`, `mdadm` | [`mdadm`](Array) | any `content`; `mdadm.<name>` |
+//! | `nodev` | [`nodev`](Nodev) | `nodev.<mount point>` |
 //!
 //! Nothing is skipped: an attribute or type that is not known is refused with its place in the
 //! document and the nearest known name; one that disko has and this version has not is refused
 //! as not supported yet. Source of the types: disko, `lib/types/*.nix`.
 
+mod btrfs;
 mod canonical;
 mod check;
 mod content;
@@ -30,34 +36,57 @@ mod filesystem;
 mod fstab;
 mod gpt;
 mod hooks;
+mod hybrid;
 mod luks;
+mod luks_arguments;
+mod lvm;
+mod mdadm;
 mod mount;
+mod mounts;
+mod nodev;
+mod order;
+mod parted;
 pub mod partition_type;
 mod path;
 mod position;
 mod read;
+mod shell_words;
 mod swap;
+mod table;
+mod topology;
 mod zfs;
 mod zfs_fs;
+mod zfs_key;
 mod zfs_volume;
 mod zpool;
 
+pub use btrfs::{Btrfs, Subvolume, SwapFile};
 pub use content::Content;
 pub use credstore::CredstoreKey;
 pub use disk::Disk;
 pub use error::LayoutError;
 pub use filesystem::{Filesystem, Format};
 pub use fstab::{Disagreement, agrees_with_fstab};
-pub use gpt::{Gpt, MAX_LABEL_UNITS, Partition};
+pub use gpt::{Gpt, Hybrid, MAX_LABEL_UNITS, Partition};
+pub use hooks::Hooks;
 pub use luks::{Luks, LuksKey};
+pub use lvm::{LogicalVolume, PhysicalVolume, VolumeGroup};
+pub use mdadm::{Array, ArrayMember};
+pub use mounts::{Mount, Mounted};
+pub use nodev::Nodev;
+pub use order::{Placed, Root};
+pub use parted::{Limit, Unit};
 pub use position::{Anchor, Position};
 pub use swap::Swap;
+pub use table::{Kind, Table, TablePartition};
+pub use topology::{PoolMode, Topology, TopologyVdev, VdevMode};
 pub use zfs::ZfsMember;
 pub use zfs_fs::ZfsFs;
+pub use zfs_key::ZfsKey;
 pub use zfs_volume::ZfsVolume;
-pub use zpool::{Dataset, PoolMode, Zpool};
+pub use zpool::{Dataset, Zpool};
 
-use crate::plan::DeviceRef;
+use crate::plan::{DeviceRef, HookKind, HookPlan};
 use read::Object;
 use serde_json::Value;
 
@@ -66,8 +95,15 @@ use serde_json::Value;
 pub struct Layout {
     /// Disks, sorted by name.
     pub disks: Vec<Disk>,
+    /// Volume groups, sorted by name.
+    pub groups: Vec<VolumeGroup>,
+    /// RAIDs, sorted by name.
+    pub arrays: Vec<Array>,
+    /// File systems without a device, sorted by name.
+    pub nodevs: Vec<Nodev>,
     /// Pools, sorted by name.
     pub zpools: Vec<Zpool>,
+    order: Vec<Root>,
     canonical: String,
 }
 
@@ -76,21 +112,22 @@ impl Layout {
     pub fn parse(json: &str) -> Result<Self, LayoutError> {
         let document: Value = serde_json::from_str(json).map_err(LayoutError::Json)?;
         let mut object = Object::new(String::new(), &document)?;
-        let mut disks = Vec::new();
-        for (name, disk) in object.named_children("disk")? {
-            disks.push(Disk::read(&name, disk)?);
-        }
-        let mut zpools = Vec::new();
-        for (name, pool) in object.named_children("zpool")? {
-            zpools.push(Zpool::read(&name, pool)?);
-        }
-        for later in ["bcachefs_filesystems", "lvm_vg", "mdadm", "nodev"] {
+        let mut layout = Layout {
+            disks: read_all(&mut object, "disk", Disk::read)?,
+            groups: read_all(&mut object, "lvm_vg", VolumeGroup::read)?,
+            arrays: read_all(&mut object, "mdadm", Array::read)?,
+            nodevs: read_all(&mut object, "nodev", Nodev::read)?,
+            zpools: read_all(&mut object, "zpool", Zpool::read)?,
+            order: Vec::new(),
+            canonical: canonical::write(&document),
+        };
+        for later in ["bcache", "bcachefs_filesystems"] {
             if object.child_opt(later)?.is_some_and(|set| !set.is_empty()) {
                 return Err(LayoutError::not_supported(later, format!("{later} is")));
             }
         }
         object.finish()?;
-        let layout = Layout { disks, zpools, canonical: canonical::write(&document) };
+        layout.order = order::order(&layout)?;
         check::check(&layout)?;
         Ok(layout)
     }
@@ -101,101 +138,172 @@ impl Layout {
         &self.canonical
     }
 
-    /// Everything that is put onto a block device, and onto which, in the order of disko:
-    /// partitions disk by disk, then volumes pool by pool, each container before what is in it.
+    /// What is at the layout's top, in the order in which disko makes it.
+    pub fn order(&self) -> &[Root] {
+        &self.order
+    }
+
+    /// Everything that is put onto a block device, and onto which, in the order of disko, each
+    /// container before what is in it.
+    pub fn placed(&self) -> Vec<Placed<'_>> {
+        self.order.iter().flat_map(|root| self.contents_of(*root)).collect()
+    }
+
+    /// As [`Layout::placed`], without the hooks.
     pub fn contents(&self) -> Vec<(DeviceRef, &Content)> {
+        self.placed().into_iter().map(|placed| (placed.device, placed.content)).collect()
+    }
+
+    /// What is put onto the devices of one root, and what is in that.
+    pub fn contents_of(&self, root: Root) -> Vec<Placed<'_>> {
         let mut found = Vec::new();
-        for disk in &self.disks {
-            for (number, partition) in (1..).zip(&disk.table.partitions) {
-                let device = DeviceRef::Partition { disk: disk.name.clone(), number };
-                descend(device, partition.content.as_ref(), &mut found);
+        match root {
+            Root::Disk(index) => {
+                let disk = &self.disks[index];
+                let device = DeviceRef::Disk { disk: disk.name.clone() };
+                descend(device, disk.content.as_ref(), vec![&disk.hooks], &mut found);
             }
-        }
-        for pool in &self.zpools {
-            for dataset in &pool.datasets {
-                if let Dataset::Volume(volume) = dataset {
-                    let dataset = format!("{}/{}", pool.name, volume.name);
-                    let device = DeviceRef::Volume { dataset };
-                    descend(device, volume.content.as_ref(), &mut found);
+            Root::Array(index) => {
+                let array = &self.arrays[index];
+                let device = DeviceRef::Array { name: array.name.clone() };
+                descend(device, array.content.as_ref(), vec![&array.hooks], &mut found);
+            }
+            Root::Group(index) => {
+                let group = &self.groups[index];
+                for volume in &group.volumes {
+                    let (group_name, name) = (group.name.clone(), volume.name.clone());
+                    let device = DeviceRef::LogicalVolume { group: group_name, name };
+                    descend(device, volume.content.as_ref(), vec![&group.hooks], &mut found);
                 }
             }
+            Root::Pool(index) => {
+                let pool = &self.zpools[index];
+                for dataset in &pool.datasets {
+                    if let Dataset::Volume(volume) = dataset {
+                        let device = DeviceRef::Volume { dataset: pool.full_name(&volume.name) };
+                        let hooks = vec![&pool.hooks, &volume.hooks];
+                        descend(device, volume.content.as_ref(), hooks, &mut found);
+                    }
+                }
+            }
+            Root::Nodev(_) => {}
         }
         found
     }
 
     /// The members of a pool, in the order of disko.
     pub fn members(&self, pool: &str) -> Vec<DeviceRef> {
-        self.contents()
+        self.devices_with(|content| matches!(content, Content::Zfs(zfs) if zfs.pool == pool))
+    }
+
+    /// The physical volumes of a volume group, in the order of disko.
+    pub fn physical_volumes(&self, group: &str) -> Vec<DeviceRef> {
+        self.devices_with(|content| {
+            matches!(content, Content::PhysicalVolume(volume) if volume.group == group)
+        })
+    }
+
+    /// The members of a RAID, in the order of disko.
+    pub fn array_members(&self, array: &str) -> Vec<DeviceRef> {
+        self.devices_with(|content| {
+            matches!(content, Content::ArrayMember(member) if member.array == array)
+        })
+    }
+
+    /// The member of a pool that its topology calls `word`: by its path, or by the name of a disk
+    /// whose partition is labelled `disk-NAME-zfs`. Source: disko lib/types/zpool.nix.
+    pub fn member(&self, pool: &str, word: &str) -> Option<DeviceRef> {
+        let path = match word.starts_with('/') {
+            true => word.to_owned(),
+            false => format!("/dev/disk/by-partlabel/disk-{word}-zfs"),
+        };
+        let is_it = |content: &Content| match content {
+            Content::Zfs(zfs) => zfs.pool == pool && zfs.device.as_ref() == Some(&path),
+            _ => false,
+        };
+        self.devices_with(is_it).into_iter().next()
+    }
+
+    fn devices_with(&self, is_it: impl Fn(&Content) -> bool) -> Vec<DeviceRef> {
+        let contents = self.contents().into_iter();
+        contents.filter(|(_, content)| is_it(content)).map(|(device, _)| device).collect()
+    }
+
+    /// The partitions of all GPTs, wherever they are.
+    pub fn partitions(&self) -> Vec<(DeviceRef, &Partition)> {
+        let mut found = Vec::new();
+        for (device, content) in self.contents() {
+            if let Content::Gpt(gpt) = content {
+                found.extend((1..).zip(&gpt.partitions).map(|(n, p)| (device.partition(n), p)));
+            }
+        }
+        found
+    }
+
+    /// All hooks of those kinds.
+    pub fn hooks(&self, kinds: &[HookKind]) -> Vec<HookPlan> {
+        let mut all: Vec<&Hooks> = Vec::new();
+        all.extend(self.disks.iter().map(|disk| &disk.hooks));
+        all.extend(self.groups.iter().map(|group| &group.hooks));
+        all.extend(self.arrays.iter().map(|array| &array.hooks));
+        all.extend(self.nodevs.iter().map(|nodev| &nodev.hooks));
+        for pool in &self.zpools {
+            all.push(&pool.hooks);
+            all.extend(pool.datasets.iter().map(Dataset::hooks));
+        }
+        all.extend(self.contents().into_iter().map(|(_, content)| content.hooks()));
+        all.into_iter().flat_map(|hooks| kinds.iter().filter_map(|kind| hooks.hook(*kind))).collect()
+    }
+
+    /// The device that an open container is on.
+    pub fn below(&self, container: &str) -> Option<DeviceRef> {
+        self.devices_with(|content| matches!(content, Content::Luks(l) if l.name == container))
             .into_iter()
-            .filter(|(_, content)| matches!(content, Content::Zfs(member) if member.pool == pool))
-            .map(|(device, _)| device)
-            .collect()
+            .next()
     }
 
     /// What is mounted in the installed system, outermost first and by name at the same depth.
     pub fn mounts(&self) -> Vec<Mount<'_>> {
-        let mut mounts = Vec::new();
-        for (device, content) in self.contents() {
-            if let Content::Filesystem(filesystem) = content
-                && let Some(target) = &filesystem.mountpoint
-            {
-                mounts.push(Mount { target, what: Mounted::Filesystem { device, filesystem } });
-            }
-        }
-        for pool in &self.zpools {
-            for dataset in &pool.datasets {
-                if let Dataset::Fs(fs) = dataset
-                    && let Some(target) = &fs.mountpoint
-                {
-                    let name = format!("{}/{}", pool.name, fs.name);
-                    mounts.push(Mount { target, what: Mounted::Dataset { name, fs } });
-                }
-            }
-        }
-        mounts.sort_by_key(|mount| {
-            mount.target.split('/').filter(|p| !p.is_empty()).collect::<Vec<_>>()
-        });
-        mounts
+        mounts::mounts(self)
     }
 }
 
-/// Something that is mounted in the installed system.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mount<'a> {
-    /// Where.
-    pub target: &'a str,
-    /// What.
-    pub what: Mounted<'a>,
-}
-
-/// What is mounted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Mounted<'a> {
-    /// A file system on a device.
-    Filesystem {
-        /// The device.
-        device: DeviceRef,
-        /// The file system.
-        filesystem: &'a Filesystem,
-    },
-    /// A dataset.
-    Dataset {
-        /// Its full name.
-        name: String,
-        /// The dataset.
-        fs: &'a ZfsFs,
-    },
+/// All parts of one kind, sorted by their names.
+fn read_all<T>(
+    object: &mut Object<'_>,
+    kind: &'static str,
+    read: impl Fn(&str, Object<'_>) -> Result<T, LayoutError>,
+) -> Result<Vec<T>, LayoutError> {
+    object.named_children(kind)?.into_iter().map(|(name, part)| read(&name, part)).collect()
 }
 
 fn descend<'a>(
     device: DeviceRef,
     content: Option<&'a Content>,
-    found: &mut Vec<(DeviceRef, &'a Content)>,
+    mut hooks: Vec<&'a Hooks>,
+    found: &mut Vec<Placed<'a>>,
 ) {
     let Some(content) = content else { return };
-    found.push((device, content));
-    if let Content::Luks(luks) = content {
-        descend(DeviceRef::Mapper { name: luks.name.clone() }, luks.content.as_ref(), found);
+    hooks.push(content.hooks());
+    found.push(Placed { device: device.clone(), content, hooks: hooks.clone() });
+    match content {
+        Content::Luks(luks) => {
+            let inner = DeviceRef::Mapper { name: luks.name.clone() };
+            descend(inner, luks.content.as_ref(), hooks, found);
+        }
+        Content::Gpt(gpt) => {
+            for (number, partition) in (1..).zip(&gpt.partitions) {
+                let inner = device.partition(number);
+                descend(inner, partition.content.as_ref(), hooks.clone(), found);
+            }
+        }
+        Content::Table(table) => {
+            for partition in &table.partitions {
+                let inner = device.partition(partition.number);
+                descend(inner, partition.content.as_ref(), hooks.clone(), found);
+            }
+        }
+        _ => {}
     }
 }
 

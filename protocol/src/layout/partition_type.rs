@@ -49,6 +49,11 @@ pub fn guid(code: &str) -> Option<String> {
     CODES.iter().find(|(code, _)| *code == upper).map(|(_, guid)| (*guid).to_owned())
 }
 
+/// The short code of a GUID in upper case.
+pub fn code(guid: &str) -> Option<&'static str> {
+    CODES.iter().find(|(_, known)| *known == guid).map(|(code, _)| *code)
+}
+
 /// Whether `text` is a GUID in its usual form, any case.
 pub fn is_guid(text: &str) -> bool {
     let groups: Vec<&str> = text.split('-').collect();

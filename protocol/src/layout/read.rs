@@ -6,12 +6,14 @@
 
 use super::error::{LayoutError, closest};
 use super::path;
+use crate::plan::HookValue;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
 /// An object of the document and its place.
 pub(super) struct Object<'a> {
     path: String,
+    all: &'a Map<String, Value>,
     fields: BTreeMap<&'a str, &'a Value>,
     known: Vec<&'static str>,
 }
@@ -27,12 +29,38 @@ impl<'a> Object<'a> {
             .filter(|(name, _)| !name.starts_with('_'))
             .map(|(name, value)| (name.as_str(), value))
             .collect();
-        Ok(Object { path, fields, known: Vec::new() })
+        Ok(Object { path, all: map, fields, known: Vec::new() })
     }
 
     /// Where it is.
     pub(super) fn path(&self) -> &str {
         &self.path
+    }
+
+    /// Whether it has the attribute, be it `null`, taken or not.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.all.contains_key(name)
+    }
+
+    /// A string attribute, not taken.
+    pub(super) fn peek_string(&self, name: &str) -> Option<&'a str> {
+        self.fields.get(name).and_then(|value| value.as_str())
+    }
+
+    /// The shell variables that hooks of this object get: its attributes, taken or not. Source:
+    /// disko, `defineHookVariables`, and nixpkgs, `lib.toShellVar`.
+    pub(super) fn hook_variables(&self) -> BTreeMap<String, HookValue> {
+        const LEFT_OUT: [&str; 7] =
+            ["content", "datasets", "lvs", "mode", "partitions", "subvolumes", "swap"];
+        self.all
+            .iter()
+            .filter(|(name, _)| {
+                !name.starts_with('_')
+                    && !name.ends_with("Hook")
+                    && !LEFT_OUT.contains(&name.as_str())
+            })
+            .filter_map(|(name, value)| Some((name.replace('-', "_"), shell_value(value)?)))
+            .collect()
     }
 
     /// Where its attribute `name` is.
@@ -153,6 +181,23 @@ impl<'a> Object<'a> {
         self.fields.is_empty()
     }
 
+    /// A list of sets; absent means empty, a set alone is a list of it.
+    pub(super) fn child_list(
+        &mut self,
+        name: &'static str,
+    ) -> Result<Vec<Object<'a>>, LayoutError> {
+        let path = self.path_of(name);
+        match self.take(name) {
+            None => Ok(Vec::new()),
+            Some(Value::Array(values)) => values
+                .iter()
+                .enumerate()
+                .map(|(index, value)| Object::new(path::element(&path, index), value))
+                .collect(),
+            Some(value) => Ok(vec![Object::new(path, value)?]),
+        }
+    }
+
     /// Refuses what nobody asked for.
     pub(super) fn finish(self) -> Result<(), LayoutError> {
         match self.fields.keys().next() {
@@ -163,6 +208,31 @@ impl<'a> Object<'a> {
                 path: if self.path.is_empty() { "disko.devices".into() } else { self.path },
             }),
         }
+    }
+}
+
+/// A value as a shell variable has it; `None` for what nests deeper.
+fn shell_value(value: &Value) -> Option<HookValue> {
+    Some(match value {
+        Value::Array(values) => {
+            HookValue::List(values.iter().map(shell_scalar).collect::<Option<_>>()?)
+        }
+        Value::Object(values) => {
+            let pair = |(name, value): (&String, &Value)| Some((name.clone(), shell_scalar(value)?));
+            HookValue::Set(values.iter().map(pair).collect::<Option<_>>()?)
+        }
+        scalar => HookValue::String(shell_scalar(scalar)?),
+    })
+}
+
+/// As Nix' `toString`.
+fn shell_scalar(value: &Value) -> Option<String> {
+    match value {
+        Value::Null | Value::Bool(false) => Some(String::new()),
+        Value::Bool(true) => Some("1".to_owned()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::String(text) => Some(text.clone()),
+        Value::Array(_) | Value::Object(_) => None,
     }
 }
 

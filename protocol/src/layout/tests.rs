@@ -35,8 +35,7 @@ fn keystones_layouts_are_read() {
         ("root", "/dev/disk/by-id/virtio-target")
     );
     let partitions: Vec<_> = disk
-        .table
-        .partitions
+        .partitions()
         .iter()
         .map(|p| (p.name.as_str(), p.label.as_str(), p.start.to_string(), p.end.to_string()))
         .collect();
@@ -48,7 +47,7 @@ fn keystones_layouts_are_read() {
             ("encryptedSwap", "disk-root-encryptedSwap", "0".into(), "-0".into()),
         ]
     );
-    assert_eq!(disk.table.partitions[0].type_guid, partition_type::ESP);
+    assert_eq!(disk.partitions()[0].type_guid, partition_type::ESP);
     let pool = &layout.zpools[0];
     let names: Vec<_> = pool.datasets.iter().map(Dataset::name).collect();
     assert_eq!(
@@ -58,11 +57,11 @@ fn keystones_layouts_are_read() {
     let Dataset::Fs(crypt) = &pool.datasets[1] else { panic!("crypt is a file system") };
     assert_eq!(
         crypt.key,
-        Some(CredstoreKey {
+        Some(ZfsKey::Credstore(CredstoreKey {
             container: "credstore".into(),
             file: "zfs-sysroot.mount".into(),
             bytes: 32
-        })
+        }))
     );
     let Dataset::Fs(system) = &pool.datasets[2] else { panic!("it is a file system") };
     assert_eq!(system.properties().get("mountpoint").map(String::as_str), Some("/"));
@@ -73,6 +72,7 @@ fn keystones_layouts_are_read() {
     assert_eq!(
         devices,
         [
+            DeviceRef::Disk { disk: "root".into() },
             partition(1),
             partition(2),
             partition(3),
@@ -85,7 +85,7 @@ fn keystones_layouts_are_read() {
 #[test]
 fn a_mirror_has_its_members_in_order() {
     let layout = Layout::parse(OS_MIRROR).unwrap();
-    assert_eq!(layout.zpools[0].mode, PoolMode::Mirror);
+    assert_eq!(layout.zpools[0].mode, PoolMode::One(VdevMode::Mirror));
     let disks: Vec<_> = layout
         .members("rpool")
         .into_iter()
@@ -142,39 +142,45 @@ fn what_is_unknown_is_named_with_its_place() {
 #[test]
 fn what_disko_has_and_this_version_has_not_is_named() {
     let esp = "/disk/root/content/partitions/esp";
-    let volume = "/zpool/rpool/datasets/credstore";
+    let luks = "/zpool/rpool/datasets/credstore/content";
+    let swap = "/disk/root/content/partitions/encryptedSwap/content";
+    let list = |value: &str| serde_json::json!([value]);
     let refusals = [
-        refused(&with(&format!("{esp}/content/type"), "btrfs".into())),
-        refused(&with(&format!("{esp}/content/format"), "xfs".into())),
-        refused(&with(&format!("{esp}/content/postMountHook"), "touch /mnt/x".into())),
-        refused(&with(&format!("{esp}/hybrid"), serde_json::json!({}))),
-        refused(&with("/disk/root/content/type", "table".into())),
-        refused(&with(
-            "/disk/root/content/partitions/encryptedSwap/content/randomEncryption",
-            false.into(),
-        )),
-        refused(&with(
-            &format!("{volume}/content/extraFormatArgs"),
-            serde_json::json!(["--iter-time 1"]),
-        )),
-        refused(&with(
-            &format!("{volume}/content/settings"),
-            serde_json::json!({"allowDiscards": true}),
-        )),
-        refused(&with(
-            &format!("{volume}/content/additionalKeyFiles"),
-            serde_json::json!(["/tmp/k"]),
-        )),
-        refused(&with("/zpool/rpool/mountpoint", "/".into())),
+        refused(&with(&format!("{esp}/content/type"), "bcachefs".into())),
+        refused(&with(&format!("{esp}/content/type"), "gpt".into())),
+        refused(&with(&format!("{esp}/content/format"), "exfat".into())),
+        refused(&with(&format!("{esp}/content/extraArgs"), list("-F 16"))),
+        refused(&with(&format!("{esp}/content/extraArgs"), list("-n a:b"))),
+        refused(&with(&format!("{luks}/extraFormatArgs"), list("--itertime 1"))),
+        refused(&with(&format!("{luks}/extraFormatArgs"), list("--iter-time soon"))),
+        refused(&with(&format!("{luks}/extraFormatArgs"), list("--label $(hostname)"))),
+        refused(&with(&format!("{luks}/extraOpenArgs"), list("--readonly"))),
+        refused(&with(&format!("{luks}/settings"), serde_json::json!({"allowDiscard": true}))),
+        refused(&with(&format!("{luks}/settings"), serde_json::json!({"header": "/dev/x"}))),
+        refused(&with(&format!("{swap}/extraArgs"), list("--pagesize 16384"))),
+        refused(&with(&format!("{swap}/priority"), 40000.into())),
+        refused(&with(&format!("{swap}/discardPolicy"), "page".into())),
         refused(&with("/zpool/rpool/mode", serde_json::json!({"topology": {}}))),
-        refused(&with("/zpool/rpool/postCreateHook", "zfs snapshot rpool@blank".into())),
-        refused(&with("/zpool/rpool/datasets/crypt/preCreateHook", "reboot".into())),
-        refused(&with("/zpool/rpool/datasets/crypt/preCreateHook", "".into())),
-        refused(&edit(|d| {
-            d["zpool"]["rpool"]["datasets"]["crypt"]["preCreateHook"] = "".into();
-            d["zpool"]["rpool"]["datasets"]["crypt"]["postCreateHook"] = "".into();
-        })),
+        refused(&with(
+            "/zpool/rpool/mode",
+            serde_json::json!({"topology": {"vdev": [{"members": ["a"], "mode": "mirror"}]}}),
+        )),
+        refused(&with(
+            "/zpool/rpool/mode",
+            serde_json::json!({"topology": {"vdev": [{"members": ["other"]}]}}),
+        )),
+        refused(&with(
+            "/zpool/rpool/mode",
+            serde_json::json!({"topology": {"vdev": [{"members": ["root"]}], "cash": ["root"]}}),
+        )),
+        refused(&with("/zpool/rpool/datasets/crypt/options/keylocation", "prompt".into())),
+        refused(&with("/zpool/rpool/datasets/credstore/extraArgs", list("-x"))),
         refused(&edit(|d| d["lvm_vg"]["pool"] = serde_json::json!({"type": "lvm_vg"}))),
+        refused(&edit(|d| d["mdadm"]["r"] = serde_json::json!({"type": "mdadm", "level": 3}))),
+        refused(&edit(|d| d["bcachefs_filesystems"]["x"] = serde_json::json!({}))),
+        refused(&edit(|d| {
+            d["nodev"]["/x"] = serde_json::json!({"fsType": "none", "device": "x", "mountOptions": ["bind"]});
+        })),
     ];
     insta::assert_snapshot!(refusals.join("\n"));
 }

@@ -1,8 +1,11 @@
 //! `zfs_fs`: a file system dataset.
 
-use super::credstore::{self, CredstoreKey};
+use super::credstore;
 use super::error::LayoutError;
-use super::{hooks, mount, read::Object};
+use super::hooks::{self, Hooks};
+use super::zfs_key::{self, ZfsKey};
+use super::{mount, read::Object};
+use crate::plan::HookKind;
 use std::collections::BTreeMap;
 
 /// A file system dataset.
@@ -10,7 +13,7 @@ use std::collections::BTreeMap;
 pub struct ZfsFs {
     /// Its place in the document.
     pub path: String,
-    /// Its name within the pool.
+    /// Its name within the pool; empty for the root dataset.
     pub name: String,
     /// Properties to set.
     pub options: BTreeMap<String, String>,
@@ -19,16 +22,29 @@ pub struct ZfsFs {
     /// Mount options, as given.
     pub mount_options: Vec<String>,
     /// Its key, if it is an encryption root.
-    pub key: Option<CredstoreKey>,
+    pub key: Option<ZfsKey>,
+    /// Snapshots that its hook makes, once, by their full names.
+    pub snapshots: Vec<String>,
+    /// Its hooks, those left out that are replaced natively.
+    pub hooks: Hooks,
 }
 
 impl ZfsFs {
     /// Reads a dataset whose `type` was read already.
     pub(super) fn read(attribute: &str, mut object: Object<'_>) -> Result<Self, LayoutError> {
-        hooks::refuse_except(&mut object, &["preCreateHook", "postCreateHook"])?;
         let name = object.string_opt("name")?.unwrap_or_else(|| attribute.to_owned());
         let options = object.properties("options")?;
-        let key = credstore::read(&mut object, &options)?;
+        let (key, snapshots, hooks) = match credstore::read(&mut object, &options)? {
+            Some(key) => {
+                let done = [HookKind::PreCreate, HookKind::PostCreate];
+                let hooks = Hooks::read_except(&mut object, &done)?;
+                (Some(ZfsKey::Credstore(key)), Vec::new(), hooks)
+            }
+            None => {
+                let (snapshots, hooks) = snapshots(&mut object)?;
+                (zfs_key::read(&object, "options", &options)?, snapshots, hooks)
+            }
+        };
         let fs = ZfsFs {
             path: object.path().to_owned(),
             name,
@@ -36,6 +52,8 @@ impl ZfsFs {
             mount_options: mount::options(&mut object)?,
             options,
             key,
+            snapshots,
+            hooks,
         };
         object.finish()?;
         Ok(fs)
@@ -48,5 +66,18 @@ impl ZfsFs {
             properties.entry("mountpoint".into()).or_insert_with(|| mountpoint.clone());
         }
         properties
+    }
+}
+
+/// The hooks of an object, `postCreateHook` read as snapshots if that is all it makes.
+pub(super) fn snapshots(object: &mut Object<'_>) -> Result<(Vec<String>, Hooks), LayoutError> {
+    let mut read = Hooks::read_except(object, &[HookKind::PostCreate])?;
+    let script = object.string_opt(HookKind::PostCreate.attribute())?.unwrap_or_default();
+    match hooks::snapshots(&script) {
+        Some(snapshots) => Ok((snapshots, read)),
+        None => {
+            read.add(object, HookKind::PostCreate, script);
+            Ok((Vec::new(), read))
+        }
     }
 }

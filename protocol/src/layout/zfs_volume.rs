@@ -1,8 +1,10 @@
 //! `zfs_volume`: a volume.
 
-use super::content::Content;
+use super::content::{Content, Place};
 use super::error::LayoutError;
-use super::{hooks, mount, read::Object};
+use super::hooks::Hooks;
+use super::zfs_key::{self, ZfsKey};
+use super::{mount, read::Object, shell_words, zfs_fs};
 use std::collections::BTreeMap;
 
 /// A volume.
@@ -14,71 +16,78 @@ pub struct ZfsVolume {
     pub name: String,
     /// Its size, in bytes.
     pub size: u64,
+    /// Whether it reserves no room.
+    pub sparse: bool,
     /// Properties to set.
     pub options: BTreeMap<String, String>,
+    /// Its key, if it is an encryption root.
+    pub key: Option<ZfsKey>,
     /// What is put onto it.
     pub content: Option<Content>,
+    /// Snapshots that its hook makes, once, by their full names.
+    pub snapshots: Vec<String>,
+    /// Its hooks, those left out that are replaced natively.
+    pub hooks: Hooks,
 }
 
 impl ZfsVolume {
     /// Reads a volume whose `type` was read already.
     pub(super) fn read(attribute: &str, mut object: Object<'_>) -> Result<Self, LayoutError> {
-        hooks::refuse(&mut object)?;
+        let (snapshots, hooks) = zfs_fs::snapshots(&mut object)?;
         let name = object.string_opt("name")?.unwrap_or_else(|| attribute.to_owned());
         let size = object.string("size")?;
-        let size = parse_size(&size).ok_or_else(|| {
+        let size = shell_words::size(&size).ok_or_else(|| {
             LayoutError::invalid(
                 object.path_of("size"),
                 format!("`{size}` is not a size like 100M"),
             )
         })?;
-        if !object.strings("extraArgs")?.is_empty() {
-            let path = object.path_of("extraArgs");
-            return Err(LayoutError::not_supported(path, "arguments of zfs create are"));
-        }
         mount::options(&mut object)?;
-        let options = object.properties("options")?;
-        if options.contains_key("encryption") {
-            let path = object.path_of("options");
-            return Err(LayoutError::not_supported(path, "an encrypted volume is"));
-        }
+        let mut options = object.properties("options")?;
+        let sparse = arguments(&mut object, &mut options)?;
         let volume = ZfsVolume {
             path: object.path().to_owned(),
             name,
             size,
+            sparse,
+            key: zfs_key::read(&object, "options", &options)?,
             options,
-            content: match object.child_opt("content")? {
-                Some(content) => Some(Content::read(content)?),
-                None => None,
-            },
+            content: Content::read_opt(&mut object, Place::Partition)?,
+            snapshots,
+            hooks,
         };
         object.finish()?;
         Ok(volume)
     }
 }
 
-/// A size as `zfs create -V` takes it: a whole number and a binary unit. Source: zfsprops(7).
-fn parse_size(text: &str) -> Option<u64> {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let unit = unit.to_ascii_uppercase();
-    let unit = unit.strip_suffix("IB").or(unit.strip_suffix('B')).unwrap_or(&unit);
-    let power = ["", "K", "M", "G", "T", "P", "E"].iter().position(|known| *known == unit)?;
-    let size = number.parse::<u64>().ok()?.checked_mul(1u64.checked_shl(10 * power as u32)?)?;
-    (size > 0).then_some(size)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes() {
-        assert_eq!(parse_size("100M"), Some(104_857_600));
-        assert_eq!(parse_size("1GiB"), Some(1 << 30));
-        assert_eq!(parse_size("4096"), Some(4096));
-        for wrong in ["", "M", "0", "1.5G", "1X", "99999999999P", "-1M"] {
-            assert_eq!(parse_size(wrong), None, "{wrong}");
-        }
+/// Reads `extraArgs`: `-s`, and properties by `-o` and `-b`. Source: zfs-create(8).
+fn arguments(
+    object: &mut Object<'_>,
+    options: &mut BTreeMap<String, String>,
+) -> Result<bool, LayoutError> {
+    let path = object.path_of("extraArgs");
+    let mut words = object.strings("extraArgs")?.into_iter();
+    let mut sparse = false;
+    while let Some(word) = words.next() {
+        let property = match word.as_str() {
+            "-s" => {
+                sparse = true;
+                continue;
+            }
+            // Nothing is mounted here, and parents are made as they are needed.
+            "-u" | "-p" => continue,
+            "-b" => words.next().map(|size| ("volblocksize".to_owned(), size)),
+            "-o" => words.next().and_then(|word| {
+                word.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()))
+            }),
+            _ => None,
+        };
+        let Some((name, value)) = property else {
+            let what = format!("the argument {word} of zfs create is");
+            return Err(LayoutError::not_supported(path, what));
+        };
+        options.insert(name, value);
     }
+    Ok(sparse)
 }

@@ -1,9 +1,11 @@
 //! `zpool`: a pool and its datasets.
 
 use super::error::{LayoutError, closest};
-use super::zfs_fs::ZfsFs;
+use super::hooks::Hooks;
+use super::topology::PoolMode;
+use super::zfs_fs::{self, ZfsFs};
 use super::zfs_volume::ZfsVolume;
-use super::{content, hooks, mount, read::Object};
+use super::{content, mount, read::Object, zfs_key};
 use std::collections::BTreeMap;
 
 /// A pool.
@@ -17,21 +19,14 @@ pub struct Zpool {
     pub mode: PoolMode,
     /// Pool properties (`-o`).
     pub options: BTreeMap<String, String>,
-    /// Properties of the root dataset (`-O`).
-    pub root_options: BTreeMap<String, String>,
+    /// Its root dataset, with the properties that it is made with (`-O`).
+    pub root: ZfsFs,
     /// Its datasets in the order in which disko makes them: by the attribute's name.
     pub datasets: Vec<Dataset>,
-}
-
-/// How the members of a pool are combined.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PoolMode {
-    /// Each member is a top-level vdev.
-    Stripe,
-    /// One mirror of all members.
-    Mirror,
-    /// One RAID-Z of all members, with this many parity devices, 1 to 3.
-    Raidz(u8),
+    /// Snapshots that its hook makes, once, by their full names.
+    pub snapshots: Vec<String>,
+    /// Its hooks, those left out that are replaced natively.
+    pub hooks: Hooks,
 }
 
 /// A dataset.
@@ -49,6 +44,14 @@ impl Dataset {
         match self {
             Dataset::Fs(fs) => &fs.name,
             Dataset::Volume(volume) => &volume.name,
+        }
+    }
+
+    /// Its hooks.
+    pub fn hooks(&self) -> &Hooks {
+        match self {
+            Dataset::Fs(fs) => &fs.hooks,
+            Dataset::Volume(volume) => &volume.hooks,
         }
     }
 
@@ -79,59 +82,37 @@ impl Dataset {
     }
 }
 
-impl PoolMode {
-    fn read(object: &mut Object<'_>) -> Result<Self, LayoutError> {
-        let path = object.path_of("mode");
-        match object.value_opt("mode") {
-            None => Ok(PoolMode::Stripe),
-            Some(serde_json::Value::String(mode)) => match mode.as_str() {
-                "" => Ok(PoolMode::Stripe),
-                "mirror" => Ok(PoolMode::Mirror),
-                "raidz" | "raidz1" => Ok(PoolMode::Raidz(1)),
-                "raidz2" => Ok(PoolMode::Raidz(2)),
-                "raidz3" => Ok(PoolMode::Raidz(3)),
-                other => Err(LayoutError::UnknownName {
-                    path,
-                    what: "mode",
-                    found: other.to_owned(),
-                    closest: closest(other, ["mirror", "raidz", "raidz1", "raidz2", "raidz3"]),
-                }),
-            },
-            Some(_) => Err(LayoutError::not_supported(path, "a topology is")),
-        }
-    }
-}
-
 impl Zpool {
     pub(super) fn read(attribute: &str, mut object: Object<'_>) -> Result<Self, LayoutError> {
         content::expect_type(&mut object, "zpool", &["zpool"])?;
-        hooks::refuse(&mut object)?;
+        let (snapshots, hooks) = zfs_fs::snapshots(&mut object)?;
         let name = object.string_opt("name")?.unwrap_or_else(|| attribute.to_owned());
         check_name(&object, &name)?;
         let mode = PoolMode::read(&mut object)?;
         let options = object.properties("options")?;
         let root_options = object.properties("rootFsOptions")?;
-        if mount::point(&mut object)?.is_some() {
-            return Err(LayoutError::not_supported(
-                object.path_of("mountpoint"),
-                "mounting a pool's root dataset is",
-            ));
-        }
-        mount::options(&mut object)?;
-        if root_options.contains_key("encryption") {
-            return Err(LayoutError::not_supported(
-                object.path_of("rootFsOptions"),
-                "an encrypted root dataset is",
-            ));
-        }
+        let root = ZfsFs {
+            path: object.path().to_owned(),
+            name: String::new(),
+            key: zfs_key::read(&object, "rootFsOptions", &root_options)?,
+            options: root_options,
+            mountpoint: mount::point(&mut object)?,
+            mount_options: mount::options(&mut object)?,
+            snapshots: Vec::new(),
+            hooks: Hooks::default(),
+        };
         let mut datasets = Vec::new();
         for (attribute, dataset) in object.named_children("datasets")? {
             datasets.push(Dataset::read(&attribute, dataset)?);
         }
-        let pool =
-            Zpool { path: object.path().to_owned(), name, mode, options, root_options, datasets };
+        let path = object.path().to_owned();
         object.finish()?;
-        Ok(pool)
+        Ok(Zpool { path, name, mode, options, root, datasets, snapshots, hooks })
+    }
+
+    /// The full name of a dataset of the pool.
+    pub fn full_name(&self, dataset: &str) -> String {
+        if dataset.is_empty() { self.name.clone() } else { format!("{}/{dataset}", self.name) }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The kinds of steps and their parameters.
 
 use super::{
-    ArrayPlan, ContainerUnlock, DatasetKey, DeviceRef, HookPlan, ImportPlan, KeyFile,
+    ArrayPlan, ContainerUnlock, DatasetKey, DeviceRef, HookPlan, ImportPlan, InnerTable, KeyFile,
     LogicalVolumePlan, LuksFormat, LuksOpen, MbrTable, MountPlan, PartitionTable, PoolPlan,
     SwapDiscard,
 };
@@ -28,6 +28,8 @@ pub enum Action {
     PartitionMbr(MbrTable),
     /// Checks that the partitions are as the plan says, and keeps them.
     FindPartitions(PartitionTable),
+    /// Writes a GPT onto something that has no size before it is made.
+    PartitionInner(InnerTable),
     /// Makes a FAT32 file system.
     MakeVfat {
         /// Where.
@@ -261,6 +263,14 @@ pub enum Action {
         esp: DeviceRef,
         /// Where the ESP is mounted in the system.
         mountpoint: String,
+    },
+    /// Copies everything on the ESP to another one, which gets a boot entry of its own, so that
+    /// the machine boots without the first one's disk.
+    CopyEsp {
+        /// Where the ESP is mounted in the system.
+        mountpoint: String,
+        /// The other one, with a FAT32 file system.
+        to: DeviceRef,
     },
     /// Writes the machine's copy of the report.
     WriteReport,

@@ -9,6 +9,7 @@ mod lvm;
 mod mount;
 mod pool;
 mod table;
+mod uses;
 
 pub use action::*;
 pub use device::*;

@@ -39,6 +39,40 @@ pub struct PlannedPartition {
     pub attributes: u64,
 }
 
+/// A GPT on something that has no size before it is made: a RAID or an open container. Where its
+/// partitions lie follows from that size by the rules of `keystone_planner::geometry`; nothing
+/// but the size is decided later.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InnerTable {
+    /// What it is on.
+    pub device: DeviceRef,
+    /// Partitions, in the order in which they are laid out.
+    pub partitions: Vec<InnerPartition>,
+}
+
+/// A partition of an [`InnerTable`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InnerPartition {
+    /// Number in the table.
+    pub number: u32,
+    /// The layout's name.
+    pub name: String,
+    /// Name in the table, at most 36 UTF-16 units.
+    pub label: String,
+    /// Type GUID, upper case.
+    pub type_guid: String,
+    /// Unique GUID if the layout gives one; else drawn at execution.
+    pub guid: Option<String>,
+    /// Where it begins, in sgdisk's notation.
+    pub start: String,
+    /// Where it ends, in sgdisk's notation.
+    pub end: String,
+    /// Alignment in sectors, instead of 1 MiB.
+    pub alignment: Option<u32>,
+    /// Attribute bits.
+    pub attributes: u64,
+}
+
 /// An MBR that shows some partitions of a GPT to firmware and systems that know no GPT, as
 /// `sgdisk --hybrid` writes it. Source: gptfdisk, `gptcl.cc`, `BuildMBR`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

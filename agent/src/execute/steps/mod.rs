@@ -78,6 +78,10 @@ pub enum StepError {
     #[error(transparent)]
     BootCheck(#[from] crate::bootloader::BootCheckError),
     #[error(transparent)]
+    EspCopy(#[from] crate::bootloader::copy::CopyError),
+    #[error("a partition of {0:?} does not fit into it: {1}")]
+    Inner(keystone_protocol::plan::DeviceRef, String),
+    #[error(transparent)]
     Seal(#[from] crate::seal::SealError),
     #[error(transparent)]
     Mbr(#[from] crate::mbr::MbrError),
@@ -147,6 +151,8 @@ pub(super) fn run(run: &mut Execution<'_>, step: &Step) -> StepResult {
         Action::LoadKey { dataset, device, file, bytes } => {
             existing::load_key(run, dataset, device, file, *bytes)
         }
+        Action::PartitionInner(table) => storage::partition_inner(run, table),
+        Action::CopyEsp { mountpoint, to } => system::copy_esp(run, &step.id, mountpoint, to),
         Action::PartitionMbr(table) => storage::partition_mbr(run, table),
         Action::MakeVfat { device, label } => storage::make_vfat(run, device, label.as_deref()),
         Action::MakeFilesystem { device, fstype, extra_args } => {

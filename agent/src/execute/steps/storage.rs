@@ -1,12 +1,16 @@
 //! Partition tables, file systems, swap, mounts.
 
+use super::StepError;
+use crate::block::Device;
 use crate::execute::machine::TARGET;
 use crate::execute::{Execution, StepResult};
 use crate::mount::swap::Discard;
 use crate::mount::{MountRequest, SwapOptions};
 use crate::{btrfs, filesystem, gpt, mbr, mount};
+use keystone_planner::geometry::{Wanted, allocate};
 use keystone_protocol::plan::{
-    DeviceRef, MbrTable, MountPlan, MountSource, PartitionTable, SwapDiscard,
+    DeviceRef, InnerTable, MbrTable, MountPlan, MountSource, PartitionTable, PlannedPartition,
+    SwapDiscard,
 };
 use std::path::Path;
 
@@ -15,6 +19,48 @@ pub(super) fn partition(run: &mut Execution<'_>, table: &PartitionTable) -> Step
     let node = run.machine.node(&table.device)?;
     let (ensured, ids) = gpt::ensure(run.machine.roots(), &node.name, table)?;
     run.machine.partitioned(table, ids, ensured);
+    Ok(ensured)
+}
+
+/// Writes a GPT onto something that has its size only now.
+pub(super) fn partition_inner(run: &mut Execution<'_>, table: &InnerTable) -> StepResult {
+    let node = run.machine.node(&table.device)?;
+    let device = Device::open_read(run.machine.roots(), &node.name)?;
+    let failed = |problem: String| StepError::Inner(table.device.clone(), problem);
+    let wanted = table
+        .partitions
+        .iter()
+        .map(|partition| {
+            Ok(Wanted {
+                start: partition.start.parse()?,
+                end: partition.end.parse()?,
+                alignment: partition.alignment,
+            })
+        })
+        .collect::<Result<Vec<Wanted>, String>>()
+        .map_err(failed)?;
+    let extents = allocate(device.size(), device.sector_size(), &wanted)
+        .map_err(|error| failed(error.to_string()))?;
+    drop(device);
+    let partitions = table.partitions.iter().zip(extents).map(|(partition, extent)| {
+        PlannedPartition {
+            number: partition.number,
+            name: partition.name.clone(),
+            label: partition.label.clone(),
+            type_guid: partition.type_guid.clone(),
+            guid: partition.guid.clone(),
+            first_lba: extent.first,
+            last_lba: extent.last,
+            attributes: partition.attributes,
+        }
+    });
+    let table = PartitionTable {
+        device: table.device.clone(),
+        keep: false,
+        partitions: partitions.collect(),
+        hybrid: None,
+    };
+    let (ensured, _) = gpt::ensure(run.machine.roots(), &node.name, &table)?;
     Ok(ensured)
 }
 

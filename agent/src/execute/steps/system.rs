@@ -6,7 +6,7 @@ use crate::execute::machine::TARGET;
 use crate::execute::{Execution, StepResult, Throttle};
 use crate::store::{Progress, Store};
 use crate::activation::Phase;
-use crate::bootloader::{BootNext, Installed, Variables};
+use crate::bootloader::{BootNext, Installed, Variables, copy};
 use crate::{activation, bootloader, mount};
 use keystone_protocol::event::{Event, EventKind, Unit};
 use keystone_protocol::plan::DeviceRef;
@@ -66,6 +66,32 @@ pub(super) fn install_bootloader(
         run.warn(step, warning);
     }
     Ok(Ensured::Created)
+}
+
+/// Copies the ESP to another one, and adds a boot entry for it after all others.
+pub(super) fn copy_esp(
+    run: &mut Execution<'_>,
+    step: &str,
+    mountpoint: &str,
+    to: &DeviceRef,
+) -> StepResult {
+    let node = run.machine.node(to)?;
+    let esp = Path::new(TARGET).join(mountpoint.trim_start_matches('/'));
+    let (mut ensured, loader) = copy::ensure(run.machine.roots(), &esp, &node)?;
+    let partition = run.machine.partition(to)?;
+    if let Some(variables) = variables(run)? {
+        match copy::ensure_entry(&variables, &partition, loader) {
+            Ok(entry) => ensured = ensured.and(entry),
+            Err(error) => {
+                let source = &error.source;
+                run.warn(
+                    step,
+                    format!("{error}: {source}; the firmware finds the copy by its fallback path"),
+                );
+            }
+        }
+    }
+    Ok(ensured)
 }
 
 /// Checks the ESP independently of what filled it, and boots from it next.

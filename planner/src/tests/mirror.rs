@@ -1,0 +1,74 @@
+//! `--mirror-esp`.
+
+use super::layouts::{assert_uses_what_is_there, machine_for};
+use super::*;
+use keystone_protocol::layout::partition_type;
+use keystone_protocol::plan::{Action, DeviceRef};
+
+const RAIDZ1: &str = include_str!("../../../tests/layouts/keystone-derived/os-zfs-raidz1.json");
+
+fn mirrored(layout: &str, sector_size: u32) -> Case {
+    machine_for(layout, 64 << 30, sector_size).with(|case| case.options.mirror_esp = true)
+}
+
+#[test]
+fn every_other_member_gets_an_esp_of_the_same_size_first() {
+    for (layout, others) in [(OS_MIRROR, &["disk1"][..]), (RAIDZ1, &["disk1", "disk2"])] {
+        for sector_size in [512, 4096] {
+            let plan = mirrored(layout, sector_size).plan();
+            assert_uses_what_is_there(layout, &plan.steps);
+            let mut bytes = Vec::new();
+            for step in &plan.steps {
+                let Action::Partition(table) = &step.action else { continue };
+                let esp = table.partitions.iter().find(|p| p.type_guid == partition_type::ESP);
+                let esp = esp.unwrap_or_else(|| panic!("{} has no ESP", step.id));
+                bytes.push((esp.last_lba - esp.first_lba + 1) * u64::from(sector_size));
+                let first = table.partitions.iter().min_by_key(|p| p.first_lba).unwrap();
+                assert_eq!(first, esp, "the ESP is the first on its disk");
+                assert_eq!(esp.first_lba * u64::from(sector_size), 1 << 20);
+            }
+            assert_eq!(bytes, vec![1 << 30; others.len() + 1]);
+            let copies: Vec<_> = plan
+                .steps
+                .iter()
+                .filter_map(|step| match &step.action {
+                    Action::CopyEsp { to, mountpoint } => Some((to.clone(), mountpoint.clone())),
+                    _ => None,
+                })
+                .collect();
+            let disks: Vec<_> = copies.iter().filter_map(|(to, _)| to.disk()).collect();
+            assert_eq!(disks, others);
+            assert!(copies.iter().all(|(_, mountpoint)| mountpoint == "/boot"));
+            let note = plan.notes.iter().find(|note| note.contains("differs from disko"));
+            assert!(note.is_some(), "{:?}", plan.notes);
+        }
+    }
+}
+
+/// The layout's own partitions keep their numbers, and the pool its members.
+#[test]
+fn the_layouts_partitions_keep_their_numbers() {
+    let members = |case: &Case| {
+        case.plan().steps.into_iter().find_map(|step| match step.action {
+            Action::CreatePool(pool) => Some(pool.members()),
+            _ => None,
+        })
+    };
+    let mirrored = mirrored(OS_MIRROR, 512);
+    let plain = mirrored.clone().with(|case| case.options.mirror_esp = false);
+    assert_eq!(members(&mirrored), members(&plain));
+    let copy = DeviceRef::Partition { disk: "disk1".into(), number: 3 };
+    let made = mirrored.plan().steps.into_iter().any(|step| match step.action {
+        Action::MakeVfat { device, .. } => device == copy,
+        _ => false,
+    });
+    assert!(made, "the copy is partition 3");
+}
+
+#[test]
+fn it_is_refused_where_there_is_nothing_to_mirror_to() {
+    for layout in [SINGLE, OS_EXT4] {
+        let refusal = mirrored(layout, 512).refusal();
+        assert!(refusal.message.contains("--mirror-esp"), "{refusal}");
+    }
+}

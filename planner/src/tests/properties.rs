@@ -1,0 +1,222 @@
+//! What holds for every plan, whatever the layout and the machine.
+
+use super::layouts::{assert_uses_what_is_there, machine_for};
+use super::*;
+use keystone_protocol::layout::Layout;
+use keystone_protocol::plan::{Action, PartitionTable, Plan};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+/// What a partition other than the ESP holds.
+#[derive(Debug, Clone, Copy)]
+enum Holds {
+    Nothing,
+    Ext4,
+    Xfs,
+    Btrfs,
+    Swap,
+    RandomSwap,
+    Luks,
+    Pool,
+    LuksPool,
+    Group,
+    Array,
+}
+
+const HOLDS: [Holds; 11] = [
+    Holds::Nothing,
+    Holds::Ext4,
+    Holds::Xfs,
+    Holds::Btrfs,
+    Holds::Swap,
+    Holds::RandomSwap,
+    Holds::Luks,
+    Holds::Pool,
+    Holds::LuksPool,
+    Holds::Group,
+    Holds::Array,
+];
+
+impl Holds {
+    fn content(self, name: &str) -> Value {
+        let device = format!("/dev/disk/by-partlabel/{name}");
+        let mountpoint = format!("/{name}");
+        match self {
+            Holds::Nothing => Value::Null,
+            Holds::Ext4 => json!({"type": "filesystem", "format": "ext4", "device": device,
+                "mountpoint": mountpoint}),
+            Holds::Xfs => json!({"type": "filesystem", "format": "xfs", "device": device,
+                "mountpoint": mountpoint}),
+            Holds::Btrfs => json!({"type": "btrfs", "device": device,
+                "subvolumes": {"a": {"mountpoint": mountpoint}, "b": {}}}),
+            Holds::Swap => json!({"type": "swap", "device": device}),
+            Holds::RandomSwap => {
+                json!({"type": "swap", "device": device, "randomEncryption": true})
+            }
+            Holds::Luks => json!({"type": "luks", "name": name,
+                "settings": {"keyFile": "/tmp/key"}, "content": Holds::Ext4.content(name)}),
+            Holds::Pool => json!({"type": "zfs", "pool": "tank", "device": device}),
+            Holds::LuksPool => json!({"type": "luks", "name": name,
+                "passwordFile": "/tmp/key", "content": Holds::Pool.content(name)}),
+            Holds::Group => json!({"type": "lvm_pv", "vg": "vg"}),
+            Holds::Array => json!({"type": "mdraid", "name": "md"}),
+        }
+    }
+}
+
+/// A partition: its size in MiB, alignment in sectors (0 for the usual), and what it holds.
+fn partition() -> impl Strategy<Value = (u64, u64, Holds)> {
+    (1..20_000u64, prop_oneof![4 => Just(0u64), 1 => 1..5000u64], prop::sample::select(&HOLDS[..]))
+}
+
+/// A layout of one to four disks; the last partition of a disk may take what is left.
+fn layout() -> impl Strategy<Value = String> {
+    let disk = (prop::collection::vec(partition(), 1..5), any::<bool>());
+    (prop::collection::vec(disk, 1..5), 64..2000u64).prop_map(|(disks, esp)| {
+        let mut document = json!({"disk": {}});
+        let (mut pool, mut group, mut array) = (0, 0, 0);
+        for (index, (partitions, rest)) in disks.iter().enumerate() {
+            let mut table = json!({});
+            let count = partitions.len();
+            for (number, (size, alignment, holds)) in partitions.iter().enumerate() {
+                let name = format!("d{index}-p{number}");
+                match holds {
+                    Holds::Pool | Holds::LuksPool => pool += 1,
+                    Holds::Group => group += 1,
+                    Holds::Array => array += 1,
+                    _ => {}
+                }
+                let last = *rest && number + 1 == count;
+                let size = if last { "100%".to_owned() } else { format!("{size}M") };
+                table[&name] = json!({"label": name, "size": size, "alignment": alignment,
+                    "device": format!("/dev/disk/by-partlabel/{name}"),
+                    "content": holds.content(&name)});
+            }
+            if index == 0 {
+                table["ESP"] = json!({"label": "ESP", "size": format!("{esp}M"), "type": "EF00",
+                    "priority": 1, "content": {"type": "filesystem", "format": "vfat",
+                    "device": "/dev/disk/by-partlabel/ESP", "mountpoint": "/boot"}});
+                table["root"] = json!({"label": "root", "size": "8G", "priority": 2,
+                    "content": {"type": "filesystem", "format": "ext4",
+                    "device": "/dev/disk/by-partlabel/root", "mountpoint": "/"}});
+            }
+            document["disk"][format!("d{index}")] = json!({
+                "device": format!("/dev/disk/by-id/d{index}"),
+                "content": {"type": "gpt", "partitions": table}});
+        }
+        if pool > 0 {
+            let mode = ["", "", "mirror", "raidz1", "raidz2"][pool.min(4)];
+            document["zpool"]["tank"] = json!({"mode": mode, "datasets": {
+                "fs": {"type": "zfs_fs", "mountpoint": "/fs"},
+                "vol": {"type": "zfs_volume", "size": "20M",
+                    "content": Holds::Ext4.content("vol")}}});
+        }
+        if group > 0 {
+            document["lvm_vg"]["vg"] = json!({"lvs": {
+                "a": {"size": "20M", "content": Holds::Luks.content("lv-a")},
+                "b": {"size": "100%", "content": Holds::Ext4.content("lv-b")}}});
+        }
+        if array > 0 {
+            document["mdadm"]["md"] = json!({"level": 1, "content": {"type": "gpt",
+                "partitions": {"x": {"label": "md-x", "size": "100%",
+                "content": Holds::Ext4.content("md-x")}}}});
+        }
+        document.to_string()
+    })
+}
+
+/// Partitions lie on the disk, between its tables, do not overlap, and begin where they should.
+fn assert_fits(table: &PartitionTable, layout: &Layout, bytes: u64, sector_size: u32) {
+    let sector = u64::from(sector_size);
+    let entries = (128u64 * 128).div_ceil(sector);
+    let (first, last) = (2 + entries, bytes / sector - 2 - entries);
+    let mut partitions: Vec<_> = table.partitions.iter().collect();
+    partitions.sort_by_key(|p| p.first_lba);
+    for pair in partitions.windows(2) {
+        assert!(pair[0].last_lba < pair[1].first_lba, "{pair:?} overlap");
+    }
+    for partition in partitions {
+        assert!(first <= partition.first_lba && partition.last_lba <= last, "{partition:?}");
+        assert!(partition.first_lba <= partition.last_lba, "{partition:?}");
+        let of_layout = layout.partitions().into_iter().find(|(device, _)| {
+            *device == table.device.partition(partition.number)
+        });
+        // What an alignment of the layout has moved changes sgdisk's own for what follows.
+        let usual = layout.partitions().iter().all(|(_, partition)| partition.alignment.is_none());
+        if usual {
+            assert_eq!(partition.first_lba * sector % (1 << 20), 0, "{partition:?}");
+        } else if let Some(align) = of_layout.and_then(|(_, partition)| partition.alignment) {
+            let aligned = partition.first_lba.is_multiple_of(u64::from(align));
+            assert!(aligned || partition.first_lba <= first + u64::from(align), "{partition:?}");
+        }
+    }
+}
+
+fn assert_good(case: &Case, plan: &Plan, bytes: u64, sector_size: u32) {
+    assert!(plan.is_consistent());
+    assert_uses_what_is_there(&case.layout, &plan.steps);
+    let layout = Layout::parse(&case.layout).unwrap();
+    let names: Vec<&String> = plan.basis.disks.keys().collect();
+    assert_eq!(names, layout.disks.iter().map(|disk| &disk.name).collect::<Vec<_>>());
+    for step in &plan.steps {
+        match &step.action {
+            Action::WipeDisk { disk, .. } => assert!(names.contains(&disk), "{}", step.id),
+            Action::Partition(table) => assert_fits(table, &layout, bytes, sector_size),
+            _ => {}
+        }
+        // Nothing is said of a disk that the layout does not name.
+        let json = serde_json::to_string(step).unwrap();
+        assert!(!json.contains("other") && !json.contains("sr0"), "{json}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+
+    #[test]
+    fn plans_touch_only_named_disks_and_partitions_fit(
+        layout in layout(),
+        gib in 12..200u64,
+        odd in 0..5000u64,
+        sector_size in prop::sample::select(vec![512u32, 4096]),
+        mirror_esp in any::<bool>(),
+    ) {
+        let parsed = Layout::parse(&layout);
+        // Too few members for a RAID or a mode; anything else would be a fault of this test.
+        if let Err(error) = &parsed {
+            prop_assert!(error.to_string().contains("needs at least"), "{error}");
+            return Ok(());
+        }
+        let bytes = (gib << 30) + odd * u64::from(sector_size);
+        let case = machine_for(&layout, bytes, sector_size)
+            .with(|case| case.options.mirror_esp = mirror_esp);
+        match case.result() {
+            Ok(plan) => {
+                assert_good(&case, &plan, bytes, sector_size);
+                // The same question has the same answer.
+                prop_assert_eq!(case.plan(), plan);
+            }
+            // A refusal names what does not fit.
+            Err(refusal) => {
+                let words = ["too small", "takes at least", "take", "--mirror-esp", "must hold"];
+                let known = words.iter().any(|word| refusal.message.contains(word));
+                prop_assert!(known, "{}", refusal);
+            }
+        }
+    }
+}
+
+/// The generator makes plans, not only refusals.
+#[test]
+fn the_generator_makes_plans() {
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
+    let mut runner = TestRunner::deterministic();
+    let planned = (0..100)
+        .filter(|_| {
+            let layout = layout().new_tree(&mut runner).unwrap().current();
+            Layout::parse(&layout).is_ok() && machine_for(&layout, 500 << 30, 512).result().is_ok()
+        })
+        .count();
+    assert!(planned >= 30, "{planned} of 100");
+}

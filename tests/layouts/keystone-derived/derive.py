@@ -1,0 +1,45 @@
+#!/usr/bin/env python3
+"""Makes the documents beside this file from ../keystone/os-zfs-mirror.json; see README.md."""
+
+import copy
+import json
+import pathlib
+
+HERE = pathlib.Path(__file__).parent
+MIRROR = json.loads((HERE / "../keystone/os-zfs-mirror.json").read_text())
+
+
+def renamed(value, old, new):
+    """`value` with `old` replaced in every string and attribute name."""
+    return json.loads(json.dumps(value).replace(old, new))
+
+
+def layout(mode, count, swap):
+    document = copy.deepcopy(MIRROR)
+    first, last = document["disk"]["disk0"], document["disk"]["disk1"]
+    zfs = first["content"]["partitions"]["zfs"]  # end = "-0"
+    disks = {"disk0": first}
+    for index in range(1, count):
+        # virtio-a, virtio-b, virtio-c, …
+        disk = renamed(last, "disk1", f"disk{index}")
+        disk = renamed(disk, "virtio-b", f"virtio-{chr(ord('a') + index)}")
+        if index < count - 1 or not swap:
+            disk["content"]["partitions"] = {"zfs": renamed(zfs, "disk0", f"disk{index}")}
+        disks[f"disk{index}"] = disk
+    document["disk"] = disks
+    document["zpool"]["rpool"]["mode"] = mode
+    return document
+
+
+for name, mode, count in [
+    ("stripe", "", 2),
+    ("mirror", "mirror", 2),
+    ("raidz1", "raidz1", 3),
+    ("raidz2", "raidz2", 4),
+    ("raidz3", "raidz3", 5),
+]:
+    for swap in (True, False):
+        if name == "mirror" and swap:
+            continue  # it is ../keystone/os-zfs-mirror.json itself
+        path = HERE / f"os-zfs-{name}{'' if swap else '-no-swap'}.json"
+        path.write_text(json.dumps(layout(mode, count, swap), indent=2, sort_keys=True) + "\n")
