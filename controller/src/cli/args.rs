@@ -163,6 +163,10 @@ pub struct SystemArgs {
     /// Agree that what is on the disks now is destroyed; blank disks don't need it
     #[arg(long)]
     pub erase: bool,
+    /// Put an ESP of the same size first on every other member of the root pool's mirror, and copy
+    /// the first one to it; a deviation from disko
+    #[arg(long)]
+    pub mirror_esp: bool,
     /// Tell disks that are wiped to forget everything (discard, TRIM), where they can
     #[arg(long)]
     pub discard: bool,

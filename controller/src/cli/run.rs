@@ -364,6 +364,7 @@ fn install_options(system: &SystemArgs, args: Option<&InstallArgs>) -> InstallOp
         tpm2_pcrs: system.tpm2_pcrs.clone().map(|pcrs| pcrs.0),
         tpm2_pin: system.tpm2_pin || system.tpm2_pin_file.is_some(),
         erase: system.erase,
+        mirror_esp: system.mirror_esp,
         discard: system.discard,
         disko_mode: system.disko_mode,
         disks: system.disks.iter().cloned().collect(),
