@@ -77,7 +77,7 @@ fn main() -> Result<()> {
     let cancel = Cancel::default();
     let mut supplies = Given { password: request.password.map(Secret::from) };
     let mut sink = Print;
-    let execution =
+    let mut execution =
         Execution::new(&plan, &manifest, machine, &mut supplies, &mut sink, &cancel, journal);
     match execution.run() {
         Ok(_) => Ok(()),
@@ -118,6 +118,18 @@ impl Supplies for Given {
             return Err(SupplyError(format!("{container}: {}", tried.join("; "))));
         }
         self.password.clone().ok_or_else(|| SupplyError(format!("no password for {container}")))
+    }
+
+    fn key_file(&self, _: &str) -> Option<&Secret> {
+        None
+    }
+
+    fn host_keys(&self) -> &[Secret] {
+        &[]
+    }
+
+    fn want_extra_files(&mut self) -> Result<(), SupplyError> {
+        Err(SupplyError("there are no extra files by hand".to_owned()))
     }
 
     /// Where a test finds it: in memory, for root alone.

@@ -17,6 +17,7 @@
 //! | [`tool`] | programs of the running system | see there |
 //! | [`mount`] | mounting and unmounting | mount table |
 //! | [`store`] | NARs into the store, the database, profiles | the target's `/nix` |
+//! | [`operator`] | the operator's files and owners | the target |
 //! | [`activation`] | the system's own programs, in a chroot | the target |
 //! | [`bootloader`] | checks what is on the ESP | reads, EFI variables |
 //! | [`seal`] | everything closed, and proven closed | all of the above |
@@ -39,6 +40,7 @@ pub mod lvm;
 pub mod mbr;
 pub mod md;
 pub mod mount;
+pub mod operator;
 pub use keystone_planner as plan;
 pub mod seal;
 pub mod session;

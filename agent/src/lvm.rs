@@ -60,7 +60,7 @@ pub enum LvmError {
 pub type Result<T, E = LvmError> = std::result::Result<T, E>;
 
 /// A volume group: its name, and the devices that it consists of.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Group {
     /// Its name.
     pub name: String,

@@ -2,6 +2,8 @@
 //!
 //! | module | job |
 //! |---|---|
+//! | [`additions`] | what the operator adds to it: files, owners, keys |
+//! | [`flake`] | a system and its layout from a flake, by the operator's own Nix |
 //! | [`closure`] | the system to install: from the local store, a binary cache or a bundle |
 //! | [`bundle`](mod@bundle) | a closure in one file |
 //! | [`nar`] | store paths as streams of blocks |
@@ -18,9 +20,11 @@
 //! | [`stop`] | asking to stop |
 //! | [`confirm`] | what will be done, as text, and what counts as agreement |
 //! | [`secrets`] | passwords, PINs and recovery keys |
+//! | [`support`] | a support bundle, without secrets |
 //! | [`ui`] | the command line's operator |
 //! | [`cli`] | the command line |
 
+pub mod additions;
 pub mod bundle;
 pub mod cli;
 pub mod closure;
@@ -28,6 +32,7 @@ pub mod confirm;
 pub mod conversation;
 pub mod copy;
 pub mod disks;
+pub mod flake;
 pub mod install;
 pub mod nar;
 pub mod operator;
@@ -36,6 +41,7 @@ pub mod report;
 pub mod secrets;
 pub mod ssh;
 pub mod stop;
+pub mod support;
 pub mod ui;
 pub mod upload;
 pub mod verify;

@@ -17,6 +17,20 @@ use thiserror::Error;
 /// Something to tell. None of it is secret.
 #[derive(Debug)]
 pub enum Notice<'a> {
+    /// Something that the operator should know of the options given, a sentence.
+    Remark(&'a str),
+    /// What `nix` does.
+    Nix {
+        /// A phrase.
+        doing: &'a str,
+    },
+    /// A line that `nix` or a builder printed.
+    NixLog {
+        /// The line, fit for a terminal.
+        line: &'a str,
+        /// Whether it is an error, a warning, or was asked for.
+        wanted: bool,
+    },
     /// The machine is being called.
     Connecting {
         /// `user@host[:port]`.

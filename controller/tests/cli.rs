@@ -245,3 +245,130 @@ fn completions_and_manual_pages() {
     assert_eq!(ended.status.code(), Some(64));
     assert!(String::from_utf8_lossy(&ended.stderr).contains("/nonexistent"));
 }
+
+/// Options of nixos-anywhere that can't be obeyed say what to do instead, before any machine is
+/// called.
+#[test]
+fn the_peers_options_are_obeyed_or_refused() {
+    let store = store();
+    let refused = |more: &[&str], words: &[&str]| {
+        let mut all = vec!["--agent", "/bin/cat"];
+        all.extend(more);
+        assert_refused(&install(&store, NOWHERE, &all), 64, words);
+    };
+    refused(&["--kexec", "x.tar.gz"], &["--kexec", "medium"]);
+    refused(&["--ssh-store-setting", "max-connections", "2"], &["max-connections"]);
+    refused(&["--phases", "disko,reboot"], &["add install"]);
+    refused(&["--phases", "disko", "--verify"], &["--verify", "reboot"]);
+    refused(&["--phases", "dsko"], &["dsko", "disko"]);
+    refused(&["--build-on", "remote"], &["--build-on remote", "builders"]);
+    refused(&["--chown", "home", "1"], &["absolute"]);
+    refused(&["--chown", "/nix/store/x", "1"], &["root's"]);
+    refused(&["--disk-encryption-keys", "/tmp/disk.key", "/dev/null"], &["/tmp/disk.key", "asks for"]);
+    refused(&["--extra-files", "/nonexistent"], &["--extra-files", "/nonexistent"]);
+    refused(&["--host-key-file", "/nonexistent"], &["--host-key-file", "/nonexistent"]);
+    refused(&["--generate-hardware-config", "lspci", "x"], &["nixos-facter"]);
+    refused(&["--extra-file", "x"], &["--extra-files"]);
+    refused(&["--bogus"], &["--bogus"]);
+
+    let root = store.root().display().to_string();
+    let script = ["--store-paths", "./disko-script", &logical(nix::SYSTEM)];
+    let mut args = vec!["install", NOWHERE, "--store", &root, "--agent", "/bin/cat"];
+    args.extend(script);
+    assert_refused(&keystone(&args), 64, &["./disko-script", "--layout"]);
+    args.extend(["--layout", LAYOUT, "-t", "--no-substitute-on-destination"]);
+    let said = keystone(&args);
+    assert_refused(&said, 68, &["./disko-script is not run", "--tty changes nothing", "fetches nothing"]);
+    assert_refused(&keystone(&["inventory"]), 64, &["which machine", "--target-host"]);
+}
+
+/// What is added is read and checked before the machine is called; a support bundle tells of the
+/// failure and keeps the key to itself.
+#[test]
+fn additions_and_a_support_bundle() {
+    let store = store();
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    std::fs::create_dir_all(dir.path().join("files/var")).unwrap();
+    std::fs::write(dir.path().join("files/var/secret"), "value").unwrap();
+    let made = Command::new(common::tool("ssh-keygen", "openssh-client"))
+        .args(["-q", "-t", "ed25519", "-N", "", "-f", &at("host")])
+        .status();
+    assert!(made.unwrap().success());
+    let layout = std::fs::read_to_string(LAYOUT).unwrap();
+    let mut layout: serde_json::Value = serde_json::from_str(&layout).unwrap();
+    let luks = &mut layout["zpool"]["rpool"]["datasets"]["credstore"]["content"];
+    assert_eq!(luks["type"], "luks", "{luks:#}");
+    luks["passwordFile"] = "/tmp/disk.key".into();
+    std::fs::write(at("layout.json"), layout.to_string()).unwrap();
+    std::fs::write(at("disk.key"), "correct horse battery staple\n").unwrap();
+    let (files, host, layout, key, bundle) =
+        (at("files"), at("host"), at("layout.json"), at("disk.key"), at("bundle.tar.zst"));
+    let args = [
+        "--agent", "/bin/cat", "--layout", &layout, "--extra-files", &files, "--host-key-file", &host,
+        "--chown", "/home/a user with spaces and a rather long name/.config", "1000:100",
+        "--disk-encryption-keys", "/tmp/disk.key", &key, "--support-bundle", &bundle,
+    ];
+    let said = install(&store, NOWHERE, &args);
+    assert_refused(&said, 68, &["can't reach", "support bundle: "]);
+    let file = std::fs::File::open(&bundle).unwrap();
+    let mut archive = tar::Archive::new(zstd::Decoder::new(file).unwrap());
+    let mut all = String::new();
+    for entry in archive.entries().unwrap() {
+        std::io::Read::read_to_string(&mut entry.unwrap(), &mut all).unwrap();
+    }
+    assert!(all.contains("can't reach 127.0.0.1") && all.contains("unreachable"), "{all}");
+    assert!(!all.contains("horse"), "{all}");
+
+    let other = install(&store, NOWHERE, &[
+        "--agent", "/bin/cat", "--layout", &layout, "--disk-encryption-keys", "/tmp/other", &key,
+    ]);
+    assert_refused(&other, 64, &["/tmp/other", "it asks for /tmp/disk.key"]);
+}
+
+/// Defaults come from a file, and the command line wins.
+#[test]
+fn a_file_has_defaults_for_hosts() {
+    let store = store();
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("keystone.toml").display().to_string();
+    let root = store.root().display().to_string();
+    let text = format!(
+        "[defaults]\nagent = '/bin/cat'\nstore = '{root}'\nlayout = '{LAYOUT}'\n\
+         [host.'127.0.0.1']\nport = 1\nstore-path = '{}'\n",
+        logical(nix::SYSTEM)
+    );
+    std::fs::write(&config, text).unwrap();
+    let said = keystone(&["install", "root@127.0.0.1", "--config", &config]);
+    assert_refused(&said, 68, &["can't reach 127.0.0.1 on port 1"]);
+    let said = keystone(&["install", "root@127.0.0.1", "--config", &config, "-p", "2"]);
+    assert_refused(&said, 68, &["on port 2"]);
+    std::fs::write(&config, "[defaults]\nlayuot = 'x'\n").unwrap();
+    let said = keystone(&["install", "root@127.0.0.1", "--config", &config]);
+    assert_refused(&said, 64, &["layuot", "layout, perhaps?"]);
+}
+
+/// A machine's own tool describes it: what it says, and nothing of what it says besides. One
+/// without the tool is refused, before anything else is done.
+#[test]
+fn hardware_described_by_the_machines_own_tool() {
+    let store = store();
+    let tool = r#"mount -t tmpfs none /run; mkdir -p /run/current-system/sw/bin
+        printf '#!/bin/sh\necho progress >&2\necho "{ }"\n' > /run/current-system/sw/bin/nixos-generate-config
+        chmod +x /run/current-system/sw/bin/nixos-generate-config"#;
+    let sshd = Sshd::in_namespace(tool);
+    let destination = sshd.destination().to_string();
+    let key = sshd.key().display().to_string();
+    let print = fingerprint(&sshd.host_key("ed25519"));
+    let file = sshd.dir.path().join("not there yet/hardware.nix").display().to_string();
+    let with = |tool: &str| {
+        let args = ["--agent", "/bin/cat", "--host-key", &print, "-i", &key,
+            "--generate-hardware-config", tool, &file];
+        install(&store, &destination, &args)
+    };
+    assert_refused(&with("nixos-facter"), 66, &["no nixos-facter", "--hardware-report"]);
+    assert!(!Path::new(&file).exists());
+    // `cat` is no agent, but the description is there by then.
+    assert_refused(&with("nixos-generate-config"), 71, &["can't understand the agent"]);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "{ }\n");
+}

@@ -5,7 +5,7 @@ use super::existing::Existing;
 use super::storage::{Needed, needed};
 use super::{Context, Remarks, words};
 use keystone_protocol::layout::{Content, Root};
-use keystone_protocol::options::ClosureFacts;
+use keystone_protocol::options::{Chown, ClosureFacts, HostKeys};
 use keystone_protocol::plan::{Action, DeviceRef, Step};
 
 /// The steps.
@@ -32,12 +32,32 @@ pub(super) fn steps(
         "make it the system profile",
         Action::SetProfile { toplevel: toplevel() },
     );
-    steps.push("host-key", "make the machine's SSH host key", Action::HostKey);
+    let options = context.options;
+    if let Some(files) = &options.extra_files {
+        let size = words::human(files.bytes);
+        let title = format!("put the operator's files into the system: {}, {size}", files.entries);
+        steps.push("extra-files", title, Action::PutFiles(files.clone()));
+    }
+    // Names are those of the system's own users, which its activation makes.
+    let owners = || options.chown.iter().zip(1..);
+    for (chown, number) in owners().filter(|(chown, _)| !chown.has_names()) {
+        steps.chown(number, chown);
+    }
+    let keys = options.host_keys.clone();
+    let title = match &keys {
+        HostKeys::Made => "make the machine's SSH host key",
+        HostKeys::Installer => "copy the installer's SSH host keys",
+        HostKeys::Given { .. } => "give the machine its SSH host keys",
+    };
+    steps.push("host-key", title, Action::HostKey { keys });
     steps.push(
         "bootloader",
         "activate the system and install its boot loader",
         Action::InstallBootloader { toplevel: toplevel() },
     );
+    for (chown, number) in owners().filter(|(chown, _)| chown.has_names()) {
+        steps.chown(number, chown);
+    }
     steps.push(
         "verify-bootloader",
         "check the boot loader",
@@ -109,6 +129,11 @@ struct Steps(Vec<Step>);
 impl Steps {
     fn push(&mut self, id: impl Into<String>, title: impl Into<String>, action: Action) {
         self.0.push(Step { id: id.into(), title: title.into(), action });
+    }
+
+    fn chown(&mut self, number: usize, chown: &Chown) {
+        let title = format!("give {} to {}", chown.path, chown.owner());
+        self.push(format!("chown:{number}"), title, Action::Chown(chown.clone()));
     }
 
     fn close(&mut self, names: Vec<String>) {

@@ -11,6 +11,7 @@
 //! | [`layout`] | the layout language: `disko.devices` as JSON |
 //! | [`disko_mode`] | what is done with the disks: disko's modes |
 //! | [`options`] | what the operator chose besides the layout |
+//! | [`phase`] | parts of an installation that can be asked for one by one |
 //! | [`plan`] | what will be done, step by step, and its hash |
 //! | [`event`] | what is being done: the one event stream |
 //! | [`manifest`] | the closure: store paths with hashes, sizes, references |
@@ -33,6 +34,7 @@ pub mod message;
 pub mod nar;
 pub mod options;
 pub mod password;
+pub mod phase;
 pub mod plan;
 pub mod report;
 pub mod secret;

@@ -18,6 +18,9 @@
 //!                               <-    WantPaths
 //! blocks…                       ->
 //!                               <-    Event…, Credit…, SendAgain
+//!                               <-    WantExtraFiles       (if there are any)
+//! blocks…                       ->
+//!                               <-    Event…, Credit…, SendAgain
 //!                               <-    Done | Failed
 //! Copy                          ->                          (instead of Plan and Execute)
 //!                               <-    Event…, WantPaths
@@ -35,11 +38,17 @@ use crate::frame::{ControlBytes, Frame, FrameError, encode_control};
 use crate::inventory::Inventory;
 use crate::manifest::Manifest;
 use crate::options::{ClosureFacts, InstallOptions};
+use crate::phase::Phases;
 use crate::plan::Plan;
 use crate::report::Report;
 use crate::secret::Secret;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use thiserror::Error;
+
+/// The index that stands in blocks of the operator's files where a path's index stands in those
+/// of the closure.
+pub const EXTRA_FILES: u32 = u32::MAX;
 
 /// A message to the agent. Its tag comes first and apart from its body: with the tag inside,
 /// serde would buffer the body, secrets included, where nothing wipes it.
@@ -93,6 +102,8 @@ pub struct PlanRequest {
     pub options: InstallOptions,
     /// What is to be installed; without it only the disks are dealt with.
     pub closure: Option<ClosureFacts>,
+    /// Which phases are to run. Not part of the plan: one that was begun is gone on with.
+    pub phases: Phases,
 }
 
 /// Confirms a plan and starts it.
@@ -108,6 +119,12 @@ pub struct ExecuteRequest {
     pub password: Option<Secret>,
     /// The PIN for containers opened by TPM and PIN.
     pub pin: Option<Secret>,
+    /// Key files that the layout names, by their path in it. Those that are not here are read
+    /// from the machine.
+    pub key_files: BTreeMap<String, Secret>,
+    /// SSH host keys given by the operator, in OpenSSH's format, in the order of the plan's
+    /// public halves.
+    pub host_keys: Vec<Secret>,
 }
 
 /// Asks for a closure in a store below a directory. Answered like an execution: events, with
@@ -201,6 +218,14 @@ pub enum ToController {
     SendAgain {
         /// Its number.
         number: u64,
+    },
+    /// The operator's files are wanted now: their archive, in blocks of the path
+    /// [`EXTRA_FILES`], which are numbered anew.
+    WantExtraFiles {
+        /// Bytes of block payloads that may be sent.
+        credit: u64,
+        /// The largest window of a zstd frame that goes on over blocks, as a power of two.
+        window_log: u32,
     },
     /// The copy is done: everything is on the disk and registered.
     Copied(Copied),

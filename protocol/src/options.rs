@@ -36,6 +36,15 @@ pub struct InstallOptions {
     /// RAID that the root is on, and copy what is on the layout's one: disko does not.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub mirror_esp: bool,
+    /// Files of the operator's that are put into the system, if there are any.
+    #[serde(default)]
+    pub extra_files: Option<ExtraFiles>,
+    /// Owners to set in the system, in this order.
+    #[serde(default)]
+    pub chown: Vec<Chown>,
+    /// Where the system's SSH host keys come from.
+    #[serde(default)]
+    pub host_keys: HostKeys,
     /// Do not reboot: stop after the seal.
     pub no_reboot: bool,
     /// What is done with the disks.
@@ -46,6 +55,78 @@ pub struct InstallOptions {
     pub discard: bool,
     /// Leave out the seal. For tests of the seal's necessity only; the plan says so loudly.
     pub skip_seal: bool,
+}
+
+/// A directory of the operator's whose contents are put into the system.
+///
+/// It travels as a tar archive with PAX records for extended attributes (POSIX.1-2001 pax; the
+/// records' names are star's, `SCHILY.xattr.NAME`). Owners and times are not in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExtraFiles {
+    /// Files, links and directories in it.
+    pub entries: u64,
+    /// The archive's length, in bytes.
+    pub bytes: u64,
+    /// The archive's Blake3, 64 hex digits.
+    pub blake3: String,
+}
+
+/// The owner that a path of the system gets, with all below it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chown {
+    /// The path, absolute in the installed system.
+    pub path: String,
+    /// Its user, if that is to be changed.
+    pub user: Option<Account>,
+    /// Its group, if that is to be changed.
+    pub group: Option<Account>,
+}
+
+/// A user or a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Account {
+    /// By number.
+    Id(u32),
+    /// By its name in the installed system, whose activation makes it.
+    Name(String),
+}
+
+impl Chown {
+    /// Whether the system's activation has to have made its users first.
+    pub fn has_names(&self) -> bool {
+        [&self.user, &self.group].into_iter().any(|a| matches!(a, Some(Account::Name(_))))
+    }
+
+    /// The owner as `chown(1)` writes it.
+    pub fn owner(&self) -> String {
+        let word = |account: &Option<Account>| match account {
+            None => String::new(),
+            Some(Account::Id(id)) => id.to_string(),
+            Some(Account::Name(name)) => name.clone(),
+        };
+        match &self.group {
+            None => word(&self.user),
+            group => format!("{}:{}", word(&self.user), word(group)),
+        }
+    }
+}
+
+/// Where the installed system's SSH host keys come from. It always has an Ed25519 key: one is
+/// made if none came.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(tag = "from", rename_all = "kebab-case")]
+pub enum HostKeys {
+    /// Made at the installation.
+    #[default]
+    Made,
+    /// The installer's, copied.
+    Installer,
+    /// The operator's.
+    Given {
+        /// Their public halves, `ssh-ed25519 AAAA…`, without comments.
+        public: Vec<String>,
+    },
 }
 
 /// What the controller read from the closure before it connected; the planner needs it.

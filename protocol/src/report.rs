@@ -40,6 +40,8 @@ pub struct Report {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EndsAt {
+    /// The target is made and mounted, and nothing is in it yet.
+    Mounted,
     /// Written before the seal: the machine's copy.
     BeforeSeal,
     /// Sealed and proven.

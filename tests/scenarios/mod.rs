@@ -10,6 +10,7 @@ mod luks_device;
 mod modes;
 mod os_zfs_single;
 mod password;
+mod phases;
 mod reference_system;
 mod refusals;
 mod run_again;
@@ -55,6 +56,12 @@ pub const ALL: &[Scenario] = &[
         gate: true,
         about: "stopped, killed and over an installed system: refused without consent, and works with it",
         run: run_again::run,
+    },
+    Scenario {
+        name: "phases",
+        gate: false,
+        about: "phase by phase, with files, owners and host keys of the operator's; a wrong order and another plan are refused",
+        run: phases::run,
     },
     Scenario {
         name: "unsealed",

@@ -25,6 +25,7 @@
 mod child;
 mod chroot;
 pub mod hostkey;
+pub mod openssh;
 mod parent;
 mod report;
 pub mod shell;

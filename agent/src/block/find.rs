@@ -10,7 +10,7 @@ use std::time::Duration;
 const APPEAR_BOUND: Duration = Duration::from_secs(60);
 
 /// A block device's node, checked: it stands for the device number that sysfs gives.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Node {
     /// Kernel name.
     pub name: String,

@@ -2,6 +2,7 @@
 
 use super::steps::StepError;
 use keystone_protocol::event::Failure;
+use keystone_protocol::phase::Phases;
 use keystone_protocol::plan::Plan;
 use std::error::Error;
 
@@ -23,11 +24,21 @@ pub fn causes(error: &dyn Error) -> Vec<String> {
 
 /// What the operator reads when a step failed with `error` and `left` is what is there now. Which
 /// step it was stands in the event.
-pub fn of_step(error: &StepError, left: Vec<String>, plan: &Plan) -> Failure {
+pub fn of_step(
+    error: &StepError,
+    left: Vec<String>,
+    plan: &Plan,
+    phases: Phases,
+) -> Failure {
     let disks: Vec<&str> =
         plan.basis.disks.values().map(|identity| identity.name.as_str()).collect();
+    let with = match phases.disko {
+        true => "`--erase`",
+        // What this phase goes on with was closed.
+        false => "`--phases disko,install --erase`",
+    };
     let again = format!(
-        "run the same command again, with `--erase`: it begins anew on {}",
+        "run the same command again, with {with}: it begins anew on {}",
         disks.join(" and ")
     );
     let next = if error.is_stop() { again } else { format!("mend the cause and {again}") };

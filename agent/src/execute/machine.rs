@@ -18,6 +18,7 @@ use keystone_protocol::report::{
     ContainerReport, DiskReport, EndsAt, PoolReport, REPORT_VERSION, Report, StepReport,
 };
 use keystone_protocol::secret::Secret;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -97,6 +98,33 @@ pub struct Machine {
     started_at: u64,
 }
 
+/// What is known of a machine, for the next agent. No key is in it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MachineState {
+    tables: BTreeMap<String, TableState>,
+    containers: BTreeMap<String, ContainerState>,
+    arrays: BTreeMap<String, Array>,
+    groups: BTreeMap<String, Group>,
+    left_out: BTreeSet<String>,
+    pools: BTreeMap<String, PoolReport>,
+    ssh_host_key: Option<String>,
+    opened: Opened,
+    started_at: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct TableState {
+    guids: TableIds,
+    partitions: Vec<PlannedPartition>,
+    made: bool,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct ContainerState {
+    uuid: String,
+    keyslots: BTreeMap<u32, String>,
+}
+
 struct Disk {
     kernel_name: String,
     /// The kernel's number of this very attachment: another disk under the same name has another.
@@ -159,6 +187,54 @@ impl Machine {
             opened: Opened::default(),
             zfs: None,
             started_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs()),
+        }
+    }
+
+    /// Goes on where another agent stopped.
+    pub fn restore(&mut self, state: &MachineState) {
+        for (name, table) in &state.tables {
+            if let Some(disk) = self.disks.get_mut(name) {
+                disk.guids = Some(table.guids.clone());
+                disk.partitions = table.partitions.clone();
+                disk.made = table.made;
+            }
+        }
+        for (name, ContainerState { uuid, keyslots }) in &state.containers {
+            let (uuid, keyslots) = (uuid.clone(), keyslots.clone());
+            // All its slots are made: it has no key here, and none will be derived.
+            let container = Container { uuid, bootstrap: None, keyslots, kdf: Kdf::Argon2id };
+            self.containers.insert(name.clone(), container);
+        }
+        self.arrays = state.arrays.clone();
+        self.groups = state.groups.clone();
+        self.left_out = state.left_out.clone();
+        self.pools = state.pools.clone();
+        self.ssh_host_key = state.ssh_host_key.clone();
+        self.opened = state.opened.clone();
+        self.started_at = state.started_at;
+    }
+
+    /// What another agent needs to go on.
+    pub fn state(&self) -> MachineState {
+        let tables = self.disks.iter().filter_map(|(name, disk)| {
+            let guids = disk.guids.clone()?;
+            let table = TableState { guids, partitions: disk.partitions.clone(), made: disk.made };
+            Some((name.clone(), table))
+        });
+        let containers = self.containers.iter().map(|(name, container)| {
+            let Container { uuid, keyslots, .. } = container;
+            (name.clone(), ContainerState { uuid: uuid.clone(), keyslots: keyslots.clone() })
+        });
+        MachineState {
+            tables: tables.collect(),
+            containers: containers.collect(),
+            arrays: self.arrays.clone(),
+            groups: self.groups.clone(),
+            left_out: self.left_out.clone(),
+            pools: self.pools.clone(),
+            ssh_host_key: self.ssh_host_key.clone(),
+            opened: self.opened.clone(),
+            started_at: self.started_at,
         }
     }
 

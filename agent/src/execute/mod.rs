@@ -8,6 +8,7 @@
 //! | module | job |
 //! |---|---|
 //! | [`supplies`] | what an execution needs from outside |
+//! | [`begun`] | an installation done phase by phase: what one agent leaves for the next |
 //! | [`cancel`] | stopping between two writes |
 //! | [`journal`] | start and end of each step, on stable storage |
 //! | [`machine`] | what the plan's names are on this machine: nodes, GUIDs, keys in memory |
@@ -17,6 +18,7 @@
 //! To add a step: a variant of `Action` in the protocol, a function in [`steps`], and the place
 //! in the planner where it is put in order.
 
+pub mod begun;
 pub mod cancel;
 pub mod failure;
 pub mod journal;
@@ -25,11 +27,13 @@ pub mod steps;
 pub mod supplies;
 
 use crate::ensure::Ensured;
+use begun::Begun;
 use cancel::Cancel;
 use journal::Journal;
 use keystone_protocol::event::{Event, EventKind, Failure, Outcome, StepSummary};
 use keystone_protocol::manifest::Manifest;
-use keystone_protocol::plan::{Plan, Step};
+use keystone_protocol::phase::Phases;
+use keystone_protocol::plan::{Action, Plan, Step};
 use keystone_protocol::report::{EndsAt, Report, StepReport};
 use machine::Machine;
 use std::time::{Duration, Instant};
@@ -50,6 +54,7 @@ pub struct Execution<'a> {
     began: Instant,
     steps: Vec<StepReport>,
     warnings: Vec<String>,
+    phases: Phases,
 }
 
 impl<'a> Execution<'a> {
@@ -74,29 +79,64 @@ impl<'a> Execution<'a> {
             began: Instant::now(),
             steps: Vec::new(),
             warnings: plan.warnings.clone(),
+            phases: Phases::ALL,
         }
+    }
+
+    /// Runs only these phases; with the first left out, going on with what was begun.
+    pub fn only(mut self, phases: Phases, begun: Option<&Begun>) -> Self {
+        self.phases = phases;
+        if let Some(begun) = begun {
+            self.machine.restore(&begun.machine);
+            self.steps = begun.report.steps.clone();
+            self.warnings = begun.report.warnings.clone();
+        }
+        self
+    }
+
+    /// What another agent needs to go on, after [`Execution::run`] gave `report`.
+    pub fn begun(&self, report: &Report) -> Begun {
+        Begun {
+            plan: self.plan.clone(),
+            done: self.phases.install,
+            machine: self.machine.state(),
+            report: report.clone(),
+        }
+    }
+
+    /// The steps to run. Going on begins with a look at what is mounted: a target that was
+    /// unmounted meanwhile is mounted again, or the step says why it can't be.
+    fn wanted(&self) -> Vec<&'a Step> {
+        let plan = self.plan;
+        let before = match self.phases.disko {
+            true => &[],
+            false => &plan.steps[..plan.mounted_at()],
+        };
+        let mounts = before.iter().filter(|step| matches!(step.action, Action::Mount(_)));
+        mounts.chain(&plan.steps[self.phases.steps(plan)]).collect()
     }
 
     /// Runs all steps in order. After a failure what was opened is closed again as far as it
     /// goes, and the failure says what is left.
-    pub fn run(mut self) -> Result<Report, Failure> {
-        let steps = self
-            .plan
-            .steps
+    pub fn run(&mut self) -> Result<Report, Failure> {
+        let wanted = self.wanted();
+        let steps = wanted
             .iter()
             .map(|step| StepSummary { id: step.id.clone(), title: step.title.clone() })
             .collect();
         self.emit(EventKind::Started { plan: self.plan.hash.clone(), steps });
-        let plan = self.plan;
-        for step in &plan.steps {
+        for step in wanted {
             if let Err(failure) = self.run_step(step) {
                 self.emit(EventKind::Failed { failure: failure.clone() });
                 return Err(failure);
             }
         }
         self.emit(EventKind::Finished);
-        let ends_at =
-            if plan.basis.options.skip_seal || !plan.is_sealed() { EndsAt::BeforeSeal } else { EndsAt::Sealed };
+        let ends_at = match self.plan.basis.options.skip_seal || !self.plan.is_sealed() {
+            _ if !self.phases.install => EndsAt::Mounted,
+            true => EndsAt::BeforeSeal,
+            false => EndsAt::Sealed,
+        };
         Ok(self.report(ends_at))
     }
 
@@ -123,7 +163,7 @@ impl<'a> Execution<'a> {
             Err(error) => {
                 self.journal_best_effort(step, Err(&error));
                 let left = self.machine.close_after_failure(self.plan);
-                let failure = failure::of_step(&error, left, self.plan);
+                let failure = failure::of_step(&error, left, self.plan, self.phases);
                 self.emit(EventKind::StepFailed {
                     step: step.id.clone(),
                     failure: failure.clone(),

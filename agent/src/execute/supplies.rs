@@ -24,6 +24,16 @@ pub trait Supplies: crate::store::ClosureSource {
         Err(SupplyError(format!("nobody can be asked for a key of {container}")))
     }
 
+    /// A key file that the layout names, if the operator gave it.
+    fn key_file(&self, path: &str) -> Option<&Secret>;
+
+    /// The SSH host keys that the operator gave, in the plan's order.
+    fn host_keys(&self) -> &[Secret];
+
+    /// Asks for the operator's files: [`ClosureSource::next_block`](crate::store::ClosureSource)
+    /// hands their archive out from then on, to its last block.
+    fn want_extra_files(&mut self) -> Result<(), SupplyError>;
+
     /// Hands a container's recovery key over and returns once it is kept somewhere safe.
     fn keep_recovery_key(&mut self, container: &str, key: &Secret) -> Result<(), SupplyError>;
 }

@@ -80,7 +80,7 @@ pub enum GptError {
 }
 
 /// The GUIDs of the table on a disk, lower case.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct TableIds {
     /// Disk GUID.
     pub disk_guid: String,

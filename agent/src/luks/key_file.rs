@@ -1,4 +1,4 @@
-//! Keys in files of the machine being installed.
+//! Keys in files, of the machine being installed or of the operator.
 
 use keystone_protocol::plan::KeyFile;
 use keystone_protocol::secret::Secret;
@@ -23,6 +23,20 @@ pub fn read(key: &KeyFile) -> io::Result<Secret> {
             io::copy(&mut (&mut file).take(key.offset), &mut io::sink())?;
         }
     }
+    part(file, key)
+}
+
+/// The same of a file whose contents are at hand.
+///
+/// # Errors
+/// As for [`read`].
+pub fn of(key: &KeyFile, contents: &Secret) -> io::Result<Secret> {
+    let skip = usize::try_from(key.offset).unwrap_or(usize::MAX).min(contents.len());
+    part(&contents.expose()[skip..], key)
+}
+
+/// The key in what begins at its offset.
+fn part(file: impl Read, key: &KeyFile) -> io::Result<Secret> {
     let wanted = key.size.unwrap_or(LONGEST + 1);
     if wanted > LONGEST + 1 || key.size.is_some_and(|size| size > LONGEST) {
         return Err(io::Error::other("a key has at most 8 MiB"));
@@ -58,7 +72,11 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "secretsecret\n\n").unwrap();
         let path = file.path().display().to_string();
-        read(&KeyFile { path, trim_newline, offset, size }).map(|key| key.expose().to_vec())
+        let key = KeyFile { path, trim_newline, offset, size };
+        let given = super::of(&key, &Secret::new(b"secretsecret\n\n".to_vec()));
+        let read = read(&key).map(|key| key.expose().to_vec());
+        assert_eq!(given.map(|key| key.expose().to_vec()).ok(), read.as_ref().ok().cloned());
+        read
     }
 
     #[test]

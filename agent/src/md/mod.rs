@@ -80,7 +80,7 @@ pub enum MdError {
 pub type Result<T, E = MdError> = std::result::Result<T, E>;
 
 /// An array.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Array {
     /// Its name, below `/dev/md`.
     pub name: String,

@@ -4,7 +4,7 @@ use crate::lvm::Group;
 use std::path::PathBuf;
 
 /// Something that was opened and has to be closed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Use {
     /// A LUKS container.
     Mapper {
@@ -38,7 +38,7 @@ pub enum Use {
 }
 
 /// All that a plan opened; it stays noted when it is closed, so that its end can be proven.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
 pub struct Opened {
     uses: Vec<Use>,
 }

@@ -1,6 +1,6 @@
 //! A closure into a store below a directory, without an installation.
 
-use super::remote::{Remote, RemoteSink};
+use super::remote::{Remote, RemoteSink, Secrets};
 use super::wire::{Wire, WireError};
 use crate::ensure::Ensured;
 use crate::execute::cancel::Cancel;
@@ -78,6 +78,6 @@ fn receive(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Received, ReceiveError> {
     let (store, _) = Store::prepare(Path::new(&request.root))?;
-    let mut remote = Remote::new(wire, None, None);
+    let mut remote = Remote::new(wire, Secrets::default());
     store.receive(&request.manifest, &mut remote, progress, cancel.flag())
 }

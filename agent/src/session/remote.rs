@@ -25,11 +25,23 @@ const RECOVERY_KEY_BOUND: Duration = Duration::from_secs(30 * 60);
 /// The longest time that the operator may take to type a key.
 const UNLOCK_KEY_BOUND: Duration = Duration::from_secs(10 * 60);
 
+/// The secrets that came with a confirmed execution.
+#[derive(Debug, Default)]
+pub struct Secrets {
+    /// The password for containers opened by one.
+    pub password: Option<Secret>,
+    /// The PIN for containers opened by TPM and PIN.
+    pub pin: Option<Secret>,
+    /// Key files by the path that the layout names.
+    pub key_files: BTreeMap<String, Secret>,
+    /// SSH host keys in the plan's order.
+    pub host_keys: Vec<Secret>,
+}
+
 /// What a confirmed execution brought with it, and the wire for the rest.
 pub struct Remote<'w> {
     wire: &'w RefCell<Wire>,
-    password: Option<Secret>,
-    pin: Option<Secret>,
+    secrets: Secrets,
     arrivals: Arrivals,
 }
 
@@ -88,12 +100,8 @@ impl Arrivals {
 
 impl<'w> Remote<'w> {
     /// Supplies for one execution.
-    pub fn new(
-        wire: &'w RefCell<Wire>,
-        password: Option<Secret>,
-        pin: Option<Secret>,
-    ) -> Self {
-        Remote { wire, password, pin, arrivals: Arrivals::default() }
+    pub fn new(wire: &'w RefCell<Wire>, secrets: Secrets) -> Self {
+        Remote { wire, secrets, arrivals: Arrivals::default() }
     }
 }
 
@@ -148,11 +156,27 @@ fn source_error(error: WireError) -> SourceError {
 
 impl Supplies for Remote<'_> {
     fn password(&self) -> Option<&Secret> {
-        self.password.as_ref()
+        self.secrets.password.as_ref()
     }
 
     fn pin(&self) -> Option<&Secret> {
-        self.pin.as_ref()
+        self.secrets.pin.as_ref()
+    }
+
+    fn key_file(&self, path: &str) -> Option<&Secret> {
+        self.secrets.key_files.get(path)
+    }
+
+    fn host_keys(&self) -> &[Secret] {
+        &self.secrets.host_keys
+    }
+
+    fn want_extra_files(&mut self) -> Result<(), SupplyError> {
+        self.arrivals = Arrivals::default();
+        let message =
+            ToController::WantExtraFiles { credit: CREDIT as u64, window_log: window_log() };
+        let sent = self.wire.borrow_mut().send(&message);
+        sent.map_err(|error| SupplyError(error.to_string()))
     }
 
     fn unlock_key(&mut self, container: &str, tried: &[String]) -> Result<Secret, SupplyError> {
@@ -274,7 +298,7 @@ mod tests {
                 }
                 again
             });
-            let mut remote = Remote::new(&wire, None, None);
+            let mut remote = Remote::new(&wire, Secrets::default());
             let wanted: Vec<Wanted> = (0..count).map(|path| Wanted { path, from: 0 }).collect();
             remote.want(&wanted).unwrap();
             let mut result = Ok(());

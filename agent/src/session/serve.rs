@@ -1,10 +1,12 @@
 //! One request after another.
 
 use super::copy;
-use super::remote::{Remote, RemoteSink};
+use super::remote::{Remote, RemoteSink, Secrets};
 use super::restart;
 use super::wire::{Incoming, Wire, WireError};
+use crate::activation::hostkey;
 use crate::execute::Execution;
+use crate::execute::begun::{BEGUN, Begun, nothing_begun};
 use crate::execute::cancel::Cancel;
 use crate::execute::failure::causes;
 use crate::execute::journal::{JOURNAL, Journal};
@@ -15,7 +17,9 @@ use keystone_protocol::inventory::Inventory;
 use keystone_protocol::message::{
     ExecuteRequest, PlanRequest, Refusal, RefusalKind, ToAgent, ToController,
 };
-use keystone_protocol::plan::{ContainerUnlock, Plan};
+use keystone_protocol::options::HostKeys;
+use keystone_protocol::phase::Phases;
+use keystone_protocol::plan::{Action, ContainerUnlock, KeyFile, Plan};
 use keystone_protocol::version::{self, End, PROTOCOL_VERSION};
 use std::cell::RefCell;
 use std::fs::File;
@@ -87,7 +91,7 @@ impl Session<'_> {
                 Err(error) => self.send(&ToController::Refused(unreadable(&error))),
             },
             ToAgent::Plan(request) => match inventory_and_plan(&request) {
-                Ok((_, plan)) => self.send(&ToController::Plan(Box::new(plan))),
+                Ok((_, plan, _)) => self.send(&ToController::Plan(Box::new(plan))),
                 Err(refusal) => self.send(&ToController::Refused(refusal)),
             },
             ToAgent::Execute(request) => self.execute(*request),
@@ -108,9 +112,19 @@ impl Session<'_> {
     }
 
     fn execute(&mut self, request: ExecuteRequest) -> Result<(), WireError> {
-        let ExecuteRequest { request, plan: confirmed, manifest, password, pin } = request;
+        let ExecuteRequest {
+            request,
+            plan: confirmed,
+            manifest,
+            password,
+            pin,
+            key_files,
+            host_keys,
+        } = request;
+        let secrets = Secrets { password, pin, key_files, host_keys };
+        let phases = request.phases;
         // The target is looked at again: what was confirmed must still be what is there.
-        let (inventory, plan) = match inventory_and_plan(&request) {
+        let (inventory, plan, begun) = match inventory_and_plan(&request) {
             Ok(found) => found,
             Err(refusal) => return self.send(&ToController::Refused(refusal)),
         };
@@ -147,8 +161,16 @@ impl Session<'_> {
                 None,
             ));
         }
-        if let Some(refusal) = missing_secret(&plan, password.is_some(), pin.is_some()) {
+        if let (false, Some(begun)) = (phases.any(), &begun) {
+            self.installed = true;
+            return self.send(&ToController::Done(Box::new(begun.report.clone())));
+        }
+        if let Some(refusal) = missing_secret(&plan, phases, &secrets) {
             return self.send(&ToController::Refused(refusal));
+        }
+        // From here on it is not as it was left; what it is will be said at the end.
+        if let Err(error) = Begun::forget(Path::new(BEGUN)) {
+            return self.send(&refused(RefusalKind::TargetUnfit, chain(&error), None));
         }
         let journal = match Journal::open(Path::new(JOURNAL), &plan.hash) {
             Ok(journal) => journal,
@@ -156,10 +178,10 @@ impl Session<'_> {
                 return self.send(&refused(RefusalKind::TargetUnfit, chain(&error), None));
             }
         };
-        let mut supplies = Remote::new(self.wire, password, pin);
+        let mut supplies = Remote::new(self.wire, secrets);
         let mut sink = RemoteSink(self.wire);
         let machine = Machine::new(&inventory, &plan);
-        let execution = Execution::new(
+        let mut execution = Execution::new(
             &plan,
             &manifest,
             machine,
@@ -167,10 +189,20 @@ impl Session<'_> {
             &mut sink,
             self.cancel,
             journal,
-        );
+        )
+        .only(phases, begun.as_ref());
         match execution.run() {
-            Ok(report) => {
-                self.installed = !plan.basis.toplevel.is_empty();
+            Ok(mut report) => {
+                let installs = !plan.basis.toplevel.is_empty();
+                self.installed = phases.install && installs;
+                if installs
+                    && let Err(error) = execution.begun(&report).write(Path::new(BEGUN))
+                {
+                    report.warnings.push(format!(
+                        "{}: a phase that is asked for later will not find what was done",
+                        chain(&error)
+                    ));
+                }
                 self.send(&ToController::Done(Box::new(report)))
             }
             Err(failure) => self.failed(failure),
@@ -199,31 +231,66 @@ impl Session<'_> {
     }
 }
 
-/// Why the containers could not all be enrolled, known before the first write.
-fn missing_secret(plan: &Plan, password: bool, pin: bool) -> Option<Refusal> {
-    let problem = plan.containers.iter().find_map(|container| {
+/// Why the machine could not get all its secrets, known before the first write.
+fn missing_secret(plan: &Plan, phases: Phases, secrets: &Secrets) -> Option<Refusal> {
+    let containers = plan.containers.iter().filter(|_| phases.disko).find_map(|container| {
         let name = &container.name;
         match &container.unlock {
-            ContainerUnlock::Password if !password => {
-                Some(format!("{name} is opened by a password, and none was given"))
+            ContainerUnlock::Password if secrets.password.is_none() => {
+                Some((format!("{name} is opened by a password, and none was given"), None))
             }
-            ContainerUnlock::Tpm2 { pin: true, .. } if !pin => {
-                Some(format!("{name} is opened by TPM and PIN, and no PIN was given"))
+            ContainerUnlock::Tpm2 { pin: true, .. } if secrets.pin.is_none() => {
+                Some((format!("{name} is opened by TPM and PIN, and no PIN was given"), None))
             }
-            ContainerUnlock::KeyFile(file) => File::open(&file.path)
-                .err()
-                .map(|error| format!("{name} is opened by the key file {}: {error}", file.path)),
+            ContainerUnlock::KeyFile(file) => missing_file(name, file, secrets),
             ContainerUnlock::Password | ContainerUnlock::Tpm2 { .. } => None,
         }
     });
-    problem.map(|message| Refusal { kind: RefusalKind::TargetUnfit, message, hint: None })
+    let additional = || {
+        plan.steps.iter().filter(|_| phases.disko).find_map(|step| match &step.action {
+            Action::Enroll { name, additional, .. } => {
+                additional.iter().find_map(|file| missing_file(name, file, secrets))
+            }
+            _ => None,
+        })
+    };
+    let host_keys = || {
+        let keys = match &plan.basis.options.host_keys {
+            HostKeys::Installer => hostkey::of_installer(Path::new("/etc")).map(drop),
+            HostKeys::Given { public } => hostkey::given(&secrets.host_keys, public).map(drop),
+            HostKeys::Made => Ok(()),
+        };
+        keys.err().filter(|_| phases.install).map(|error| (chain(&error), None))
+    };
+    let (message, hint) = containers.or_else(additional).or_else(host_keys)?;
+    Some(Refusal { kind: RefusalKind::TargetUnfit, message, hint })
 }
 
-fn inventory_and_plan(request: &PlanRequest) -> Result<(Inventory, Plan), Refusal> {
+/// Why a container can't get a key file, and what to do.
+fn missing_file(name: &str, file: &KeyFile, secrets: &Secrets) -> Option<(String, Option<String>)> {
+    let path = &file.path;
+    if secrets.key_files.contains_key(path) {
+        return None;
+    }
+    let error = File::open(path).err()?;
+    let hint = format!("give it with --disk-encryption-keys {path} FILE");
+    Some((format!("{name} is opened by the key file {path}: {error}"), Some(hint)))
+}
+
+/// What the machine is, and the plan: a new one, or the one that was begun.
+fn inventory_and_plan(
+    request: &PlanRequest,
+) -> Result<(Inventory, Plan, Option<Begun>), Refusal> {
     let inventory = inventory::collect().map_err(|error| unreadable(&error))?;
-    let closure = request.closure.as_ref();
-    let plan = plan::plan_with(&inventory, &request.layout, &request.options, closure)?;
-    Ok((inventory, plan))
+    if request.phases.disko || request.closure.is_none() {
+        let closure = request.closure.as_ref();
+        let plan = plan::plan_with(&inventory, &request.layout, &request.options, closure)?;
+        return Ok((inventory, plan, None));
+    }
+    let begun = Begun::read(Path::new(BEGUN)).map_err(|error| unreadable(&error))?;
+    let begun = begun.ok_or_else(|| nothing_begun(request.phases))?;
+    begun.goes_on_with(request)?;
+    Ok((inventory, begun.plan.clone(), Some(begun)))
 }
 
 fn unreadable(error: &dyn std::error::Error) -> Refusal {

@@ -1,7 +1,7 @@
 //! Blocks' data, decompressed.
 
 use super::buffer::{Buffer, Pool};
-use super::receive::ReceiveError;
+use super::receive::{Block, ReceiveError};
 use keystone_protocol::frame::{BlockHeader, Encoding};
 use std::collections::VecDeque;
 use std::io;
@@ -93,6 +93,11 @@ impl Decoder {
         self.ready.pop_front()
     }
 
+    /// Whether a frame that goes on over blocks has not ended yet.
+    pub(super) fn in_frame(&self) -> bool {
+        self.stream.is_some()
+    }
+
     /// Takes the next block.
     pub(super) fn take(&mut self, header: BlockHeader, data: Buffer) -> Result<(), ReceiveError> {
         let raw_len = header.raw_len as usize;
@@ -129,6 +134,43 @@ impl Decoder {
             self.stream = None;
         }
         Ok(())
+    }
+}
+
+/// Blocks in, their bytes out, in order, for who needs no threads for it.
+pub struct Unpacked {
+    decoder: Decoder,
+    inflater: Inflater,
+}
+
+impl Default for Unpacked {
+    fn default() -> Self {
+        let pool = Pool::default();
+        Unpacked { decoder: Decoder::new(pool.clone()), inflater: Inflater::new(pool) }
+    }
+}
+
+impl Unpacked {
+    /// Takes the next block.
+    ///
+    /// # Errors
+    /// It does not go on with what came before, or can't be decompressed.
+    pub fn take(&mut self, block: Block) -> Result<(), ReceiveError> {
+        self.decoder.take(block.header, block.data)
+    }
+
+    /// The next bytes that are ready, and where they belong.
+    ///
+    /// # Errors
+    /// They can't be decompressed, or are not as many as were announced.
+    pub fn next(&mut self) -> io::Result<Option<(BlockHeader, Buffer)>> {
+        let Some((header, piece)) = self.decoder.next() else { return Ok(None) };
+        Ok(Some((header, piece.unpack(&mut self.inflater)?)))
+    }
+
+    /// Whether more blocks have to come to end what has begun.
+    pub fn in_frame(&self) -> bool {
+        self.decoder.in_frame()
     }
 }
 

@@ -32,7 +32,7 @@ pub mod profile;
 pub mod receive;
 
 pub use db::DbError;
-pub use decode::window_log;
+pub use decode::{Unpacked, window_log};
 pub use fs::FsError;
 pub use profile::ProfileError;
 pub use receive::{Block, ClosureSource, Progress, ReceiveError, Received, SourceError};

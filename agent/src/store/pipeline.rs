@@ -335,6 +335,10 @@ impl<'p> Feed<'_, 'p> {
                 false => Some((path, end, at.1)),
             };
         }
+        // The end of a frame may be in a block of its own, which nobody else would take.
+        while decoder.in_frame() {
+            self.block(&mut decoder)?;
+        }
         Ok(())
     }
 
@@ -344,11 +348,16 @@ impl<'p> Feed<'_, 'p> {
             if let Some(ready) = decoder.next() {
                 return Ok(ready);
             }
-            self.look()?;
-            let block = self.source.next_block().map_err(ReceiveError::Source)?;
-            self.look()?;
-            decoder.take(block.header, block.data)?;
+            self.block(decoder)?;
         }
+    }
+
+    /// Takes the next block.
+    fn block(&mut self, decoder: &mut Decoder) -> Result<(), ReceiveError> {
+        self.look()?;
+        let block = self.source.next_block().map_err(ReceiveError::Source)?;
+        self.look()?;
+        decoder.take(block.header, block.data)
     }
 
     /// Reports progress; an error if there is a reason to stop.

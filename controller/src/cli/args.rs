@@ -1,8 +1,26 @@
 //! Commands and options.
+//!
+//! | module | job |
+//! |---|---|
+//! | [`nix`] | how Nix builds a system |
+//! | [`additions`] | what the operator adds to it |
+//! | [`phases`] | which parts of an installation are run |
+//! | [`peer`] | options of nixos-anywhere that are taken otherwise, or refused |
+
+pub mod additions;
+pub mod nix;
+pub mod peer;
+pub mod phases;
 
 use super::bundle::BundleArgs;
 use super::disks::{DiskoArgs, RescueArgs};
 use super::origin::OriginArgs;
+use additions::AdditionArgs;
+use nix::NixArgs;
+use peer::PeerArgs;
+use phases::PhaseArgs;
+
+use crate::flake::Flake;
 use crate::install::Kind;
 use crate::secrets::SecretSource;
 use crate::ssh::{Address, Pin};
@@ -12,6 +30,9 @@ use keystone_protocol::options::Unlock;
 use std::fmt::Write;
 use std::path::PathBuf;
 
+/// How an option with two values that may be repeated collects them: one after the other.
+const PAIR: ArgAction = ArgAction::Append;
+
 const EXAMPLES: &str = "\
 Examples:
   Look at a machine that was booted from an installer ISO:
@@ -20,7 +41,10 @@ Examples:
   See what would be done; nothing is written:
     keystone plan root@10.0.0.5 --store-path ./result --layout layout.json
 
-  Install, asking for everything:
+  Install a configuration of a flake, asking for everything:
+    keystone install --flake .#nas root@10.0.0.5
+
+  Install a system that was built before:
     keystone install root@10.0.0.5 --store-path ./result --layout layout.json
 
   Install from a binary cache, or from one file that has everything:
@@ -33,10 +57,8 @@ Examples:
     keystone install root@10.0.0.5 --store-path ./result --layout layout.json \\
       --host-key SHA256:… --yes --plan-hash … --recovery-key-file nas.key --json
 
-The store path is config.system.build.toplevel; the layout is disko.devices as JSON:
-    nix build .#nixosConfigurations.nas.config.system.build.toplevel
-    nix eval --json --apply \"$(cat nix/layout.nix)\" \\
-      .#nixosConfigurations.nas.config.disko.devices > layout.json";
+The store path is config.system.build.toplevel; the layout is disko.devices as JSON, which
+nix/layout.nix extracts. With --flake both are built and evaluated.";
 
 /// Installs NixOS systems over SSH: encrypted, verified, sealed.
 #[derive(Debug, Parser)]
@@ -60,6 +82,8 @@ pub enum Command {
     #[command(after_long_help = after_help())]
     Inventory(Box<InventoryArgs>),
     /// Copy a closure into a Nix store below a directory of a machine; installs nothing
+    #[command(after_long_help = "Example:\n  keystone copy root@10.0.0.5 --store-path ./result \
+        --root /mnt")]
     Copy(Box<CopyArgs>),
     /// Put a closure into one file, for installations without a store or a network
     Bundle(Box<BundleArgs>),
@@ -70,8 +94,11 @@ pub enum Command {
     Rescue(Box<RescueArgs>),
     /// Check a machine that was installed, over SSH; changes nothing. Ends with 0 if all is well,
     /// 1 if a check failed, 2 if the machine could not be asked
+    #[command(after_long_help = "Examples:\n  keystone verify root@10.0.0.5\n  keystone verify \
+        root@10.0.0.5 --expect report.json --json")]
     Verify(Box<VerifyArgs>),
     /// Show the version
+    #[command(after_long_help = "Example:\n  keystone version")]
     Version,
     /// Print what makes a shell complete keystone's commands and options
     #[command(after_long_help = "Example:\n  keystone completions bash > /etc/bash_completion.d/keystone")]
@@ -93,9 +120,13 @@ pub struct LinkArgs {
     /// The machine: [USER@]HOST, an IPv6 address in brackets, or a Host of ~/.ssh/config; who is
     /// not root there needs sudo or doas
     #[arg(value_name = "root@HOST")]
-    pub destination: Address,
+    pub destination: Option<Address>,
+    /// The same as root@HOST
+    #[arg(long, value_name = "root@HOST", conflicts_with = "destination")]
+    pub target_host: Option<Address>,
     /// TCP port of its SSH server
-    #[arg(short, long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(short, long, visible_alias = "ssh-port", value_name = "PORT",
+          value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Option<u16>,
     /// Its host key: SHA256:… as ssh-keygen -l prints it, or the public key itself
     #[arg(long, value_name = "FINGERPRINT")]
@@ -127,6 +158,9 @@ pub struct LinkArgs {
     /// The agent to bring to the machine, instead of the one installed with keystone
     #[arg(long, value_name = "PATH", env = "KEYSTONE_AGENT", hide_env_values = true)]
     pub agent: Option<PathBuf>,
+    /// Read defaults of options for this host from this file instead of ./keystone.toml
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Write JSON to standard output: a line for each event (inventory: one document)
     #[arg(long)]
     pub json: bool,
@@ -141,9 +175,17 @@ pub struct SystemArgs {
     /// Where it comes from.
     #[command(flatten)]
     pub origin: OriginArgs,
-    /// The layout of its disks: disko.devices as JSON (- for standard input)
-    #[arg(long, value_name = "LAYOUT.json")]
-    pub layout: PathBuf,
+    /// The system: a configuration of a flake, which nix builds
+    #[arg(short, long, value_name = "URI#NAME", value_parser = nix::flake,
+          conflicts_with_all = ["store_path", "store_paths", "from"])]
+    pub flake: Option<Flake>,
+    /// The system, the second of the two; the first, disko's script, is not run: give --layout
+    #[arg(short = 's', long, num_args = 2, value_names = ["SCRIPT", "TOPLEVEL"],
+          conflicts_with = "store_path")]
+    pub store_paths: Vec<PathBuf>,
+    /// The layout of its disks: disko.devices as JSON (- for standard input); a flake has its own
+    #[arg(long, value_name = "LAYOUT.json", required_unless_present_any = ["flake", "store_paths"])]
+    pub layout: Option<PathBuf>,
     /// What opens encrypted containers at boot; auto takes the TPM if it can be trusted to
     #[arg(long, value_enum, default_value_t = UnlockArg::Auto)]
     pub unlock: UnlockArg,
@@ -174,6 +216,12 @@ pub struct SystemArgs {
     /// is there), or format,mount (make what is missing)
     #[arg(long, value_name = "MODE", default_value_t = DiskoMode::Disko)]
     pub disko_mode: DiskoMode,
+    /// How it is built.
+    #[command(flatten)]
+    pub nix: NixArgs,
+    /// What is added to it.
+    #[command(flatten)]
+    pub additions: AdditionArgs,
 }
 
 /// `keystone install`
@@ -183,9 +231,6 @@ pub struct InstallArgs {
     /// The machine.
     #[command(flatten)]
     pub link: LinkArgs,
-    /// The system.
-    #[command(flatten)]
-    pub system: SystemArgs,
     /// Read the boot password from a file or pipe (- for standard input)
     #[arg(long, value_name = "FILE")]
     pub password_file: Option<SecretSource>,
@@ -204,9 +249,9 @@ pub struct InstallArgs {
     /// Only show what would be done, as keystone plan
     #[arg(long)]
     pub dry_run: bool,
-    /// Stop after the seal; the machine stays in its installer
-    #[arg(long)]
-    pub no_reboot: bool,
+    /// Ask the new system at the end whether it is what was installed, as keystone verify
+    #[arg(long, conflicts_with_all = ["no_reboot", "stop_after_disko", "dry_run"])]
+    pub verify: bool,
     /// Where the new system answers, if not at HOST
     #[arg(long, value_name = "HOST")]
     pub installed_host: Option<String>,
@@ -220,9 +265,33 @@ pub struct InstallArgs {
     /// Write the report to this file (- for standard output)
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
+    /// Have the machine's own tool (which must be there) describe its hardware, and write that to
+    /// PATH, before the flake is built
+    #[arg(long, num_args = 2, value_names = ["TOOL", "PATH"])]
+    pub generate_hardware_config: Vec<String>,
+    /// Write what the machine is, as keystone inventory --json has it, to this file
+    #[arg(long, value_name = "FILE")]
+    pub hardware_report: Option<PathBuf>,
+    /// Build disko's test of the configuration in a virtual machine, and nothing else
+    #[arg(long, requires = "flake", conflicts_with_all = ["generate_hardware_config",
+          "extra_files", "disk_encryption_keys", "build_on_remote"])]
+    pub vm_test: bool,
+    /// Write what is needed to understand a failure to this file (tar.zst), without secrets
+    #[arg(long, value_name = "FILE")]
+    pub support_bundle: Option<PathBuf>,
     /// Leave the pool imported, to prove that booting then fails
     #[arg(long, hide = true)]
     pub skip_seal_for_tests: bool,
+    // Options with headings of their own come last: those after them would be under them.
+    /// The system.
+    #[command(flatten)]
+    pub system: SystemArgs,
+    /// Which parts of it.
+    #[command(flatten)]
+    pub phases: PhaseArgs,
+    /// As nixos-anywhere has them.
+    #[command(flatten)]
+    pub peer: PeerArgs,
 }
 
 /// `keystone plan`
@@ -343,7 +412,7 @@ mod tests {
     const INSTALL: &[&str] =
         &["keystone", "install", "root@nas", "--store-path", "x", "--layout", "y"];
 
-    fn install(more: &[&str]) -> Result<InstallArgs, clap::Error> {
+    pub(super) fn install(more: &[&str]) -> Result<InstallArgs, clap::Error> {
         let args: Vec<&str> = INSTALL.iter().chain(more).copied().collect();
         match parse(&args)?.command {
             Command::Install(args) => Ok(*args),

@@ -10,6 +10,7 @@ use crate::ssh::route::Given;
 use crate::ssh::{Address, ConnectOptions, Destination, Login, SshError};
 use crate::ui::CommandLine;
 use crate::ui::login::TerminalPrompt;
+use keystone_protocol::secret::Secret;
 use std::ffi::OsStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,14 +19,25 @@ use zeroize::Zeroizing;
 /// Where to, and how.
 ///
 /// # Errors
-/// The SSH configuration or a file with a password can't be used.
+/// No machine is named, or the SSH configuration or a file with a password can't be used.
 pub(super) fn reach(
     args: &LinkArgs,
     operator: &mut CommandLine,
 ) -> Result<(Destination, ConnectOptions), InstallError> {
-    let mut address = args.destination.clone();
+    reach_at(args, &address(args)?, operator)
+}
+
+/// The machine, with the port of its own option.
+///
+/// # Errors
+/// None is named.
+pub(super) fn address(args: &LinkArgs) -> Result<Address, InstallError> {
+    let given = args.destination.as_ref().or(args.target_host.as_ref());
+    let mut address = given.cloned().ok_or_else(|| {
+        InstallError::Usage("which machine? Give root@HOST, or --target-host root@HOST".to_owned())
+    })?;
     address.port = args.port.or(address.port);
-    reach_at(args, &address, operator)
+    Ok(address)
 }
 
 /// As [`reach`], another address of the machine.
@@ -38,9 +50,14 @@ pub(super) fn reach_at(
     operator: &mut CommandLine,
 ) -> Result<(Destination, ConnectOptions), InstallError> {
     let prompt = Arc::new(TerminalPrompt::new(operator.screen().pause()));
+    let password = password(args)?;
+    let root_password = args.sudo_password_file.as_ref().map(from_file).transpose()?;
+    for given in password.iter().chain(&root_password) {
+        operator.hide(&Secret::new(given.password.as_bytes().to_vec()));
+    }
     let login = Login::new(prompt.clone())
-        .with_password(password(args)?)
-        .with_root_password(args.sudo_password_file.as_ref().map(from_file).transpose()?);
+        .with_password(password)
+        .with_root_password(root_password);
     let files = match &args.ssh_config {
         None => Files::Usual,
         Some(path) if path.as_os_str() == OsStr::new("none") => Files::None,

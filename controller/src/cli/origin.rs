@@ -12,7 +12,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Args)]
 pub struct OriginArgs {
     /// The system: its store path, or a link to it such as ./result, or a bundle of it
-    #[arg(long, value_name = "TOPLEVEL", required_unless_present = "from")]
+    #[arg(long, value_name = "TOPLEVEL")]
     pub store_path: Option<PathBuf>,
     /// Where to take it from.
     #[command(flatten)]

@@ -1,6 +1,7 @@
 //! The closing words.
 
 use crate::conversation::{ConversationError, ExecuteError};
+use crate::flake::NixError;
 use crate::install::{InstallError, Kind};
 use crate::ssh::PublicKey;
 use crate::ssh::host_key::fingerprint;
@@ -24,12 +25,20 @@ pub struct Trouble {
     last_lines: Vec<String>,
     left: Vec<String>,
     next: Option<String>,
+    warnings: Vec<String>,
 }
 
 impl Trouble {
     /// Of an installation.
     pub fn of(error: &InstallError, operator: &CommandLine) -> Self {
         let mut trouble = Trouble::plain(error.into(), error);
+        let mut seen = std::collections::HashSet::new();
+        let warnings = operator.warnings().iter().filter(|warning| seen.insert(*warning));
+        trouble.warnings = warnings.cloned().collect();
+        if let InstallError::Nix(NixError::Failed { doing, said }) = error {
+            trouble.message = format!("{doing} failed");
+            trouble.last_lines = said.iter().rev().take(20).rev().cloned().collect();
+        }
         let refusal = match error {
             InstallError::Conversation(ConversationError::Refused(refusal)) => Some(refusal),
             InstallError::Execute { error, .. } => match error.as_ref() {
@@ -111,6 +120,7 @@ impl Trouble {
             last_lines: Vec::new(),
             left: Vec::new(),
             next: None,
+            warnings: Vec::new(),
         }
     }
 
@@ -140,6 +150,7 @@ impl Trouble {
             }
         };
         list("last lines", &self.last_lines, "|");
+        list("warnings until then", &self.warnings, "-");
         list("on the machine now", &self.left, "-");
         if let Some(next) = &self.next {
             let _ = writeln!(out, "next: {}", style.bold(next));
@@ -156,6 +167,8 @@ impl Trouble {
             "step": self.step,
             "message": self.message,
             "causes": self.causes,
+            "last_lines": self.last_lines,
+            "warnings": self.warnings,
             "left": self.left,
             "next": self.next,
         })
@@ -174,6 +187,9 @@ pub fn success_text(
     let mut out = String::new();
     let time: u64 = report.steps.iter().map(|step| step.elapsed_ms).sum();
     let how = match report.ends_at {
+        EndsAt::Mounted => {
+            "the disks are made and mounted below /mnt; go on with --phases install,reboot"
+        }
         EndsAt::Verified => "installed, sealed and seen running",
         EndsAt::Sealed => "installed and sealed; the machine is still in its installer",
         EndsAt::BeforeSeal => "installed, but not sealed",

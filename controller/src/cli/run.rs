@@ -1,9 +1,11 @@
 //! From options to a request, and to an exit code.
 
-use super::disks;
+use super::args::phases::Selected;
 use super::args::{Cli, Command, CopyArgs, InstallArgs, LinkArgs, SystemArgs};
-use super::link::{reach, reach_at};
+use super::disks;
+use super::link::{address, reach, reach_at};
 use super::outcome::{Trouble, success_text};
+use super::system::{Choices, Found};
 use crate::closure::ClosureError;
 use crate::copy::CopyOptions;
 use crate::confirm::{Consent, machine, plan_text};
@@ -33,7 +35,14 @@ use tracing_subscriber::EnvFilter;
 
 /// The program.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let argv = match super::config::with_defaults(std::env::args_os().collect()) {
+        Ok(argv) => argv,
+        Err(error) => {
+            eprintln!("error: {}", crate::chain(&error));
+            return ExitCode::from(Kind::Usage.code());
+        }
+    };
+    let cli = match Cli::try_parse_from(argv) {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
@@ -127,9 +136,18 @@ async fn dispatch(command: Command) -> u8 {
             let done = install_and_tell(&args.link, &args.system, None, &mut operator, &stop).await;
             closing(done, &args.link, &mut operator)
         }
-        Command::Install(args) => {
+        Command::Install(mut args) => {
+            if args.peer.debug {
+                args.link.verbose = args.link.verbose.max(2);
+            }
             log(args.link.verbose);
             let mut operator = operator(&args.link, Some(&args));
+            if let Some(path) = args.support_bundle.clone() {
+                operator.record(path);
+            }
+            if let Some(path) = args.hardware_report.clone() {
+                operator.report_hardware(path);
+            }
             let (link, system) = (&args.link, &args.system);
             let done = install_and_tell(link, system, Some(&args), &mut operator, &stop).await;
             closing(done, link, &mut operator)
@@ -275,7 +293,7 @@ async fn copy(
 }
 
 /// What reads a closure may wait for a disk or a server: it does so where it can be left alone.
-async fn stoppable<T: Send + 'static>(
+pub(super) async fn stoppable<T: Send + 'static>(
     stop: &Stop,
     read: impl FnOnce() -> Result<T, ClosureError> + Send + 'static,
 ) -> Result<T, InstallError> {
@@ -296,17 +314,43 @@ async fn install_and_tell(
     stop: &Stop,
 ) -> Result<(), InstallError> {
     // Everything that needs no machine comes first.
-    let layout = read_layout(&system.layout)?;
-    let origin = system.origin.clone();
-    let (closure, source) = stoppable(stop, move || origin.system()).await?;
-    preflight(&layout, &closure)?;
-    let options = link_options(link, operator)?;
+    let selected = match args {
+        Some(args) => super::begin::selected(args, operator)?,
+        None => Selected::ALL,
+    };
+    let debug = args.is_some_and(|args| args.peer.debug);
+    if let (Some(args), Some(flake)) = (args, &system.flake)
+        && args.vm_test
+    {
+        let path = crate::flake::vm_test(flake, &system.nix.options(debug), operator, stop).await?;
+        operator.screen().finish();
+        print(&format!("the test ran well: {}\n", path.display()));
+        return Ok(());
+    }
+    address(link)?;
+    let described = match args.filter(|args| !args.generate_hardware_config.is_empty()) {
+        Some(args) => {
+            let mut options = link_options(link, operator)?;
+            super::begin::describe_hardware(args, &mut options, operator, stop).await?;
+            Some(options)
+        }
+        None => None,
+    };
+    let Found { closure, source, layout } =
+        super::system::find(system, debug, operator, stop).await?;
+    let checked = preflight(&layout, &closure)?;
+    let (additions, choices) = super::system::additions(system, &checked)?;
+    additions.disk_keys.values().chain(&additions.host_keys).for_each(|key| operator.hide(key));
+    let mut options = match described {
+        Some(options) => options,
+        None => link_options(link, operator)?,
+    };
     let destination = options.destination.clone();
     let agent = options.agent.hash;
     let until = match args {
-        Some(args) if !args.dry_run => match args.no_reboot {
-            true => Until::Sealed,
-            false => Until::Verified(reboot_options(args, &options, operator)?),
+        Some(args) if !args.dry_run => match selected.reboot {
+            true => Until::Verified(reboot_options(args, &options, operator)?),
+            false => Until::Sealed,
         },
         _ => Until::Planned,
     };
@@ -314,12 +358,24 @@ async fn install_and_tell(
         Until::Verified(reboot) => reboot.at.to_string(),
         _ => destination.to_string(),
     };
+    let to_verify = match &until {
+        Until::Verified(reboot) if args.is_some_and(|args| args.verify) => Some(reboot.clone()),
+        _ => None,
+    };
+    if selected.kexec {
+        super::begin::need_installer(&mut options, operator, stop).await?;
+        if !selected.plan.any() && !selected.reboot {
+            return Ok(());
+        }
+    }
     let request = InstallRequest {
         link: options,
         closure,
         source,
         layout,
-        options: install_options(system, args),
+        options: install_options(system, args, choices),
+        phases: selected.plan,
+        additions,
         until,
     };
     let done = install(request, operator, stop).await;
@@ -330,6 +386,9 @@ async fn install_and_tell(
             let report = InstallReport::of(&installed, destination.to_string(), &agent);
             let saved = report.and_then(|report| save(&report, &destination.host, named));
             tell(&installed, &destination, &at, saved.as_deref(), link.json, operator);
+            if let (Some(at), Some(report)) = (to_verify, &installed.report) {
+                super::verify::after_install(&at, report, link.json, operator, stop).await?;
+            }
             Ok(())
         }
         Err(error) => {
@@ -358,7 +417,11 @@ pub(super) fn read_layout(path: &Path) -> Result<String, InstallError> {
     })
 }
 
-fn install_options(system: &SystemArgs, args: Option<&InstallArgs>) -> InstallOptions {
+fn install_options(
+    system: &SystemArgs,
+    args: Option<&InstallArgs>,
+    choices: Choices,
+) -> InstallOptions {
     InstallOptions {
         unlock: system.unlock.into(),
         tpm2_pcrs: system.tpm2_pcrs.clone().map(|pcrs| pcrs.0),
@@ -368,6 +431,9 @@ fn install_options(system: &SystemArgs, args: Option<&InstallArgs>) -> InstallOp
         discard: system.discard,
         disko_mode: system.disko_mode,
         disks: system.disks.iter().cloned().collect(),
+        extra_files: choices.extra_files,
+        chown: choices.chown,
+        host_keys: choices.host_keys,
         // Not part of what is written, so that a plan's hash holds for both.
         no_reboot: false,
         skip_seal: args.is_some_and(|args| args.skip_seal_for_tests),
@@ -437,12 +503,21 @@ pub(super) fn print(text: &str) {
 
 pub(super) fn closing(done: Result<(), InstallError>, link: &LinkArgs, operator: &mut CommandLine) -> u8 {
     operator.screen().finish();
-    let Err(error) = done else { return 0 };
+    let Err(error) = done else {
+        let done = serde_json::json!({"event": "done", "exit": 0});
+        if let Some(bundle) = operator.bundle("done\n", &done) {
+            eprintln!("{bundle}");
+        }
+        return 0;
+    };
     let trouble = Trouble::of(&error, operator);
+    let json = trouble.json();
+    let bundle = operator.bundle(&trouble.text(Style::PLAIN), &json);
     if link.json {
-        Json::new(io::stdout()).line(&trouble.json());
+        Json::new(io::stdout()).line(&json);
     }
-    let text = trouble.text(Style::of(&io::stderr()));
+    let mut text = trouble.text(Style::of(&io::stderr()));
+    text.extend(bundle.map(|bundle| bundle + "\n"));
     let _ = io::stderr().write_all(text.as_bytes());
     trouble.kind().code()
 }

@@ -5,16 +5,23 @@ use super::link::reach;
 use super::run::print;
 use crate::closure::ClosureError;
 use crate::install::{InstallError, connect};
+use crate::reboot::{RebootError, RebootOptions};
+use crate::ssh::{ConnectOptions, HostKeyPolicy, PublicKey};
 use crate::stop::Stop;
 use crate::ui::CommandLine;
+use crate::ui::json::Json;
 use crate::ui::style::Style;
-use crate::verify::{Expected, show, verify as ask};
+use crate::verify::{Expected, Outcome, show, verify as ask};
 use keystone_protocol::report::Report;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 /// Exit code where the machine could not be asked.
 pub(super) const NOT_ASKED: u8 = 2;
+
+/// Bound of connecting to a system that was just seen.
+const CONNECT: Duration = Duration::from_secs(30);
 
 /// Asks, shows, and returns the exit code.
 pub(super) async fn verify(
@@ -43,6 +50,56 @@ pub(super) async fn verify(
         false => print(&show::text(&verified, Style::of(&io::stdout()))),
     }
     Ok(verified.exit_code())
+}
+
+/// Asks the system that was just installed, and seen running at `at`, whether it is what `report`
+/// says.
+///
+/// # Errors
+/// It could not be asked, or a check failed.
+pub(super) async fn after_install(
+    at: &RebootOptions,
+    report: &Report,
+    json: bool,
+    operator: &mut CommandLine,
+    stop: &Stop,
+) -> Result<(), InstallError> {
+    let key = report.ssh_host_key.as_deref().and_then(|key| PublicKey::from_openssh(key).ok());
+    let key = key.ok_or(RebootError::NoHostKey);
+    let key = key.map_err(|error| InstallError::Checks(crate::chain(&error)))?;
+    let options = ConnectOptions {
+        host_key: HostKeyPolicy::exactly(&key),
+        timeout: CONNECT,
+        ..at.connect.clone()
+    };
+    let expected = Expected { report: Some(report.clone()), hostname: None };
+    let asked = async {
+        let session = connect(&at.at, &options, operator).await?;
+        let verified = ask(&session, &expected).await;
+        session.disconnect().await;
+        Ok::<_, InstallError>(verified?)
+    };
+    let verified = tokio::select! {
+        verified = asked => verified?,
+        () = stop.asked(1) => {
+            return Err(InstallError::Checks("was not asked: stopped by the operator".to_owned()));
+        }
+    };
+    operator.screen().finish();
+    match json {
+        true => Json::new(io::stdout()).line(&serde_json::json!({
+            "event": "checks", "verified": show::json(&verified),
+        })),
+        false => print(&show::text(&verified, Style::of(&io::stdout()))),
+    }
+    match verified.is_good() {
+        true => Ok(()),
+        false => {
+            let failed = verified.checks.iter().filter(|c| c.outcome == Outcome::Fail && c.required);
+            let failed: Vec<&str> = failed.map(|check| check.check).collect();
+            Err(InstallError::Checks(format!("failed these checks: {}", failed.join(", "))))
+        }
+    }
 }
 
 /// The report of an installation. What the controller added to it is left out.

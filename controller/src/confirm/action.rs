@@ -3,6 +3,7 @@
 use super::device::{device, key_file, list, unlock};
 use super::storage;
 use crate::ui::format::{bytes, count};
+use keystone_protocol::options::HostKeys;
 use keystone_protocol::plan::{
     Action, DatasetKey, HookPlan, HookValue, ImportPlan, LuksFormat, LuksOpen, MountPlan, MountSource, Release,
     SwapDiscard,
@@ -15,7 +16,6 @@ pub fn parameters(action: &Action) -> Vec<String> {
         Action::Release(release) => release_lines(release),
         Action::WipeDisk { .. }
         | Action::SetProfile { .. }
-        | Action::HostKey
         | Action::InstallBootloader { .. }
         | Action::WriteReport
         | Action::Unmount
@@ -108,6 +108,16 @@ pub fn parameters(action: &Action) -> Vec<String> {
         Action::Mount(mount) => mount_lines(mount),
         Action::ReceiveClosure { paths, bytes: size } => {
             vec![format!("{}, {}", count(*paths, "store path"), bytes(*size))]
+        }
+        Action::PutFiles(files) => {
+            let size = bytes(files.bytes);
+            vec![format!("{}, {size}, Blake3 {}", count(files.entries, "file"), files.blake3)]
+        }
+        Action::Chown(_) => vec!["with all below it; links themselves".to_owned()],
+        Action::HostKey { keys: HostKeys::Given { public } } => public.clone(),
+        Action::HostKey { keys: HostKeys::Made } => Vec::new(),
+        Action::HostKey { keys: HostKeys::Installer } => {
+            vec!["those that are there already stay".to_owned()]
         }
         Action::VerifyBootloader { esp, mountpoint, .. } => {
             vec![format!("ESP: {} at {mountpoint}", device(esp))]

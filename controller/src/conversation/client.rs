@@ -222,6 +222,7 @@ pub(super) fn out_of_place(message: &ToController, doing: &'static str) -> Conve
         ToController::WantPaths { .. } => "which paths it wants",
         ToController::Credit { .. } => "how much it took",
         ToController::SendAgain { .. } => "that a block arrived damaged",
+        ToController::WantExtraFiles { .. } => "that it wants the operator's files",
         ToController::Copied(_) => "that the copy is done",
         ToController::Done(_) => "that it is done",
         ToController::Failed(_) => "that it failed",

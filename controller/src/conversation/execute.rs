@@ -2,6 +2,7 @@
 
 use super::ConversationError;
 use super::client::{Conversation, out_of_place};
+use crate::additions::Archive;
 use crate::closure::ClosureSource;
 use super::stream::{Credit, Sending, Stream};
 use crate::nar::Item;
@@ -10,7 +11,7 @@ use crate::stop::Stop;
 use keystone_protocol::event::{EventKind, Failure, Unit};
 use keystone_protocol::manifest::Manifest;
 use keystone_protocol::message::{
-    Copied, CopyRequest, ExecuteRequest, Refusal, ToAgent, ToController, Wanted,
+    Copied, CopyRequest, EXTRA_FILES, ExecuteRequest, Refusal, ToAgent, ToController, Wanted,
 };
 use keystone_protocol::report::Report;
 use std::sync::Arc;
@@ -32,6 +33,8 @@ pub struct Execution {
     pub request: ExecuteRequest,
     /// Where the closure's contents come from.
     pub source: Arc<dyn ClosureSource>,
+    /// The operator's files, if the plan has some.
+    pub extra_files: Option<Arc<Archive>>,
 }
 
 /// An execution did not end well.
@@ -74,10 +77,10 @@ impl Conversation {
         operator: &mut impl Operator,
         stop: &Stop,
     ) -> Result<Report, ExecuteError> {
-        let Execution { request, source } = execution;
+        let Execution { request, source, extra_files } = execution;
         let paths = Arc::new(Manifest::clone(&request.manifest));
         let message = ToAgent::Execute(Box::new(request));
-        match self.run(message, paths, source, operator, stop).await? {
+        match self.run(message, paths, source, extra_files, operator, stop).await? {
             Outcome::Installed(report) => Ok(*report),
             Outcome::Copied(_) => Err(ConversationError::OutOfPlace { said: "that the copy is done", doing: DOING }.into()),
         }
@@ -93,7 +96,7 @@ impl Conversation {
     ) -> Result<Copied, ExecuteError> {
         let paths = Arc::new(Manifest::clone(&request.manifest));
         let message = ToAgent::Copy(Box::new(request));
-        match self.run(message, paths, source, operator, stop).await? {
+        match self.run(message, paths, source, None, operator, stop).await? {
             Outcome::Copied(copied) => Ok(copied),
             Outcome::Installed(_) => Err(ConversationError::OutOfPlace { said: "that it is installed", doing: "copying" }.into()),
         }
@@ -104,13 +107,15 @@ impl Conversation {
         message: ToAgent,
         paths: Arc<Manifest>,
         source: Arc<dyn ClosureSource>,
+        extra_files: Option<Arc<Archive>>,
         operator: &mut impl Operator,
         stop: &Stop,
     ) -> Result<Outcome, ExecuteError> {
         self.say(&message)?;
         // It may hold secrets, which end with it, and a manifest.
         drop(message);
-        let mut run = Run { paths, source, stream: None, step: None, stopping: None, cause: None };
+        let (stream, step, stopping, cause) = (None, None, None, None);
+        let mut run = Run { paths, source, extra_files, stream, step, stopping, cause };
         run.run_through(self, operator, stop).await
     }
 }
@@ -124,6 +129,7 @@ enum Outcome {
 struct Run {
     paths: Arc<Manifest>,
     source: Arc<dyn ClosureSource>,
+    extra_files: Option<Arc<Archive>>,
     stream: Option<Stream>,
     step: Option<String>,
     /// When patience ends, once stopping was asked for.
@@ -169,6 +175,9 @@ impl Run {
                 }
                 ToController::WantPaths { paths, credit, window_log } => {
                     self.stream(agent, &paths, credit, window_log)?;
+                }
+                ToController::WantExtraFiles { credit, window_log } => {
+                    self.stream_extra_files(agent, credit, window_log)?;
                 }
                 ToController::Credit { whole, bytes } => {
                     if let Some(stream) = &self.stream {
@@ -252,14 +261,40 @@ impl Run {
             })?;
             items.push(Item { index: path, info: info.clone(), from });
         }
+        self.send_all(agent, Arc::clone(&self.source), items, credit, window_log);
+        Ok(())
+    }
+
+    /// Starts to send the operator's files.
+    fn stream_extra_files(
+        &mut self,
+        agent: &Conversation,
+        credit: u64,
+        window_log: u32,
+    ) -> Result<(), ExecuteError> {
+        let Some(archive) = self.extra_files.clone() else {
+            let why = "it wants files of the operator's, and there are none".to_owned();
+            return Err(ConversationError::Inconsistent(why).into());
+        };
+        let items = vec![Item { index: EXTRA_FILES, info: archive.path_info(), from: 0 }];
+        self.send_all(agent, archive, items, credit, window_log);
+        Ok(())
+    }
+
+    fn send_all(
+        &mut self,
+        agent: &Conversation,
+        source: Arc<dyn ClosureSource>,
+        items: Vec<Item>,
+        credit: u64,
+        window_log: u32,
+    ) {
         self.stream = None;
         if self.stopping.is_none() {
-            let source = Arc::clone(&self.source);
             let (blocks, control) = (agent.wire.blocks.clone(), agent.wire.control.clone());
             let window_log = window_log.clamp(MIN_WINDOW_LOG, MAX_WINDOW_LOG);
             let sending = Sending { source, items, credit, window_log, blocks, control };
             self.stream = Some(Stream::start(sending));
         }
-        Ok(())
     }
 }

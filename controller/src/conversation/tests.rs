@@ -2,6 +2,7 @@
 
 use super::execute::{ExecuteError, Execution};
 use super::{Conversation, ConversationError, PipeOut};
+use crate::additions::Archive;
 use crate::closure::ClosureSource;
 use crate::nar::DumpError;
 use crate::operator::{Notice, Operator, OperatorError, Proposal};
@@ -11,9 +12,11 @@ use keystone_protocol::event::{Event, EventKind, Failure, Outcome};
 use keystone_protocol::frame::{Encoding, Frame, HEADER, parse_header, parse_payload};
 use keystone_protocol::manifest::{Manifest, PathInfo};
 use keystone_protocol::message::{
-    ExecuteRequest, PlanRequest, Refusal, RefusalKind, ToAgent, ToController, Wanted, decode, encode,
+    EXTRA_FILES, ExecuteRequest, PlanRequest, Refusal, RefusalKind, ToAgent, ToController, Wanted,
+    decode, encode,
 };
 use keystone_protocol::options::{ClosureFacts, InstallOptions};
+use keystone_protocol::phase::Phases;
 use keystone_protocol::plan::Plan;
 use keystone_protocol::report::{EndsAt, Report};
 use keystone_protocol::secret::Secret;
@@ -202,10 +205,19 @@ fn execution(nars: Vec<Vec<u8>>) -> Execution {
         zfs_version: None,
         enrols_secure_boot_keys: false,
     };
-    let request = PlanRequest { layout: "{}".into(), options: InstallOptions::default(), closure: Some(closure) };
+    let options = InstallOptions::default();
     let request =
-        ExecuteRequest { request, plan: "hash".into(), manifest, password: None, pin: None };
-    Execution { request, source: Arc::new(Given(nars)) }
+        PlanRequest { layout: "{}".into(), options, closure: Some(closure), phases: Phases::ALL };
+    let request = ExecuteRequest {
+        request,
+        plan: "hash".into(),
+        manifest,
+        password: None,
+        pin: None,
+        key_files: Default::default(),
+        host_keys: vec![],
+    };
+    Execution { request, source: Arc::new(Given(nars)), extra_files: None }
 }
 
 fn report() -> Report {
@@ -445,4 +457,55 @@ async fn credit_and_repetition() {
     let mut conversation = begin(client, &mut notes).await.unwrap();
     conversation.execute(execution(nars), &mut notes, &Stop::never()).await.unwrap();
     agent.await.unwrap();
+}
+
+/// The operator's files come in a stream of their own, numbered anew.
+#[tokio::test]
+async fn the_operators_files_come_when_they_are_wanted() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("large"), vec![7; 3 << 20]).unwrap();
+    let archive = Arc::new(Archive::new(dir.path()).unwrap());
+    let facts = archive.facts().clone();
+    let (client, mut peer) = pipes();
+    let agent = tokio::spawn(async move {
+        peer.hello(PROTOCOL_VERSION, &right()).await;
+        assert!(matches!(peer.hear().await, ToAgent::Execute(_)));
+        peer.say(want(&[(0, 0)], 1 << 30)).await;
+        assert!(matches!(peer.frame().await, Some(Frame::Block(..))));
+        peer.say(ToController::WantExtraFiles { credit: 1 << 30, window_log: 23 }).await;
+        let mut got = Vec::new();
+        loop {
+            let Some(Frame::Block(header, data)) = peer.frame().await else { panic!() };
+            assert_eq!((header.path, header.offset), (EXTRA_FILES, got.len() as u64));
+            got.extend(match header.encoding {
+                Encoding::Raw => data,
+                Encoding::Zstd => zstd::decode_all(&data[..]).unwrap(),
+                Encoding::Stream { .. } => panic!("a stream on a fast line"),
+            });
+            if header.last {
+                break;
+            }
+        }
+        assert_eq!(blake3::hash(&got).to_hex().as_str(), facts.blake3);
+        peer.say(ToController::SendAgain { number: 0 }).await;
+        let Some(Frame::Block(header, _)) = peer.frame().await else { panic!() };
+        assert_eq!((header.path, header.offset), (EXTRA_FILES, 0));
+        peer.say(ToController::Done(Box::new(report()))).await;
+    });
+    let mut notes = Notes::default();
+    let mut conversation = begin(client, &mut notes).await.unwrap();
+    let given = Execution { extra_files: Some(archive), ..execution(vec![vec![1; 10]]) };
+    conversation.execute(given, &mut notes, &Stop::never()).await.unwrap();
+    agent.await.unwrap();
+}
+
+#[tokio::test]
+async fn files_that_nobody_gave_are_not_sent() {
+    let agent = |mut peer: Peer| async move {
+        peer.hear().await;
+        peer.say(ToController::WantExtraFiles { credit: 1 << 30, window_log: 23 }).await;
+        assert!(peer.frame().await.is_none());
+    };
+    let error = fails(agent, vec![vec![1]], Notes::default(), &Stop::never()).await;
+    assert!(error.to_string().contains("there are none"), "{error}");
 }

@@ -16,6 +16,7 @@ use crate::conversation::Execution;
 use crate::install::{InstallError, Link, LinkOptions, Until, plan_and_confirm};
 use crate::operator::{Notice, Operator};
 use crate::stop::Stop;
+use keystone_protocol::phase::Phases;
 use keystone_protocol::inventory::Inventory;
 use keystone_protocol::manifest::Manifest;
 use keystone_protocol::message::{ExecuteRequest, PlanRequest};
@@ -79,6 +80,7 @@ async fn in_mode<O: Operator>(
         layout: request.layout.clone(),
         options: request.options.clone(),
         closure: None,
+        phases: Phases::ALL,
     };
     let until = if request.dry_run { Until::Planned } else { Until::Sealed };
     let planned = tokio::select! {
@@ -98,8 +100,11 @@ async fn in_mode<O: Operator>(
             manifest: Manifest { toplevel: String::new(), paths: Vec::new() },
             password: secrets.password,
             pin: secrets.pin,
+            key_files: Default::default(),
+            host_keys: Vec::new(),
         },
         source,
+        extra_files: None,
     };
     match link.conversation.execute(execution, operator, stop).await {
         Ok(report) => Ok(Done { inventory, plan, report: Some(report) }),

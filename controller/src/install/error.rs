@@ -1,7 +1,10 @@
 //! What can go wrong, and which kind of failure it is.
 
 use super::PreflightError;
+use super::hardware::HardwareError;
+use crate::additions::{ArchiveError, KeyError};
 use crate::conversation::{ConversationError, ExecuteError};
+use crate::flake::NixError;
 use crate::operator::OperatorError;
 use crate::reboot::RebootError;
 use crate::ssh::SshError;
@@ -17,6 +20,27 @@ pub enum InstallError {
     /// Refused before the machine was contacted.
     #[error(transparent)]
     Preflight(#[from] PreflightError),
+    /// Options that can't be taken together, or not at all.
+    #[error("{0}")]
+    Usage(String),
+    /// What the operator adds to the system can't be used.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// A key that the operator adds can't be used.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The system could not be built, or its layout evaluated.
+    #[error(transparent)]
+    Nix(#[from] NixError),
+    /// The machine could not describe its hardware.
+    #[error(transparent)]
+    Hardware(#[from] HardwareError),
+    /// The machine is not in a state that this can begin from.
+    #[error("{0}")]
+    Unfit(String),
+    /// The new system runs, and is not all that was installed.
+    #[error("the new system runs, but {0}")]
+    Checks(String),
     /// Could not connect.
     #[error(transparent)]
     Ssh(#[from] SshError),
@@ -96,6 +120,8 @@ pub enum Kind {
     NotSealed,
     /// Installed and sealed, but the new system was not seen running.
     NotVerified,
+    /// The flake could not be built or evaluated.
+    Build,
     /// Stopped by the operator.
     Interrupted,
 }
@@ -117,6 +143,7 @@ impl Kind {
         Kind::Bootloader,
         Kind::NotSealed,
         Kind::NotVerified,
+        Kind::Build,
         Kind::Interrupted,
     ];
 
@@ -137,6 +164,7 @@ impl Kind {
             Kind::Bootloader => 75,
             Kind::NotSealed => 76,
             Kind::NotVerified => 77,
+            Kind::Build => 78,
             Kind::Interrupted => 130,
         }
     }
@@ -158,6 +186,7 @@ impl Kind {
             Kind::Bootloader => "bootloader",
             Kind::NotSealed => "not-sealed",
             Kind::NotVerified => "not-verified",
+            Kind::Build => "build",
             Kind::Interrupted => "interrupted",
         }
     }
@@ -178,7 +207,10 @@ impl Kind {
             Kind::Transfer => "sending or registering the closure failed",
             Kind::Bootloader => "activation or the boot loader failed",
             Kind::NotSealed => "installed, but not proven to be closed",
-            Kind::NotVerified => "installed and sealed, but the new system was not seen running",
+            Kind::NotVerified => {
+                "installed and sealed, but the new system was not seen running, or a check failed"
+            }
+            Kind::Build => "the flake could not be built or evaluated; nothing was written",
             Kind::Interrupted => "stopped by the operator",
         }
     }
@@ -199,7 +231,9 @@ impl Kind {
         match action {
             Some(Action::ReceiveClosure { .. } | Action::SetProfile { .. }) => Kind::Transfer,
             Some(
-                Action::HostKey
+                Action::HostKey { .. }
+                | Action::PutFiles(_)
+                | Action::Chown(_)
                 | Action::InstallBootloader { .. }
                 | Action::VerifyBootloader { .. },
             ) => Kind::Bootloader,
@@ -267,6 +301,12 @@ impl From<&InstallError> for Kind {
     fn from(error: &InstallError) -> Self {
         match error {
             InstallError::Preflight(_) => Kind::Closure,
+            InstallError::Usage(_) | InstallError::Archive(_) | InstallError::Key(_) => Kind::Usage,
+            InstallError::Nix(NixError::Stopped(_)) => Kind::Interrupted,
+            InstallError::Nix(_) => Kind::Build,
+            InstallError::Hardware(HardwareError::Ssh(error)) => error.into(),
+            InstallError::Hardware(_) | InstallError::Unfit(_) => Kind::TargetUnfit,
+            InstallError::Checks(_) => Kind::NotVerified,
             InstallError::Ssh(error) => error.into(),
             InstallError::Upload(error) => error.into(),
             InstallError::Conversation(error) => error.into(),

@@ -4,11 +4,13 @@
 //! |---|---|
 //! | [`preflight`] | what can be refused before the machine is contacted |
 //! | [`link`](mod@link) | connection, agent, conversation |
+//! | [`hardware`] | a description of the hardware by the machine's own tools |
 //! | [`error`] | what can go wrong, and which kind of failure it is |
 //!
 //! [`install`] is the whole; front ends call it with their own [`Operator`].
 
 pub mod error;
+pub mod hardware;
 pub mod link;
 pub mod preflight;
 
@@ -16,6 +18,7 @@ pub use error::{InstallError, Kind};
 pub use link::{connect, Link, LinkOptions};
 pub use preflight::{PreflightError, preflight};
 
+use crate::additions::{Archive, DiskKeys};
 use crate::closure::{Closure, ClosureSource};
 use crate::conversation::Execution;
 use crate::operator::{Notice, Operator, Proposal};
@@ -25,8 +28,10 @@ use crate::ui::command_line::{with_password, with_pin};
 use keystone_protocol::inventory::Inventory;
 use keystone_protocol::message::{ExecuteRequest, PlanRequest};
 use keystone_protocol::options::InstallOptions;
+use keystone_protocol::phase::Phases;
 use keystone_protocol::plan::Plan;
 use keystone_protocol::report::{EndsAt, Report};
+use keystone_protocol::secret::Secret;
 use std::sync::Arc;
 
 /// What to install where.
@@ -41,8 +46,23 @@ pub struct InstallRequest {
     pub layout: String,
     /// The operator's choices.
     pub options: InstallOptions,
+    /// Which parts of the plan.
+    pub phases: Phases,
+    /// What the operator adds to the system; the options name it.
+    pub additions: Additions,
     /// How far to go.
     pub until: Until,
+}
+
+/// What the operator adds to the system.
+#[derive(Debug, Default)]
+pub struct Additions {
+    /// Files.
+    pub archive: Option<Arc<Archive>>,
+    /// Key files by the layout's path.
+    pub disk_keys: DiskKeys,
+    /// SSH host keys, in the order of the options' public halves.
+    pub host_keys: Vec<Secret>,
 }
 
 /// How far to go.
@@ -50,7 +70,7 @@ pub struct InstallRequest {
 pub enum Until {
     /// Only plan; nothing is written.
     Planned,
-    /// Install and seal; the machine stays in its installer.
+    /// Run the phases; the machine stays in its installer.
     Sealed,
     /// Restart it, and see the new system run.
     Verified(RebootOptions),
@@ -78,9 +98,11 @@ pub async fn install<O: Operator>(
     operator: &mut O,
     stop: &Stop,
 ) -> Result<Installed, InstallError> {
-    let InstallRequest { link: options, closure, source, layout, options: choices, until } =
+    let InstallRequest { link: options, closure, source, layout, phases, additions, until, .. } =
         request;
-    let plan_request = PlanRequest { layout, options: choices, closure: Some(closure.facts) };
+    let (choices, closure_facts) = (request.options, Some(closure.facts));
+    let plan_request =
+        PlanRequest { layout, options: choices, closure: closure_facts, phases };
     let mut link = tokio::select! {
         link = Link::open(&options, operator) => link?,
         () = stop.asked(1) => return Err(InstallError::Interrupted),
@@ -107,8 +129,11 @@ pub async fn install<O: Operator>(
             manifest: closure.manifest,
             password: secrets.password,
             pin: secrets.pin,
+            key_files: additions.disk_keys,
+            host_keys: additions.host_keys,
         },
         source,
+        extra_files: additions.archive,
     };
     let executed = link.conversation.execute(execution, operator, stop).await;
     let mut report = match executed {
@@ -154,8 +179,8 @@ pub async fn install<O: Operator>(
 
 /// What the operator gave for the execution.
 pub(crate) struct Secrets {
-    pub(crate) password: Option<keystone_protocol::secret::Secret>,
-    pub(crate) pin: Option<keystone_protocol::secret::Secret>,
+    pub(crate) password: Option<Secret>,
+    pub(crate) pin: Option<Secret>,
 }
 
 /// Up to the operator's agreement; `None` instead of secrets if only a plan is wanted.
@@ -175,17 +200,25 @@ pub(crate) async fn plan_and_confirm<O: Operator>(
     if matches!(until, Until::Planned) {
         return Ok((inventory, plan, None));
     }
-    operator.prepare(&plan).await?;
+    let phases = request.phases;
+    if !phases.any() {
+        return Ok((inventory, plan, Some(Secrets { password: None, pin: None })));
+    }
+    if phases.disko {
+        operator.prepare(&plan).await?;
+    }
     let host = options.destination.host.as_str();
     let mode = request.options.disko_mode;
     if request.closure.is_some() || mode.formats() || mode.destroys() {
         operator.confirm(&Proposal { host, inventory: &inventory, plan: &plan }).await?;
     }
     let password = match with_password(&plan).as_slice() {
+        _ if !phases.disko => None,
         [] => None,
         containers => Some(operator.password(containers).await?),
     };
     let pin = match with_pin(&plan).as_slice() {
+        _ if !phases.disko => None,
         [] => None,
         containers => Some(operator.pin(containers).await?),
     };

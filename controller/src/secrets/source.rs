@@ -7,8 +7,10 @@ use std::str::FromStr;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-/// The longest secret that is read, in bytes.
+/// The longest password that is read, in bytes.
 const LONGEST: usize = 4096;
+/// The longest key file, in bytes.
+const LONGEST_KEY: usize = 64 << 10;
 
 /// Where a secret comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,10 +46,12 @@ pub enum SecretError {
         path: PathBuf,
     },
     /// Too long to be what it should be.
-    #[error("{} is longer than {LONGEST} bytes: that is not a password", path.display())]
+    #[error("{} is longer than {longest} bytes: that is no password or key", path.display())]
     TooLong {
         /// Which file.
         path: PathBuf,
+        /// The longest that is taken, in bytes.
+        longest: usize,
     },
 }
 
@@ -63,24 +67,9 @@ impl FromStr for SecretSource {
 }
 
 impl SecretSource {
-    /// Reads to the end; one line break at the end is dropped.
+    /// Reads a password: one line break at the end is dropped.
     pub fn read(&self) -> Result<Secret, SecretError> {
-        let path = match self {
-            SecretSource::Stdin => PathBuf::from("standard input"),
-            SecretSource::File(path) => path.clone(),
-        };
-        let fail = |source| SecretError::Read { path: path.clone(), source };
-        let bytes = match self {
-            SecretSource::Stdin => read(io::stdin().lock()).map_err(fail)?,
-            SecretSource::File(file) => {
-                let real = file.canonicalize().unwrap_or_else(|_| file.clone());
-                if [real.as_path(), file].iter().any(|p| p.starts_with("/nix/store")) {
-                    return Err(SecretError::InStore { path });
-                }
-                read(open(file).map_err(fail)?).map_err(fail)?
-            }
-        };
-        let Some(mut bytes) = bytes else { return Err(SecretError::TooLong { path }) };
+        let (path, mut bytes) = self.bytes(LONGEST)?;
         if bytes.last() == Some(&b'\n') {
             bytes.pop();
             if bytes.last() == Some(&b'\r') {
@@ -90,6 +79,37 @@ impl SecretSource {
         match bytes.is_empty() {
             true => Err(SecretError::Empty { path }),
             false => Ok(Secret::new(std::mem::take(&mut *bytes))),
+        }
+    }
+
+    /// Reads a key: every byte counts.
+    pub fn read_file(&self) -> Result<Secret, SecretError> {
+        let (path, mut bytes) = self.bytes(LONGEST_KEY)?;
+        match bytes.is_empty() {
+            true => Err(SecretError::Empty { path }),
+            false => Ok(Secret::new(std::mem::take(&mut *bytes))),
+        }
+    }
+
+    fn bytes(&self, longest: usize) -> Result<(PathBuf, Zeroizing<Vec<u8>>), SecretError> {
+        let path = match self {
+            SecretSource::Stdin => PathBuf::from("standard input"),
+            SecretSource::File(path) => path.clone(),
+        };
+        let fail = |source| SecretError::Read { path: path.clone(), source };
+        let bytes = match self {
+            SecretSource::Stdin => read(io::stdin().lock(), longest).map_err(fail)?,
+            SecretSource::File(file) => {
+                let real = file.canonicalize().unwrap_or_else(|_| file.clone());
+                if [real.as_path(), file].iter().any(|p| p.starts_with("/nix/store")) {
+                    return Err(SecretError::InStore { path });
+                }
+                read(open(file).map_err(fail)?, longest).map_err(fail)?
+            }
+        };
+        match bytes {
+            Some(bytes) => Ok((path, bytes)),
+            None => Err(SecretError::TooLong { path, longest }),
         }
     }
 }
@@ -106,8 +126,8 @@ fn open(file: &Path) -> io::Result<std::fs::File> {
 
 /// Everything, or `None` if it is too long. Read into one buffer that does not grow, so that no
 /// copy is left behind.
-fn read(mut from: impl Read) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
-    let mut bytes = Zeroizing::new(vec![0; LONGEST + 1]);
+fn read(mut from: impl Read, longest: usize) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
+    let mut bytes = Zeroizing::new(vec![0; longest + 1]);
     let mut length = 0;
     while length < bytes.len() {
         match from.read(&mut bytes[length..]) {
@@ -118,7 +138,7 @@ fn read(mut from: impl Read) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
         }
     }
     bytes.truncate(length);
-    Ok((length <= LONGEST).then_some(bytes))
+    Ok((length <= longest).then_some(bytes))
 }
 
 #[cfg(test)]
@@ -139,6 +159,14 @@ mod tests {
         assert_eq!(from(b"two\n\n").unwrap().expose(), b"two\n");
         assert!(matches!(from(b"\n"), Err(SecretError::Empty { .. })));
         assert!(matches!(from(&[b'x'; LONGEST + 1]), Err(SecretError::TooLong { .. })));
+    }
+
+    #[test]
+    fn of_a_key_every_byte_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("key");
+        std::fs::write(&file, b"\0key\r\n").unwrap();
+        assert_eq!(SecretSource::File(file).read_file().unwrap().expose(), b"\0key\r\n");
     }
 
     #[test]

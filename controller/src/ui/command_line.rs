@@ -8,8 +8,10 @@ use crate::confirm::{Consent, consent, plan_text};
 use crate::operator::{Notice, Operator, OperatorError, Proposal};
 use crate::secrets::{RecoveryKeyFile, SecretSource};
 use crate::ssh::PublicKey;
+use crate::support::Recorder;
 use crate::ssh::host_key::fingerprint;
 use keystone_protocol::event::EventKind;
+use keystone_protocol::inventory::Inventory;
 use keystone_protocol::password::{RULES, check_password};
 use keystone_protocol::plan::{ContainerUnlock, Plan};
 use keystone_protocol::secret::Secret;
@@ -49,6 +51,9 @@ pub struct CommandLine {
     warnings: Vec<String>,
     /// Where the recovery keys went, for the closing words.
     kept: Vec<String>,
+    /// Where the inventory goes, and what is kept for a support bundle and where that goes.
+    hardware_report: Option<PathBuf>,
+    recorder: Option<(PathBuf, Recorder)>,
 }
 
 impl CommandLine {
@@ -63,6 +68,43 @@ impl CommandLine {
             steps: Steps::default(),
             warnings: Vec::new(),
             kept: Vec::new(),
+            hardware_report: None,
+            recorder: None,
+        }
+    }
+
+    /// Writes the inventory to this file once it is known.
+    pub fn report_hardware(&mut self, path: PathBuf) {
+        self.hardware_report = Some(path);
+    }
+
+    /// Keeps everything for a support bundle at this path.
+    pub fn record(&mut self, path: PathBuf) {
+        self.recorder = Some((path, Recorder::default()));
+    }
+
+    /// Never writes this into a support bundle.
+    pub fn hide(&mut self, secret: &Secret) {
+        if let Some((_, recorder)) = &mut self.recorder {
+            recorder.hide(secret);
+        }
+    }
+
+    /// Writes the support bundle, if one is wanted, and says where it is, or why there is none.
+    pub fn bundle(&self, text: &str, json: &serde_json::Value) -> Option<String> {
+        let (path, recorder) = self.recorder.as_ref()?;
+        Some(match recorder.write(path, (text, json)) {
+            Ok(()) => format!("support bundle: {}", path.display()),
+            Err(error) => format!("can't write the support bundle {}: {error}", path.display()),
+        })
+    }
+
+    fn write_inventory(&mut self, inventory: &Inventory) {
+        let Some(path) = &self.hardware_report else { return };
+        let json = serde_json::to_string_pretty(inventory)
+            .expect("an inventory has no type that JSON can't hold");
+        if let Err(error) = std::fs::write(path, json + "\n") {
+            self.warnings.push(format!("--hardware-report {}: {error}", path.display()));
         }
     }
 
@@ -129,7 +171,11 @@ pub fn with_recovery_key(plan: &Plan) -> Vec<&str> {
 
 impl Operator for CommandLine {
     fn notice(&mut self, notice: Notice<'_>) {
+        if let Some((_, recorder)) = &mut self.recorder {
+            recorder.notice(&notice);
+        }
         match &notice {
+            Notice::Inventory(inventory) => self.write_inventory(inventory),
             Notice::Event(event) => {
                 self.steps.take(event);
                 if let EventKind::Warning { message, .. } = &event.kind {
@@ -168,6 +214,7 @@ impl Operator for CommandLine {
                 let password = Self::read(source, "--password-file")?;
                 check_password(&password)
                     .map_err(|e| OperatorError::Unusable(format!("--password-file: {e}")))?;
+                self.hide(&password);
                 self.password = Some(password);
             }
             None if !names.is_empty() && !ask => {
@@ -182,7 +229,9 @@ impl Operator for CommandLine {
         let names = with_pin(plan);
         match &self.answers.pin {
             Some(source) if !names.is_empty() => {
-                self.pin = Some(Self::read(source, "--tpm2-pin-file")?);
+                let pin = Self::read(source, "--tpm2-pin-file")?;
+                self.hide(&pin);
+                self.pin = Some(pin);
             }
             None if !names.is_empty() && !ask => {
                 return missing(format!(
@@ -335,6 +384,7 @@ impl Operator for CommandLine {
         container: &str,
         key: &Secret,
     ) -> Result<(), OperatorError> {
+        self.hide(key);
         if let Some(file) = &mut self.recovery {
             file.store(container, key).map_err(|source| OperatorError::Io {
                 what: format!("writing the recovery key to {}", file.path().display()),

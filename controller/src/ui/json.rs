@@ -27,8 +27,12 @@ impl<W: Write + Send> Json<W> {
     }
 }
 
-fn value(notice: &Notice<'_>) -> Option<Value> {
+/// A notice as a document.
+pub fn value(notice: &Notice<'_>) -> Option<Value> {
     Some(match notice {
+        Notice::Remark(text) => json!({"event": "remark", "text": text}),
+        Notice::Nix { doing } => json!({"event": "nix", "doing": doing}),
+        Notice::NixLog { line, .. } => json!({"event": "nix-log", "line": line}),
         Notice::Connecting { destination } => {
             json!({"event": "connecting", "destination": destination})
         }

@@ -61,7 +61,7 @@ impl<W: Write + Send> Plain<W> {
                 }
                 self.said_ms = event.at_ms;
                 let text = head(step, &self.steps, "...");
-                let progress = self.steps.get(step).map(|(_, v)| progress(v)).unwrap_or_default();
+                let progress = self.steps.get(step).map(|(_, v)| progress(v, true)).unwrap_or_default();
                 self.line(&format!("{text}: {progress}"));
             }
             EventKind::Output { line, .. } if self.verbose => self.line(&format!("    | {line}")),
@@ -88,8 +88,8 @@ impl<W: Write + Send> Plain<W> {
     }
 }
 
-/// `12 %, 150.0 MiB of 1.2 GiB, 37 of 312 paths, 45.0 MiB/s, 20 s left`.
-pub fn progress(view: &StepView) -> String {
+/// `12 %, 150.0 MiB of 1.2 GiB, 37 of 312 paths, 45.0 MiB/s, 20 s left`; paths only if `all`.
+pub fn progress(view: &StepView, all: bool) -> String {
     let mut parts = Vec::new();
     if let Some((done, total)) = view.bytes() {
         match total {
@@ -100,7 +100,7 @@ pub fn progress(view: &StepView) -> String {
             _ => parts.push(bytes(done)),
         }
     }
-    if let Some((done, total)) = view.paths() {
+    if let Some((done, total)) = view.paths().filter(|_| all) {
         parts.push(match total {
             Some(total) => format!("{done} of {}", count(total, "path")),
             None => count(done, "path"),
@@ -118,6 +118,8 @@ pub fn progress(view: &StepView) -> String {
 /// What is said of a notice that is not an event; `None` for those shown otherwise.
 pub fn sentence(notice: &Notice<'_>) -> Option<String> {
     Some(match notice {
+        Notice::Remark(text) => format!("note: {text}"),
+        Notice::Nix { doing } => (*doing).to_owned(),
         Notice::Connecting { destination } => format!("connecting to {destination}"),
         Notice::Connected { host_key } => format!("connected, host key {host_key}"),
         Notice::Uploading { agent } => {
@@ -141,6 +143,7 @@ pub fn sentence(notice: &Notice<'_>) -> Option<String> {
             format!("the new system runs and answers at {destination}, after {}", elapsed(*time))
         }
         Notice::Inventory(_)
+        | Notice::NixLog { .. }
         | Notice::Plan(_)
         | Notice::Event(_)
         | Notice::AgentLog { .. }
@@ -152,6 +155,9 @@ impl<W: Write + Send> Screen for Plain<W> {
     fn show(&mut self, notice: &Notice<'_>) {
         match notice {
             Notice::Event(event) => self.event(event),
+            Notice::NixLog { line, wanted } if *wanted || self.verbose => {
+                self.line(&format!("    nix: {line}"));
+            }
             Notice::AgentLog { line } if self.verbose => self.line(&format!("    agent: {line}")),
             other => {
                 if let Some(text) = sentence(other) {

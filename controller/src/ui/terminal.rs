@@ -11,9 +11,14 @@ use keystone_protocol::event::{Event, EventKind, Outcome};
 use std::io::stderr;
 use std::time::Duration;
 
+/// Columns that the spinner and the time take.
+const AROUND: usize = 12;
+
 /// Draws on standard error.
 pub struct Terminal {
     style: Style,
+    /// Columns, if they are not standard error's.
+    columns: Option<usize>,
     verbose: bool,
     steps: Steps,
     display: MultiProgress,
@@ -24,14 +29,26 @@ pub struct Terminal {
 impl Terminal {
     /// `verbose` adds the agent's log and the output of programs.
     pub fn new(verbose: bool) -> Self {
+        Terminal::on(MultiProgress::new(), None, Style::of(&stderr()), verbose)
+    }
+
+    /// Draws on `display`, of so many columns.
+    pub fn on(display: MultiProgress, columns: Option<usize>, style: Style, verbose: bool) -> Self {
         Terminal {
-            style: Style::of(&stderr()),
+            style,
+            columns,
             verbose,
             steps: Steps::default(),
-            display: MultiProgress::new(),
+            display,
             now: None,
             next: None,
         }
+    }
+
+    /// Columns there are for words. A window may change.
+    fn room(&self) -> usize {
+        let columns = || usize::from(console::Term::stderr().size().1);
+        self.columns.unwrap_or_else(columns).saturating_sub(AROUND)
     }
 
     fn print(&self, text: &str) {
@@ -40,7 +57,8 @@ impl Terminal {
     }
 
     /// The line of what goes on: a spinner, the time it takes, words.
-    fn spin(&mut self, words: String) {
+    fn spin(&mut self, words: &str) {
+        let words = cut(words, self.room());
         let display = &self.display;
         let now = self.now.get_or_insert_with(|| {
             let template = "{spinner} {msg} {elapsed:.dim}";
@@ -61,6 +79,7 @@ impl Terminal {
 
     /// The line below: what comes next.
     fn announce_next(&mut self) {
+        let room = self.room() + AROUND;
         let all = self.steps.all();
         let pending = all.iter().filter(|step| step.state == State::Pending);
         let words = match (pending.clone().next(), pending.count()) {
@@ -74,7 +93,7 @@ impl Terminal {
             bar.set_style(ProgressStyle::with_template("{msg:.dim}").expect("a valid template"));
             bar
         });
-        next.set_message(words);
+        next.set_message(cut(&words, room));
     }
 
     fn head(&self, number: usize, title: &str) -> String {
@@ -94,13 +113,22 @@ impl Terminal {
             EventKind::StepStarted { step } => {
                 self.end_spin();
                 let words = head(self, step);
-                self.spin(words);
+                self.spin(&words);
                 self.announce_next();
             }
             EventKind::Progress { step, .. } => {
                 let words = head(self, step);
-                let progress = self.steps.get(step).map(|(_, v)| progress(v)).unwrap_or_default();
-                self.spin(format!("{words}: {progress}"));
+                let view = self.steps.get(step).map(|(_, view)| view);
+                let in_words = |all| view.map(|view| progress(view, all)).unwrap_or_default();
+                let length = |text: &str| text.chars().count();
+                // Where there is no room for all of it, paths go first, then the title's end.
+                let room = self.room();
+                let said = in_words(true);
+                let fits = length(&words) + 2 + length(&said) <= room;
+                let said = if fits { said } else { in_words(false) };
+                let left = room.saturating_sub(length(&said) + 2);
+                let line = format!("{}: {said}", cut(&words, left));
+                self.spin(&line);
             }
             EventKind::Output { line, .. } if self.verbose => {
                 self.print(&self.style.dim(&format!("    | {line}")));
@@ -134,6 +162,15 @@ impl Terminal {
     }
 }
 
+/// At most `room` characters; what is cut off is replaced by an ellipsis.
+fn cut(text: &str, room: usize) -> String {
+    if text.chars().count() <= room {
+        return text.to_owned();
+    }
+    let kept: String = text.chars().take(room.saturating_sub(1)).collect();
+    format!("{}…", kept.trim_end())
+}
+
 impl Screen for Terminal {
     fn show(&mut self, notice: &Notice<'_>) {
         match notice {
@@ -142,8 +179,15 @@ impl Screen for Terminal {
                 self.print(&self.style.dim(&format!("    agent: {line}")));
             }
             Notice::AgentLog { .. } => {}
-            Notice::Connecting { .. } | Notice::Uploading { .. } | Notice::Waiting { .. } => {
-                self.spin(sentence(notice).unwrap_or_default());
+            Notice::NixLog { line, wanted } => {
+                if *wanted || self.verbose {
+                    self.print(&self.style.dim(&format!("    nix: {line}")));
+                }
+            }
+            Notice::Remark(text) => self.print(&format!("{} {text}", self.style.yellow("!"))),
+            Notice::Nix { .. }
+            | Notice::Connecting { .. } | Notice::Uploading { .. } | Notice::Waiting { .. } => {
+                self.spin(&sentence(notice).unwrap_or_default());
             }
             Notice::Stopping => {
                 self.print(&self.style.yellow(&sentence(notice).unwrap_or_default()));

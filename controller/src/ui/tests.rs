@@ -4,10 +4,13 @@ use super::command_line::{Answers, CommandLine};
 use super::json::Json;
 use super::plain::Plain;
 use super::screen::Screen;
+use super::style::Style;
+use super::terminal::Terminal;
 use crate::confirm::Consent;
 use crate::confirm::tests::{inventory, plan, tpm2};
 use crate::operator::{Notice, Operator, OperatorError, Proposal};
 use crate::secrets::SecretSource;
+use indicatif::{InMemoryTerm, MultiProgress, ProgressDrawTarget};
 use keystone_protocol::event::{Event, EventKind, Failure, Outcome, StepSummary, Unit};
 use keystone_protocol::plan::{ContainerUnlock, KeyFile};
 use keystone_protocol::secret::Secret;
@@ -72,6 +75,41 @@ fn notices(mut show: impl FnMut(Notice<'_>)) {
         bound: Duration::from_secs(900),
         seen: "nobody answers",
     });
+}
+
+/// What a terminal of so many columns shows amid the closure, and at the end.
+fn on_terminal(columns: u16) -> String {
+    let screen = InMemoryTerm::new(30, columns);
+    let target = ProgressDrawTarget::term_like(Box::new(screen.clone()));
+    let display = MultiProgress::with_draw_target(target);
+    let mut terminal =
+        Terminal::on(display, Some(usize::from(columns)), Style::PLAIN, false);
+    let mut seen = 0;
+    let mut text = String::new();
+    notices(|notice| {
+        terminal.show(&notice);
+        seen += 1;
+        if seen == 20 {
+            text = format!("== amid the closure\n{}\n", screen.contents());
+        }
+    });
+    terminal.finish();
+    let all = format!("{text}== at the end\n{}\n", screen.contents());
+    // Spinner and time depend on when it was looked at.
+    let still = |c: char| if ('\u{2800}'..'\u{2900}').contains(&c) { '*' } else { c };
+    all.chars().map(still).collect::<String>().replace(" 0s", "")
+}
+
+#[test]
+fn a_narrow_terminal_keeps_the_progress_and_cuts_the_title() {
+    let text = on_terminal(80);
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn a_wide_terminal_shows_both() {
+    insta::assert_snapshot!(on_terminal(140));
 }
 
 #[test]

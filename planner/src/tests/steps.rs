@@ -230,3 +230,42 @@ fn a_key_file_outside_the_store_is_the_layouts_word() {
     let no_tpm = Case::new(SINGLE).with(|case| case.inventory.tpm = None);
     assert_eq!(unlock(&no_tpm).0, ContainerUnlock::Password);
 }
+
+/// Numbers need no users, so they are set before activation, which may look at what it is given;
+/// names are those of users that activation makes.
+#[test]
+fn what_the_operator_adds_is_in_order() {
+    use keystone_protocol::options::{Account, Chown, ExtraFiles, HostKeys};
+    let plan = Case::new(SINGLE)
+        .with(|case| {
+            let chown = |path: &str, user| Chown { path: path.into(), user: Some(user), group: None };
+            case.options.extra_files =
+                Some(ExtraFiles { entries: 3, bytes: 4096, blake3: "ab".repeat(32) });
+            case.options.chown = vec![
+                chown("/home/alice", Account::Name("alice".into())),
+                chown("/srv/a b", Account::Id(1000)),
+            ];
+            case.options.host_keys = HostKeys::Installer;
+        })
+        .plan();
+    assert!(plan.is_consistent());
+    let at = plan.steps.iter().position(|step| step.id == "profile").unwrap();
+    let titles: Vec<String> =
+        plan.steps[at..at + 8].iter().map(|s| format!("{}: {}", s.id, s.title)).collect();
+    insta::assert_snapshot!(titles.join("\n"));
+    assert_ne!(plan.hash, Case::new(SINGLE).plan().hash);
+}
+
+#[test]
+fn phases_are_parts_of_the_plan() {
+    use keystone_protocol::phase::Phases;
+    let plan = Case::new(SINGLE).plan();
+    let ids = ids(&plan);
+    let disko = Phases { disko: true, install: false };
+    let install = Phases { disko: false, install: true };
+    assert_eq!(ids[disko.steps(&plan)].last(), Some(&"mount:/var"));
+    assert_eq!(ids[install.steps(&plan)].first(), Some(&"closure"));
+    assert_eq!(ids[install.steps(&plan)].last(), Some(&"seal"));
+    assert_eq!(Phases::ALL.steps(&plan), 0..ids.len());
+    assert!(Phases::NONE.steps(&plan).is_empty());
+}

@@ -5,6 +5,7 @@ use super::{
     LogicalVolumePlan, LuksFormat, LuksOpen, MbrTable, MountPlan, PartitionTable, PoolPlan,
     SwapDiscard,
 };
+use crate::options::{Chown, ExtraFiles, HostKeys};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -247,8 +248,15 @@ pub enum Action {
         /// The system.
         toplevel: String,
     },
-    /// Makes the machine's SSH host key unless there is one.
-    HostKey,
+    /// Puts the operator's files into the system, owned by root.
+    PutFiles(ExtraFiles),
+    /// Sets the owner of a path of the system and of all below it.
+    Chown(Chown),
+    /// Gives the machine its SSH host keys, and makes an Ed25519 key unless there is one.
+    HostKey {
+        /// Where they come from.
+        keys: HostKeys,
+    },
     /// Runs the system's `activate` and `systemd-tmpfiles` in a chroot, then
     /// `switch-to-configuration boot`.
     InstallBootloader {

@@ -111,7 +111,7 @@ pub(super) fn open(
         None
     });
     let pin = run.supplies.pin().cloned();
-    let key_file = layout.and_then(|file| unlock::read_key_file(file).ok());
+    let key_file = layout.and_then(|file| unlock::key_file(run, file).ok());
     let means = Means { tpm: tpm.as_mut(), pin: pin.as_ref(), key_file: key_file.as_ref() };
     let mut ask = |tried: &[String]| run.supplies.unlock_key(name, tried);
     let (ensured, _) = luks::unlock::unlock::<SupplyError>(&node.path, name, means, &mut ask)

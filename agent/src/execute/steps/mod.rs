@@ -9,12 +9,14 @@
 //! | [`pools`] | pools, volumes, datasets, snapshots |
 //! | [`hooks`] | hooks of the layout |
 //! | [`unlock`] | containers, keyslots, keys |
-//! | [`system`] | closure, profile, host key, bootloader |
+//! | [`system`] | closure, profile, bootloader |
+//! | [`operator`] | what the operator adds: files, owners, host keys |
 //! | [`finish`] | report, unmounting, export, proof |
 
 mod existing;
 mod finish;
 mod hooks;
+mod operator;
 mod pools;
 mod release;
 mod storage;
@@ -82,6 +84,10 @@ pub enum StepError {
     #[error("a partition of {0:?} does not fit into it: {1}")]
     Inner(keystone_protocol::plan::DeviceRef, String),
     #[error(transparent)]
+    Files(#[from] crate::operator::FilesError),
+    #[error(transparent)]
+    Owner(#[from] crate::operator::OwnerError),
+    #[error(transparent)]
     Seal(#[from] crate::seal::SealError),
     #[error(transparent)]
     Mbr(#[from] crate::mbr::MbrError),
@@ -124,6 +130,7 @@ impl StepError {
             self,
             StepError::Cancelled(_)
                 | StepError::Receive(crate::store::ReceiveError::Cancelled)
+                | StepError::Files(crate::operator::FilesError::Cancelled)
                 | StepError::Activation(crate::activation::ActivationError::Cancelled)
                 | StepError::Hook(crate::hook::HookError::Failed {
                     source: crate::tool::ToolError::Stopped(_),
@@ -206,7 +213,9 @@ pub(super) fn run(run: &mut Execution<'_>, step: &Step) -> StepResult {
         Action::CloseLuks { name } => unlock::close(name),
         Action::ReceiveClosure { .. } => system::receive_closure(run, id),
         Action::SetProfile { toplevel } => system::set_profile(run, toplevel),
-        Action::HostKey => system::host_key(run),
+        Action::PutFiles(files) => operator::put_files(run, id, files),
+        Action::Chown(chown) => operator::chown(chown),
+        Action::HostKey { keys } => operator::host_keys(run, keys),
         Action::InstallBootloader { toplevel } => system::install_bootloader(run, id, toplevel),
         Action::VerifyBootloader { toplevel, esp, mountpoint } => {
             system::verify_bootloader(run, id, toplevel, esp, mountpoint)

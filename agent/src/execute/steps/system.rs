@@ -1,4 +1,4 @@
-//! Closure, profile, host key, bootloader.
+//! Closure, profile, bootloader.
 
 use super::StepError;
 use crate::ensure::Ensured;
@@ -41,13 +41,6 @@ pub(super) fn receive_closure(run: &mut Execution<'_>, step: &str) -> StepResult
 pub(super) fn set_profile(_run: &mut Execution<'_>, toplevel: &str) -> StepResult {
     let (store, _) = Store::prepare(Path::new(TARGET))?;
     Ok(store.set_profile(toplevel)?.ensured)
-}
-
-/// Makes the machine's SSH host key unless there is one.
-pub(super) fn host_key(run: &mut Execution<'_>) -> StepResult {
-    let key = activation::hostkey::ensure(Path::new(TARGET))?;
-    run.machine.host_key_made(key.public);
-    Ok(key.ensured)
 }
 
 /// Runs the system's own programs in a chroot: what activation complains of is a warning, what

@@ -108,13 +108,13 @@ pub(super) fn enroll_slots(
             keyslots.insert(slot, "password".to_owned());
         }
         ContainerUnlock::KeyFile(file) => {
-            let key = read_key_file(file)?;
+            let key = key_file(run, file)?;
             let (_, slot) = enroll::enroll_key_file(&node, &bootstrap, &key, &kdf)?;
             keyslots.insert(slot, "key-file".to_owned());
         }
     }
     for file in additional {
-        let key = read_key_file(file)?;
+        let key = key_file(run, file)?;
         let (_, slot) = enroll::enroll_key_file(&node, &bootstrap, &key, &kdf)?;
         keyslots.entry(slot).or_insert_with(|| "key-file".to_owned());
     }
@@ -130,9 +130,13 @@ pub(super) fn enroll_slots(
     Ok(Ensured::Created)
 }
 
-pub(super) fn read_key_file(file: &KeyFile) -> Result<Secret, StepError> {
-    luks::key_file::read(file)
-        .map_err(|source| StepError::KeyFile { path: file.path.clone(), source })
+/// A key file: the operator's, if it was given, else the machine's.
+pub(super) fn key_file(run: &Execution<'_>, file: &KeyFile) -> Result<Secret, StepError> {
+    let key = match run.supplies.key_file(&file.path) {
+        Some(given) => luks::key_file::of(file, given),
+        None => luks::key_file::read(file),
+    };
+    key.map_err(|source| StepError::KeyFile { path: file.path.clone(), source })
 }
 
 /// Closes a container.

@@ -1,0 +1,133 @@
+//! Options of nixos-anywhere that keystone takes otherwise, or not at all.
+//!
+//! None is ignored: each is obeyed, said to be of no effect, or refused with what to do instead.
+//! The table is `docs/nixos-anywhere.md`.
+
+use super::PAIR;
+use clap::Args;
+
+/// Those options.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "As nixos-anywhere has them")]
+pub struct PeerArgs {
+    /// Show everything: what builders and the agent say, and traces. Never a secret
+    #[arg(long)]
+    pub debug: bool,
+    /// Nothing is ever fetched by the machine, so this changes nothing
+    #[arg(long)]
+    pub no_substitute_on_destination: bool,
+    /// Nothing is ever fetched by the machine, so this changes nothing
+    #[arg(long)]
+    pub no_use_machine_substituters: bool,
+    /// The machine needs no program of disko's, so this changes nothing
+    #[arg(long)]
+    pub no_disko_deps: bool,
+    /// Terminals are found out about, so this changes nothing
+    #[arg(short = 't', long)]
+    pub tty: bool,
+    /// Refused, but for compress: no Nix store is spoken to, and what is sent is compressed
+    #[arg(long, num_args = 2, value_names = ["KEY", "VALUE"], action = PAIR)]
+    pub ssh_store_setting: Vec<String>,
+    /// Refused: boot the machine from the installer's medium
+    #[arg(long, value_name = "TARBALL")]
+    pub kexec: Option<String>,
+    /// Refused, as --kexec
+    #[arg(long, value_name = "FLAGS", allow_hyphen_values = true)]
+    pub kexec_extra_flags: Option<String>,
+    /// Refused, as --kexec
+    #[arg(long)]
+    pub force_kexec: bool,
+    /// Refused, as --kexec: the installer answers at the port given with -p
+    #[arg(long, value_name = "PORT")]
+    pub post_kexec_ssh_port: Option<u16>,
+    /// Refused, as --kexec
+    #[arg(long, value_name = "HOST")]
+    pub post_kexec_ssh_host: Option<String>,
+}
+
+impl PeerArgs {
+    /// What has no effect, a sentence each.
+    pub fn without_effect(&self) -> Vec<&'static str> {
+        let mut said = Vec::new();
+        let mut say = |given: bool, sentence| said.extend(given.then_some(sentence));
+        say(
+            self.no_substitute_on_destination,
+            "--no-substitute-on-destination is always so: the machine fetches nothing itself",
+        );
+        say(
+            self.no_use_machine_substituters,
+            "--no-use-machine-substituters is always so: the machine fetches nothing itself",
+        );
+        say(
+            self.no_disko_deps,
+            "--no-disko-deps changes nothing: the machine needs no program of disko's",
+        );
+        say(self.tty, "--tty changes nothing: terminals are found out about");
+        let compress = self.ssh_store_setting.chunks(2).any(|pair| pair[0] == "compress");
+        say(
+            compress,
+            "--ssh-store-setting compress changes nothing: what shrinks is sent compressed",
+        );
+        said
+    }
+
+    /// Why the options can't be taken, a sentence.
+    pub fn refused(&self) -> Option<String> {
+        let other = self.ssh_store_setting.chunks(2).find(|pair| pair[0] != "compress");
+        if let Some(pair) = other {
+            return Some(format!(
+                "--ssh-store-setting {}: keystone speaks to no Nix store on the machine, so there \
+                 is nothing to set; leave it out",
+                pair[0]
+            ));
+        }
+        let given = [
+            ("--kexec", self.kexec.is_some()),
+            ("--kexec-extra-flags", self.kexec_extra_flags.is_some()),
+            ("--force-kexec", self.force_kexec),
+            ("--post-kexec-ssh-port", self.post_kexec_ssh_port.is_some()),
+            ("--post-kexec-ssh-host", self.post_kexec_ssh_host.is_some()),
+        ];
+        given.iter().find(|(_, given)| *given).map(|(option, _)| {
+            format!(
+                "{option}: keystone does not boot the installer by kexec. Boot the machine from \
+                 the installer's medium (USB, virtual CD or netboot), then run the same command \
+                 without {option}"
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::install;
+
+    #[test]
+    fn nothing_is_ignored() {
+        let args = install(&["-t", "--no-disko-deps", "--ssh-store-setting", "compress", "false"]);
+        let args = args.unwrap().peer;
+        assert_eq!(args.without_effect().len(), 3);
+        assert_eq!(args.refused(), None);
+        let refused = |more: &[&str]| install(more).unwrap().peer.refused().unwrap();
+        assert!(refused(&["--ssh-store-setting", "max-connections", "4"]).contains("max-conn"));
+        for more in [
+            &["--kexec", "x.tar.gz"][..],
+            &["--kexec-extra-flags", "--no-sync"],
+            &["--force-kexec"],
+            &["--post-kexec-ssh-port", "2222"],
+            &["--post-kexec-ssh-host", "10.0.0.9"],
+        ] {
+            assert!(refused(more).contains("medium"), "{more:?}");
+        }
+    }
+
+    /// What nixos-anywhere takes for a host, and what it swallows.
+    #[test]
+    fn unknown_options_are_errors_with_a_suggestion() {
+        let error = install(&["--extra-file", "x"]).unwrap_err().to_string();
+        assert!(error.contains("--extra-files"), "{error}");
+        assert!(install(&["--bogus"]).is_err());
+        let args = install(&["--force-kexec", "--no-reboot"]).unwrap();
+        assert!(args.phases.no_reboot && args.peer.force_kexec);
+    }
+}

@@ -1,0 +1,111 @@
+//! The system to install and what is added to it, from the options.
+
+use super::args::SystemArgs;
+use super::args::nix::BuildOn;
+use super::run::{read_layout, stoppable};
+use crate::additions::{Archive, HostKeyFile, keys};
+use crate::closure::{Closure, ClosureSource};
+use crate::flake;
+use crate::install::{Additions, InstallError, PreflightError};
+use crate::operator::{Notice, Operator};
+use crate::stop::Stop;
+use crate::ui::CommandLine;
+use keystone_protocol::layout::Layout;
+use keystone_protocol::options::{Chown, ExtraFiles, HostKeys};
+use std::sync::Arc;
+
+/// The system to install.
+pub(super) struct Found {
+    /// Its closure.
+    pub(super) closure: Closure,
+    /// Where its contents come from.
+    pub(super) source: Arc<dyn ClosureSource>,
+    /// Its layout, JSON.
+    pub(super) layout: String,
+}
+
+/// What the plan has to know of what is added.
+pub(super) struct Choices {
+    pub(super) extra_files: Option<ExtraFiles>,
+    pub(super) chown: Vec<Chown>,
+    pub(super) host_keys: HostKeys,
+}
+
+/// Finds the system, building it if it is a flake's.
+pub(super) async fn find(
+    system: &SystemArgs,
+    debug: bool,
+    operator: &mut CommandLine,
+    stop: &Stop,
+) -> Result<Found, InstallError> {
+    if system.nix.place() == BuildOn::Remote {
+        return Err(InstallError::Usage(
+            "--build-on remote: keystone builds where it runs, and the machine needs no Nix; leave \
+             it out, or let nix use a builder of yours: --option builders 'ssh-ng://HOST …'"
+                .to_owned(),
+        ));
+    }
+    let layout = match (&system.layout, &system.flake, system.store_paths.as_slice()) {
+        (Some(path), ..) => read_layout(path)?,
+        (None, Some(flake), _) => {
+            let options = system.nix.options(debug);
+            // Before anything is built: what is wrong with it is known in seconds.
+            let layout = flake::layout(flake, &options, operator, stop).await?;
+            Layout::parse(&layout)
+                .map_err(|error| InstallError::Preflight(PreflightError::from(error)))?;
+            layout
+        }
+        (None, None, [script, _]) => {
+            return Err(InstallError::Usage(format!(
+                "--store-paths {}: disko's script is not run, since it asks nobody and checks \
+                 nothing; give the layout that it was made from with --layout LAYOUT.json \
+                 (nix/layout.nix extracts it)",
+                script.display()
+            )));
+        }
+        _ => return Err(InstallError::Usage("there is no layout: give --layout".to_owned())),
+    };
+    let mut origin = system.origin.clone();
+    match (&system.flake, system.store_paths.as_slice()) {
+        (Some(flake), _) => {
+            let built = flake::toplevel(flake, &system.nix.options(debug), operator, stop).await?;
+            origin.store_path = Some(built);
+        }
+        (None, [script, toplevel]) => {
+            let remark = format!("{} is not run: the layout decides", script.display());
+            operator.notice(Notice::Remark(&remark));
+            origin.store_path = Some(toplevel.clone());
+        }
+        _ if origin.store_path.is_some() || origin.place.from.is_some() => {}
+        _ => {
+            return Err(InstallError::Usage(
+                "which system? Give --flake URI#NAME, --store-path TOPLEVEL or --from".to_owned(),
+            ));
+        }
+    }
+    let (closure, source) = stoppable(stop, move || origin.system()).await?;
+    Ok(Found { closure, source, layout })
+}
+
+/// What is added to the system: read, checked against the layout, and as the plan has it.
+pub(super) fn additions(
+    system: &SystemArgs,
+    layout: &Layout,
+) -> Result<(Additions, Choices), InstallError> {
+    let args = &system.additions;
+    let chown = args.owners().map_err(InstallError::Usage)?;
+    let archive = args.extra_files.as_deref().map(Archive::new).transpose()?.map(Arc::new);
+    let disk_keys = keys::disk_keys(layout, &args.disk_keys())?;
+    let given = HostKeyFile::read_all(&args.host_key_files)?;
+    let host_keys = match (args.copy_host_keys, given.as_slice()) {
+        (true, _) => HostKeys::Installer,
+        (false, []) => HostKeys::Made,
+        (false, given) => {
+            HostKeys::Given { public: given.iter().map(|key| key.public.clone()).collect() }
+        }
+    };
+    let extra_files = archive.as_ref().map(|archive| archive.facts().clone());
+    let host_pems = given.into_iter().map(|key| key.pem).collect();
+    let additions = Additions { archive, disk_keys, host_keys: host_pems };
+    Ok((additions, Choices { extra_files, chown, host_keys }))
+}
