@@ -1,10 +1,11 @@
 //! A file system at a place.
 
-use super::MountError;
 use super::options::Options;
 use super::table::{self, MountPoint};
-use crate::block::{DevNo, Roots};
+use super::{BUSY_BOUND, MountError};
+use crate::block::{DevNo, Poll, Roots, holders, wait};
 use crate::ensure::Ensured;
+use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -39,7 +40,7 @@ pub fn ensure(roots: &Roots, request: &MountRequest) -> Result<Ensured, MountErr
         return bind(request, &options);
     }
     make_directories(&request.target)?;
-    mount_now(&request.source, &request.target, &request.fstype, options)?;
+    mount_now(roots, &request.source, &request.target, &request.fstype, options)?;
     Ok(Ensured::Created)
 }
 
@@ -95,6 +96,7 @@ pub fn at<'a>(mounts: &'a [MountPoint], target: &Path) -> Option<&'a MountPoint>
 }
 
 pub(super) fn mount_now(
+    roots: &Roots,
     source: &str,
     target: &Path,
     fstype: &str,
@@ -108,14 +110,28 @@ pub(super) fn mount_now(
     }
     let data = data.join(",");
     let data = (!data.is_empty()).then_some(data.as_str());
-    mount(Some(source), target, Some(fstype), flags | MsFlags::MS_SILENT, data).map_err(|errno| {
-        MountError::Mount {
-            what: source.to_owned(),
-            fstype: fstype.to_owned(),
-            target: target.to_owned(),
-            source: errno,
+    let mounted = wait(&format!("{source} to be free"), BUSY_BOUND, || {
+        match mount(Some(source), target, Some(fstype), flags | MsFlags::MS_SILENT, data) {
+            Ok(()) => Ok(Poll::Ready(())),
+            // Whoever looks at a device exclusively keeps it for a moment: mount(2) does not wait.
+            Err(Errno::EBUSY) => Ok(Poll::Pending("it is busy".to_owned())),
+            Err(errno) => Err(MountError::Mount {
+                what: source.to_owned(),
+                fstype: fstype.to_owned(),
+                target: target.to_owned(),
+                source: errno,
+            }),
         }
-    })
+    });
+    match mounted {
+        Err(MountError::Timeout(_)) => {
+            let node = fs::canonicalize(source).unwrap_or_default();
+            let name = node.file_name().unwrap_or_default().to_string_lossy();
+            let holders = holders::phrases(roots, &name);
+            Err(MountError::Busy { target: source.into(), holders })
+        }
+        other => other,
+    }
 }
 
 /// Whether what is there is what is wanted: the type, the device or word, and the directory in

@@ -28,7 +28,11 @@ pub use unmount::{unmount, unmount_all_below};
 use crate::block::Timeout;
 use nix::errno::Errno;
 use std::path::PathBuf;
+use std::time::Duration;
 use thiserror::Error;
+
+/// How long a device or a mount may stay busy before its users are named.
+const BUSY_BOUND: Duration = Duration::from_secs(30);
 
 /// Something could not be mounted or unmounted.
 #[derive(Debug, Error)]

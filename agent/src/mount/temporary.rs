@@ -49,7 +49,7 @@ impl TempMount {
         let options = if read_only { "ro,nosuid,nodev,noexec" } else { "nosuid,nodev,noexec" };
         let source = source.to_string_lossy();
         let options = Options::parse([options].into_iter().chain(further.iter().copied()));
-        mount_now(&source, &mount.path, fstype, options)?;
+        mount_now(roots, &source, &mount.path, fstype, options)?;
         mount.mounted = true;
         Ok(mount)
     }

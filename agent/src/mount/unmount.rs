@@ -1,16 +1,12 @@
 //! Nothing at or below a place.
 
-use super::MountError;
 use super::table;
+use super::{BUSY_BOUND, MountError};
 use crate::block::{Poll, Roots, holders, wait};
 use crate::ensure::Ensured;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-/// How long a mount may stay busy before its users are named.
-const BUSY_BOUND: Duration = Duration::from_secs(30);
 
 /// Unmounts what is mounted at exactly `target`, all layers of it. Nothing is unmounted lazily:
 /// when this returns well, the file system is no longer there.

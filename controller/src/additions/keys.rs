@@ -131,14 +131,17 @@ pub fn disk_keys(
 /// The key files that a layout asks for; those in the Nix store are nobody's secret, and not used.
 pub fn asked_for(layout: &Layout) -> Vec<String> {
     let contents = layout.contents();
-    let files = contents.iter().filter_map(|(_, content)| match content {
-        Content::Luks(luks) => match &luks.key {
-            LuksKey::File { path, .. } if !path.starts_with("/nix/store") => Some(path.clone()),
-            _ => None,
-        },
-        _ => None,
-    });
-    let mut files: Vec<String> = files.collect();
+    let mut files = Vec::new();
+    for (_, content) in &contents {
+        let Content::Luks(luks) = content else { continue };
+        let own = match &luks.key {
+            LuksKey::File(file) => Some(file),
+            LuksKey::Asked => None,
+        };
+        let keys = own.into_iter().chain(&luks.additional_keys);
+        let secret = keys.filter(|file| !file.path.starts_with("/nix/store"));
+        files.extend(secret.map(|file| file.path.clone()));
+    }
     files.sort();
     files.dedup();
     files

@@ -57,7 +57,9 @@ impl Action {
             | Action::CreateDataset { .. }
             | Action::ReceiveClosure { .. }
             | Action::SetProfile { .. }
-            | Action::HostKey
+            | Action::PutFiles(_)
+            | Action::Chown(_)
+            | Action::HostKey { .. }
             | Action::InstallBootloader { .. }
             | Action::WriteReport
             | Action::Unmount
