@@ -120,7 +120,10 @@ impl Disks<'_> {
         if !self.recovery.exists() {
             agreed.extend(["--recovery-key-file", &recovery]);
         }
-        let ended = self.run(mode, &[more, &agreed].concat())?.ok()?;
+        let ended = self.run(mode, &[more, &agreed].concat())?.ok().map_err(|error| {
+            let kernel = self.ssh.ok("dmesg | grep -i tpm | tail -n 20").unwrap_or_default();
+            error.context(format!("{mode} failed; of the TPM the kernel says:\n{kernel}"))
+        })?;
         let mut what = Vec::new();
         for line in lines(&ended.stdout)? {
             let created = line["kind"] == "step-finished" || line["event"] == "step-finished";
