@@ -8,7 +8,7 @@ mod layouts;
 mod live_system;
 mod luks_device;
 mod modes;
-mod os_zfs_single;
+mod os_modes;
 mod password;
 mod phases;
 mod reference_system;
@@ -109,7 +109,19 @@ pub const ALL: &[Scenario] = &[
         name: "os-zfs-single",
         gate: false,
         about: "the layout of Keystone's later modules is installed, and boots with no key pressed",
-        run: os_zfs_single::run,
+        run: os_modes::zfs_single,
+    },
+    Scenario {
+        name: "os-zfs-mirror",
+        gate: false,
+        about: "two disks with --mirror-esp: installed, booted, a second generation, and booted without the first disk",
+        run: os_modes::zfs_mirror,
+    },
+    Scenario {
+        name: "os-ext4-single",
+        gate: false,
+        about: "ext4 in a container, without ZFS: installed, and boots with no key pressed",
+        run: os_modes::ext4_single,
     },
     Scenario {
         name: "reference-system",

@@ -56,6 +56,11 @@ let
     names = builtins.concatStringsSep " " (builtins.attrNames vars);
   } // vars);
 
+  # As the NixOS module has it, which puts the same text between such a beginning and no end.
+  mirrorEsp = script "mirror-esp" (builtins.toFile "mirror-esp.sh" (
+    "#! @bash@/usr/bin/bash\nexport PATH=@path@\n" + given.mirrorEsp
+  )) { };
+
   osRelease = ''
     ID=nixos
     NAME=NixOS
@@ -67,12 +72,18 @@ let
 
   # --- one system, of its variant
   #
-  # disk: the prefix of the partition labels; device: the disk of the pool
+  # disk: the prefix of the partition labels; device: the disk that is booted from
+  # root: "zfs", or "ext4" in a container; members: the pool's partitions
+  # espCopies: partitions that are refreshed with each boot loader
   # activateExit: of the activation script; hostid: "" for none
   system =
     { name ? "keystone-ref"
     , disk ? "root"
     , device ? "/dev/disk/by-id/virtio-target"
+    , root ? "zfs"
+    , members ? [ "${device}-part2" ]
+    , swapLabel ? "disk-${disk}-encryptedSwap"
+    , espCopies ? [ ]
     , espDevice ? "/dev/disk/by-partlabel/disk-${disk}-ESP"
     , hostid ? "a1b2c3d4"
     , hostname ? "keystone-ref"
@@ -85,22 +96,31 @@ let
     }:
     let
       datasets = [ "rpool/crypt/system" "rpool/crypt/system/nix" "rpool/crypt/system/var" ];
-      swap = "/dev/disk/by-partlabel/disk-${disk}-encryptedSwap";
+      onZfs = root == "zfs";
+      swap = "/dev/disk/by-partlabel/${swapLabel}";
+      dashes = builtins.replaceStrings [ "-" ];
       # NixOS's name for the mapping: the escaped path without its backslashes.
-      mapper = "dev-disk-byx2dpartlabel-diskx2d${disk}x2dencryptedSwap";
-      mapperUnit = "dev-mapper-dev\\x2ddisk\\x2dbyx2dpartlabel\\x2ddiskx2d${disk}x2dencryptedSwap";
-      deviceUnit = "dev-disk-by\\x2dpartlabel-disk\\x2d${disk}\\x2dencryptedSwap.device";
-      fstab = ''
-        rpool/crypt/system / zfs zfsutil,x-initrd.mount 0 0
-        ${espDevice} /boot vfat defaults 0 2
-        rpool/crypt/system/nix /nix zfs zfsutil,x-initrd.mount 0 0
-        rpool/crypt/system/var /var zfs zfsutil,x-initrd.mount 0 0
-
-        /dev/mapper/${mapper} none swap defaults'';
-      sysrootFstab = ''
-        rpool/crypt/system / zfs zfsutil,x-initrd.mount 0 0
-        rpool/crypt/system/nix /nix zfs zfsutil,x-initrd.mount 0 0
-        rpool/crypt/system/var /var zfs zfsutil,x-initrd.mount 0 0'';
+      mapper = "dev-disk-byx2dpartlabel-${dashes [ "x2d" ] swapLabel}";
+      mapperUnit = "dev-mapper-${dashes [ "\\x2d" ] mapper}";
+      deviceUnit = "dev-disk-by\\x2dpartlabel-${dashes [ "\\x2d" ] swapLabel}.device";
+      lines = builtins.concatStringsSep "\n";
+      roots =
+        if onZfs then
+          [
+            "rpool/crypt/system / zfs zfsutil,x-initrd.mount 0 0"
+            "rpool/crypt/system/nix /nix zfs zfsutil,x-initrd.mount 0 0"
+            "rpool/crypt/system/var /var zfs zfsutil,x-initrd.mount 0 0"
+          ]
+        else
+          [ "/dev/mapper/cryptroot / ext4 x-initrd.mount 0 1" ];
+      # Without its disk a machine whose ESP has copies goes on.
+      espOptions = if espCopies == [ ] then "defaults" else "defaults,nofail,x-systemd.device-timeout=20s";
+      fstab = lines (
+        [ (builtins.head roots) "${espDevice} /boot vfat ${espOptions} 0 2" ]
+        ++ builtins.tail roots
+        ++ [ "" "/dev/mapper/${mapper} none swap defaults" ]
+      );
+      sysrootFstab = lines roots;
 
       unit = file: vars: run "unit-${baseNameOf file}" ./unit.sh ({
         source = file;
@@ -158,17 +178,26 @@ let
         files = ./initrd/files;
         units = ./initrd/units;
         bin = ./initrd/bin;
-        crypttab = "credstore /dev/zvol/rpool/credstore - tpm2-device=auto,tpm2-measure-pcr=yes";
-        # The pool's own partition: the disk's unit is up before the links of its partitions are,
+        crypttab =
+          if onZfs then
+            "credstore /dev/zvol/rpool/credstore - tpm2-device=auto,tpm2-measure-pcr=yes"
+          else
+            "cryptroot /dev/disk/by-partlabel/disk-${disk}-root - tpm2-device=auto,tpm2-measure-pcr=yes";
+        # The pool's own partitions: a disk's unit is up before the links of its partitions are,
         # and an import that looks for them then finds no pool.
-        poolDevices =
-          builtins.replaceStrings [ "-" "/" ] [ "\\x2d" "-" ] (builtins.substring 1 (-1) "${device}-part2") + ".device";
+        poolDevices = builtins.concatStringsSep " " (map (
+          member: builtins.replaceStrings [ "-" "/" ] [ "\\x2d" "-" ] (builtins.substring 1 (-1) member) + ".device"
+        ) members);
         importDir = builtins.dirOf device;
-        datasets = builtins.concatStringsSep " " datasets;
+        datasets = if onZfs then builtins.concatStringsSep " " datasets else "";
       };
 
       kernelParams = [ "console=tty0" "console=ttyS0,115200" "zfs.zfs_arc_max=268435456" "loglevel=4" "root=fstab" ];
-      installBootLoader = script "install-systemd-boot.sh" ./install-systemd-boot.sh { inherit systemPath; };
+      installBootLoader = script "install-systemd-boot.sh" ./install-systemd-boot.sh {
+        inherit systemPath;
+        extraInstallCommands =
+          if espCopies == [ ] then "" else "${mirrorEsp} /boot ${builtins.concatStringsSep " " espCopies}";
+      };
       initrdSecrets = script "append-initrd-secrets" ./append-initrd-secrets.sh { };
     in
     run "nixos-system-${name}-25.11.${generation}" ./toplevel.sh {
@@ -183,12 +212,25 @@ let
       prepareRootSource = ./prepare-root.sh;
       switchSource = ./switch-to-configuration.sh;
     };
+
+  mirror = {
+    disk = "disk0";
+    device = "/dev/disk/by-id/virtio-a";
+    members = [ "/dev/disk/by-id/virtio-a-part2" "/dev/disk/by-id/virtio-b-part1" ];
+    swapLabel = "disk-disk1-encryptedSwap";
+    espCopies = [ "/dev/disk/by-partlabel/disk-disk1-ESP" ];
+  };
 in
 {
   # Boots from layouts/single-disk-root.json.
   reference = system { };
   # Boots from layouts/os-zfs-single.json.
   osZfsSingle = system { disk = "disk0"; device = "/dev/disk/by-id/virtio-a"; };
+  # Boots from layouts/os-zfs-mirror.json, installed with --mirror-esp, without its first disk too.
+  osZfsMirror = system mirror;
+  osZfsMirrorNext = system (mirror // { generation = "2"; });
+  # Boots from layouts/os-ext4-single.json.
+  osExt4Single = system { device = "/dev/disk/by-id/virtio-a"; root = "ext4"; swapLabel = "disk-root-swap"; };
   # A later generation of the reference system.
   next = system { generation = "2"; };
   # Boots, but its activation ends with an error.

@@ -119,3 +119,4 @@ done
 [ -n "$wrote" ] || { echo "no generation of the system profile is $default" >&2; exit 1; }
 
 sync -f "$esp"
+@extraInstallCommands@

@@ -131,6 +131,11 @@ impl Machine {
         Ok(disk.with_context(|| format!("no disk has the serial {serial}"))?.image(self.dir()))
     }
 
+    /// Takes the disk with that serial out, for all later starts.
+    pub fn remove_disk(&mut self, serial: &str) {
+        self.hardware.disks.retain(|disk| disk.serial != serial);
+    }
+
     /// Replaces the TPM by a new one, as a repair of the board would.
     pub fn replace_tpm(&mut self) -> Result<()> {
         tpm::forget(self.dir())

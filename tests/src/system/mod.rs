@@ -44,6 +44,12 @@ pub struct Toplevels {
     pub reference: String,
     /// Boots from the layout `os-zfs-single.json`.
     pub os_zfs_single: String,
+    /// Boots from the layout `os-zfs-mirror.json`, made with `--mirror-esp`.
+    pub os_zfs_mirror: String,
+    /// A later generation of `os_zfs_mirror`.
+    pub os_zfs_mirror_next: String,
+    /// Boots from the layout `os-ext4-single.json`.
+    pub os_ext4_single: String,
     /// A later generation of `reference`.
     pub next: String,
     /// `activate` does all its work and then exits with 1.
@@ -73,10 +79,13 @@ pub fn build(lab: &Lab) -> Result<System> {
     let builder = Builder::new(lab, &kernel, &expressions)?;
     let key_file = installer::key(lab)?.with_extension("pub");
     let key = fs::read_to_string(&key_file).with_context(|| format!("reading {}", key_file.display()))?;
+    let mirror_esp = native::workspace_root().join("nix/mirror-esp.sh");
+    let mirror_esp = fs::read_to_string(&mirror_esp).with_context(|| format!("reading {}", mirror_esp.display()))?;
     let inputs = serde_json::to_string_pretty(&serde_json::json!({
         "packages": builder.packages()?,
         "kernel": { "root": builder::KERNEL, "version": kernel.version, "id": builder.kernel_id() },
         "authorizedKeys": key.trim(),
+        "mirrorEsp": mirror_esp,
     }))?;
     let recipe = format!("{inputs} {}", builder::hash_tree(&expressions)?);
     let artefact = lab.artefact("system", &recipe, |dir| {

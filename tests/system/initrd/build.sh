@@ -95,15 +95,24 @@ subst() {
     for n in poolDevices importDir datasets; do text=${text//@$n@/"${!n}"}; done
     printf '%s' "$text"
 }
-for u in "$units"/*; do subst "$u" > "$r/etc/systemd/system/${u##*/}"; done
+if [ -z "$datasets" ]; then
+    # No pool to import: what follows /etc/crypttab does the rest.
+    zfs=
+else
+    zfs=1
+fi
+for u in "$units"/*; do
+    case ${u##*/} in *rpool*) [ -n "$zfs" ] || continue ;; esac
+    subst "$u" > "$r/etc/systemd/system/${u##*/}"
+done
 for b in "$bin"/*; do subst "$b" > "$r/usr/bin/${b##*/}"; chmod 0755 "$r/usr/bin/${b##*/}"; done
 unit() { mkdir -p "$r/etc/systemd/system/$1"; cat > "$r/etc/systemd/system/$1/$2"; }
 want() { mkdir -p "$r/etc/systemd/system/$1"; ln -s "../$2" "$r/etc/systemd/system/$1/$2"; }
-want initrd.target.requires rpool-load-key.service
+[ -z "$zfs" ] || want initrd.target.requires rpool-load-key.service
 want initrd.target.requires initrd-nixos-activation.service
 want initrd.target.wants initrd-token.service
 ln -s /usr/lib/systemd/system/initrd.target "$r/etc/systemd/system/default.target"
-unit initrd-switch-root.target.d credstore.conf <<'U'
+[ -z "$zfs" ] || unit initrd-switch-root.target.d credstore.conf <<'U'
 [Unit]
 # The credstore is closed before the machine's own system starts.
 Conflicts=etc-credstore.mount systemd-cryptsetup@credstore.service
@@ -111,8 +120,8 @@ After=etc-credstore.mount systemd-cryptsetup@credstore.service
 U
 unit systemd-udevd.service.d cryptsetup.conf <<'U'
 [Unit]
-# Closing the credstore needs udev.
-Before=systemd-cryptsetup@credstore.service
+# Closing a container needs udev.
+Before=systemd-cryptsetup@credstore.service systemd-cryptsetup@cryptroot.service
 U
 unit initrd-switch-root.service.d closure.conf <<'U'
 [Service]
@@ -127,7 +136,8 @@ printf "\\x${hostid:6:2}\\x${hostid:4:2}\\x${hostid:2:2}\\x${hostid:0:2}" > "$r/
 echo "$hostname" > "$r/etc/hostname"
 : > "$r/etc/machine-id"
 printf '%s\n' "$crypttab" > "$r/etc/crypttab"
-cat > "$r/etc/fstab" <<'U'
+: > "$r/etc/fstab"
+[ -z "$zfs" ] || cat > "$r/etc/fstab" <<'U'
 /dev/mapper/credstore /etc/credstore ext4 defaults,x-systemd.after=systemd-cryptsetup@credstore.service 0 2
 U
 printf '%s\n' "$sysrootFstab" > "$r/etc/fstab.sysroot"
