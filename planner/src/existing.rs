@@ -5,20 +5,25 @@
 //! makes anything. What is something else is refused: nothing here is ever overwritten.
 //!
 //! A partition is told by its disk, number and name, a pool by its GUID and the partitions that
-//! its members are, never by name alone.
+//! its members are, a RAID and a volume group by what they are made of, never by name alone. What
+//! is in a container, a RAID or a volume group shows only once that is open: the steps look then.
 
 use super::refuse::refuse;
 use super::{Context, Remarks, words};
 use keystone_protocol::inventory::{Disk, Partition, PoolState, Signature, Table};
-use keystone_protocol::layout::{self, Content, Dataset, ZfsKey};
+use keystone_protocol::layout::{self, Content, Gpt};
 use keystone_protocol::message::{Refusal, RefusalKind};
 use keystone_protocol::plan::{DeviceRef, PartitionTable, PlannedPartition};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What of the layout is there and stays.
 #[derive(Debug, Default)]
 pub(super) struct Existing {
+    /// Disks that stay and are not blank.
+    disks: BTreeSet<String>,
     tables: BTreeMap<String, PartitionTable>,
+    /// Partitions of those tables that are to be made, by disk.
+    missing: BTreeMap<String, BTreeSet<u32>>,
     pools: BTreeMap<String, ExistingPool>,
 }
 
@@ -60,7 +65,12 @@ pub(super) fn find(context: &Context<'_>, remarks: &mut Remarks) -> Result<Exist
             ));
         }
         supported(context, wanted)?;
-        existing.tables.insert(wanted.name.clone(), table(wanted, disk)?);
+        existing.disks.insert(wanted.name.clone());
+        if let Some(Content::Gpt(gpt)) = &wanted.content {
+            let (table, missing) = table(context, wanted, gpt, disk)?;
+            existing.tables.insert(wanted.name.clone(), table);
+            existing.missing.insert(wanted.name.clone(), missing);
+        }
         contents(context, wanted, disk)?;
     }
     for pool in &context.layout.zpools {
@@ -77,6 +87,17 @@ impl Existing {
         self.tables.get(disk)
     }
 
+    fn is_missing(&self, disk: &str, number: u32) -> bool {
+        self.missing.get(disk).is_some_and(|missing| missing.contains(&number))
+    }
+
+    /// Whether all partitions of a table of the plan are there.
+    pub(super) fn has_all_of(&self, table: &PartitionTable) -> bool {
+        let disk = table.device.disk().unwrap_or_default();
+        self.tables.contains_key(disk)
+            && !table.partitions.iter().any(|partition| self.is_missing(disk, partition.number))
+    }
+
     /// A pool that is there.
     pub(super) fn pool(&self, name: &str) -> Option<&ExistingPool> {
         self.pools.get(name)
@@ -85,8 +106,9 @@ impl Existing {
     /// Whether a device may be there already, and what is on it with it.
     pub(super) fn has(&self, layout: &layout::Layout, device: &DeviceRef) -> bool {
         match device {
-            DeviceRef::Disk { disk } | DeviceRef::Partition { disk, .. } => {
-                self.tables.contains_key(disk)
+            DeviceRef::Disk { disk } => self.disks.contains(disk),
+            DeviceRef::Partition { disk, number } => {
+                self.disks.contains(disk) && !self.is_missing(disk, *number)
             }
             DeviceRef::Volume { dataset } => {
                 self.pools.contains_key(dataset.split('/').next().unwrap_or_default())
@@ -105,50 +127,30 @@ impl Existing {
     }
 }
 
-/// What can be made, and can't be found again yet.
+/// What can be made, and can't be found again.
 fn supported(context: &Context<'_>, wanted: &layout::Disk) -> Result<(), Refusal> {
-    let no = |path: &str, what: &str| {
-        let disk = words::disk(&context.disks[wanted.name.as_str()].identity);
-        Err(refuse(
-            RefusalKind::TargetUnfit,
-            format!(
-                "{path}: disk {:?}, {disk}, is kept and not blank, and {what} can't be found \
-                 again yet",
-                wanted.name
-            ),
-            ANEW,
-        ))
-    };
-    if !matches!(&wanted.content, Some(Content::Gpt(_))) {
-        return no(&wanted.path, "what is on a disk without a GPT");
-    }
-    if let Some(group) = context.layout.groups.first() {
-        return no(&group.path, "a volume group");
-    }
-    if let Some(array) = context.layout.arrays.first() {
-        return no(&array.path, "a RAID");
-    }
-    let inner = context.layout.contents().into_iter().find(|(device, content)| {
-        matches!(content, Content::Gpt(_) | Content::Table(_)) && device.disk().is_none()
-    });
-    if let Some((_, content)) = inner {
-        return no(content.path(), "a partition table in a container");
-    }
-    let other_key = |key: &Option<ZfsKey>| matches!(key, Some(key) if !matches!(key, ZfsKey::Credstore(_)));
-    for pool in &context.layout.zpools {
-        let mut keys = pool.datasets.iter().map(|dataset| match dataset {
-            Dataset::Fs(fs) => &fs.key,
-            Dataset::Volume(volume) => &volume.key,
-        });
-        if other_key(&pool.root.key) || keys.any(other_key) {
-            return no(&pool.path, "the key of its datasets");
-        }
-    }
-    Ok(())
+    let Some(Content::Table(table)) = &wanted.content else { return Ok(()) };
+    Err(refuse(
+        RefusalKind::TargetUnfit,
+        format!(
+            "{}: disk {:?}, {}, is kept and not blank, and partitions of a `table` can't be told \
+             from others",
+            table.path,
+            wanted.name,
+            words::disk(&context.disks[wanted.name.as_str()].identity)
+        ),
+        ANEW,
+    ))
 }
 
-/// The table that is there, as a table of the layout: geometry and GUIDs are the disk's.
-fn table(wanted: &layout::Disk, disk: &Disk) -> Result<PartitionTable, Refusal> {
+/// The table that is there, as a table of the layout: geometry and GUIDs are the disk's. With the
+/// numbers of the partitions that are to be added to it, where the layout would have them.
+fn table(
+    context: &Context<'_>,
+    wanted: &layout::Disk,
+    gpt: &Gpt,
+    disk: &Disk,
+) -> Result<(PartitionTable, BTreeSet<u32>), Refusal> {
     let other = |what: String| {
         let shown = words::disk(&disk.identity);
         refuse(RefusalKind::TargetUnfit, format!("disk {:?}, {shown}, {what}", wanted.name), ANEW)
@@ -162,12 +164,25 @@ fn table(wanted: &layout::Disk, disk: &Disk) -> Result<PartitionTable, Refusal> 
     }
     let sector = u64::from(disk.identity.sector_size);
     let mut partitions = Vec::new();
-    for (number, planned) in (1..).zip(wanted.partitions()) {
+    let mut missing = BTreeSet::new();
+    let blank = super::tables::on_disk(context, wanted, gpt, &disk.identity)?;
+    for planned in &blank.partitions {
+        let number = planned.number;
         let Some(found) = numbered(disk, number) else {
-            return Err(other(format!(
-                "has no partition {number}, which is {:?} in the layout",
-                planned.label
-            )));
+            let none = format!("has no partition {number}, which is {:?} in the layout", planned.label);
+            if !context.mode.formats() {
+                return Err(other(none));
+            }
+            let last = |found: &Partition| found.first_lba + (found.size / sector).max(1) - 1;
+            let in_the_way = disk.contents.partitions.iter().find(|found| {
+                found.first_lba <= planned.last_lba && planned.first_lba <= last(found)
+            });
+            if let Some(found) = in_the_way {
+                return Err(other(format!("{none}, and partition {} is in its place", found.number)));
+            }
+            missing.insert(number);
+            partitions.push(planned.clone());
+            continue;
         };
         let label = found.label.as_deref().unwrap_or_default();
         if label != planned.label {
@@ -205,62 +220,95 @@ fn table(wanted: &layout::Disk, disk: &Disk) -> Result<PartitionTable, Refusal> 
             attributes: planned.attributes,
         });
     }
-    Ok(PartitionTable {
+    let table = PartitionTable {
         device: DeviceRef::Disk { disk: wanted.name.clone() },
         keep: true,
         partitions,
         hybrid: None,
-    })
+    };
+    Ok((table, missing))
 }
 
 fn numbered(disk: &Disk, number: u32) -> Option<&Partition> {
     disk.contents.partitions.iter().find(|partition| partition.number == number)
 }
 
-/// Every partition must hold what the layout puts there, or nothing where that can be made.
+/// Every partition, or the disk without a table, must hold what the layout puts there, or nothing
+/// where that can be made.
 fn contents(context: &Context<'_>, wanted: &layout::Disk, disk: &Disk) -> Result<(), Refusal> {
+    let shown = words::disk(&disk.identity);
+    if !matches!(&wanted.content, Some(Content::Gpt(_))) {
+        if let (Some(_), Some(content)) = (&disk.contents.table, &wanted.content) {
+            return Err(refuse(
+                RefusalKind::TargetUnfit,
+                format!(
+                    "{}: disk {:?}, {shown}, has a partition table, where the layout has none",
+                    content.path(),
+                    wanted.name
+                ),
+                ANEW,
+            ));
+        }
+        let place = format!("disk {:?}, {shown},", wanted.name);
+        return holds(context, &place, wanted.content.as_ref(), &disk.contents.signatures);
+    }
     for (number, planned) in (1..).zip(wanted.partitions()) {
         let found = numbered(disk, number).map_or(&[][..], |partition| &partition.signatures);
-        let (what, right) = match &planned.content {
-            Some(Content::Filesystem(filesystem)) => {
-                let name = filesystem.format.name();
-                let right = |signature: &Signature| {
-                    matches!(signature, Signature::Filesystem { fstype, .. } if fstype == name)
-                };
-                (format!("the file system {name}"), found.iter().any(right))
-            }
-            Some(Content::Luks(luks)) => {
-                let right = |found: &Signature| matches!(found, Signature::Luks { version: 2, .. });
-                (format!("the LUKS2 container {}", luks.name), found.iter().any(right))
-            }
-            Some(Content::Zfs(member)) => {
-                let right = |found: &Signature| matches!(found, Signature::ZfsMember { .. });
-                (format!("a member of the pool {}", member.pool), found.iter().any(right))
-            }
-            _ => continue,
-        };
-        if right || (found.is_empty() && context.mode.formats()) {
-            continue;
-        }
-        let there = match found {
-            [] => "nothing".to_owned(),
-            found => {
-                words::list(&found.iter().map(super::occupancy::signature).collect::<Vec<_>>())
-            }
-        };
-        return Err(refuse(
-            RefusalKind::TargetUnfit,
-            format!(
-                "partition {number} ({:?}) of disk {:?}, {}, holds {there}, where the layout has \
-                 {what}",
-                planned.label,
-                wanted.name,
-                words::disk(&disk.identity)
-            ),
-            ANEW,
-        ));
+        let place =
+            format!("partition {number} ({:?}) of disk {:?}, {shown},", planned.label, wanted.name);
+        holds(context, &place, planned.content.as_ref(), found)?;
     }
     Ok(())
+}
+
+/// Refused unless `found` says what the layout puts there, or nothing where that can be made.
+fn holds(
+    context: &Context<'_>,
+    place: &str,
+    content: Option<&Content>,
+    found: &[Signature],
+) -> Result<(), Refusal> {
+    let filesystem = |name: &str| {
+        let right = |signature: &Signature| {
+            matches!(signature, Signature::Filesystem { fstype, .. } if fstype == name)
+        };
+        (format!("the file system {name}"), found.iter().any(right))
+    };
+    let (what, right) = match content {
+        Some(Content::Filesystem(wanted)) => filesystem(wanted.format.name()),
+        Some(Content::Btrfs(_)) => filesystem("btrfs"),
+        Some(Content::Luks(luks)) => {
+            let right = |found: &Signature| matches!(found, Signature::Luks { version: 2, .. });
+            (format!("the LUKS2 container {}", luks.name), found.iter().any(right))
+        }
+        Some(Content::Zfs(member)) => {
+            let right = |found: &Signature| matches!(found, Signature::ZfsMember { .. });
+            (format!("a member of the pool {}", member.pool), found.iter().any(right))
+        }
+        Some(Content::PhysicalVolume(volume)) => {
+            let what = format!("a physical volume of {}", volume.group);
+            (what, found.contains(&Signature::Lvm))
+        }
+        Some(Content::ArrayMember(member)) => {
+            (format!("a member of RAID {}", member.array), found.contains(&Signature::MdRaid))
+        }
+        Some(Content::Swap(swap)) if !swap.random_encryption => {
+            ("swap".to_owned(), found.contains(&Signature::Swap))
+        }
+        Some(Content::Swap(_) | Content::Gpt(_) | Content::Table(_)) | None => return Ok(()),
+    };
+    if right || (found.is_empty() && context.mode.formats()) {
+        return Ok(());
+    }
+    let there = match found {
+        [] => "nothing".to_owned(),
+        found => words::list(&found.iter().map(super::occupancy::signature).collect::<Vec<_>>()),
+    };
+    Err(refuse(
+        RefusalKind::TargetUnfit,
+        format!("{place} holds {there}, where the layout has {what}"),
+        ANEW,
+    ))
 }
 
 /// What one member's label says.
@@ -282,7 +330,8 @@ fn pool_of(
 ) -> Result<Option<ExistingPool>, Refusal> {
     let members = context.layout.members(name);
     let hidden = members.iter().any(|member| {
-        matches!(member, DeviceRef::Mapper { .. }) && existing.has(context.layout, member)
+        !matches!(member, DeviceRef::Disk { .. } | DeviceRef::Partition { .. })
+            && existing.has(context.layout, member)
     });
     if hidden {
         return in_containers(context, name);
@@ -352,8 +401,8 @@ fn in_containers(context: &Context<'_>, name: &str) -> Result<Option<ExistingPoo
         return Err(refuse(
             RefusalKind::TargetUnfit,
             format!(
-                "the pool {name:?} is in a container that is there already: whether the pool is \
-                 there too can only be seen once it is open"
+                "the pool {name:?} is in something that is there already: whether the pool is there \
+                 too can only be seen once that is open"
             ),
             "if it is, mount it: --disko-mode mount; to make everything anew: --disko-mode disko \
              --erase",
@@ -368,10 +417,17 @@ fn label<'a>(
     existing: &Existing,
     device: &'a DeviceRef,
 ) -> Option<Label<'a>> {
-    let DeviceRef::Partition { disk, number } = device else { return None };
-    existing.table(disk)?;
-    let found = numbered(context.disks[disk.as_str()], *number)?;
-    found.signatures.iter().find_map(|signature| match signature {
+    if !existing.has(context.layout, device) {
+        return None;
+    }
+    let signatures = match device {
+        DeviceRef::Disk { disk } => &context.disks[disk.as_str()].contents.signatures,
+        DeviceRef::Partition { disk, number } => {
+            &numbered(context.disks[disk.as_str()], *number)?.signatures
+        }
+        _ => return None,
+    };
+    signatures.iter().find_map(|signature| match signature {
         Signature::ZfsMember { pool, guid, hostname, hostid, state, .. } => Some(Label {
             device,
             pool,
@@ -390,6 +446,9 @@ fn place(context: &Context<'_>, device: &DeviceRef) -> String {
             "partition {number} of disk {disk:?}, {},",
             words::disk(&context.disks[disk.as_str()].identity)
         ),
+        DeviceRef::Disk { disk } => {
+            format!("disk {disk:?}, {},", words::disk(&context.disks[disk.as_str()].identity))
+        }
         other => format!("{other:?}"),
     }
 }

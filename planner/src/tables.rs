@@ -9,7 +9,7 @@ use keystone_protocol::inventory::DiskIdentity;
 use keystone_protocol::layout::{self, Content, Gpt, Kind, Table, TablePartition, partition_type};
 use keystone_protocol::message::{Refusal, RefusalKind};
 use keystone_protocol::plan::{
-    DeviceRef, HybridEntry, HybridMbr, InnerPartition, InnerTable, MbrKind, MbrPartition, MbrTable,
+    DeviceRef, HybridEntry, HybridMbr, InnerPartition, InnerPresence, InnerTable, MbrKind, MbrPartition, MbrTable,
     PartitionTable, PlannedPartition,
 };
 
@@ -44,7 +44,14 @@ pub(super) fn tables(context: &Context<'_>, existing: &Existing) -> Result<Table
     }
     for (device, content) in context.layout.contents() {
         match content {
-            Content::Gpt(gpt) if device.disk().is_none() => tables.inner.push(inner(device, gpt)?),
+            Content::Gpt(gpt) if device.disk().is_none() => {
+                let presence = match existing.has(context.layout, &device) {
+                    false => InnerPresence::New,
+                    true if context.mode.formats() => InnerPresence::Kept,
+                    true => InnerPresence::Found,
+                };
+                tables.inner.push(inner(device, gpt, presence)?);
+            }
             Content::Table(table) if device.disk().is_none() => {
                 return Err(refuse(
                     RefusalKind::Layout,
@@ -62,7 +69,8 @@ fn wanted(partition: &layout::Partition) -> Wanted {
     Wanted { start: partition.start, end: partition.end, alignment: partition.alignment }
 }
 
-fn on_disk(
+/// The layout's GPT on a blank disk.
+pub(super) fn on_disk(
     context: &Context<'_>,
     disk: &layout::Disk,
     gpt: &Gpt,
@@ -109,7 +117,11 @@ fn hybrid(gpt: &Gpt) -> Option<HybridMbr> {
     (!entries.is_empty()).then_some(HybridMbr { protective_first, entries })
 }
 
-fn inner(device: DeviceRef, gpt: &Gpt) -> Result<InnerTable, Refusal> {
+fn inner(
+    device: DeviceRef,
+    gpt: &Gpt,
+    presence: InnerPresence,
+) -> Result<InnerTable, Refusal> {
     if let Some(partition) = gpt.partitions.iter().find(|partition| partition.hybrid.is_some()) {
         return Err(refuse(
             RefusalKind::Layout,
@@ -128,7 +140,7 @@ fn inner(device: DeviceRef, gpt: &Gpt) -> Result<InnerTable, Refusal> {
         alignment: partition.alignment,
         attributes: partition.attributes,
     });
-    Ok(InnerTable { device, partitions: partitions.collect() })
+    Ok(InnerTable { device, presence, partitions: partitions.collect() })
 }
 
 fn parted_gpt(

@@ -2,7 +2,7 @@
 
 use super::{Builder, words};
 use keystone_protocol::layout::{Btrfs, Content, Filesystem, Format, Luks, Swap, SwapFile};
-use keystone_protocol::plan::{Action, DeviceRef, HookKind};
+use keystone_protocol::plan::{Action, DeviceRef, HookKind, InnerPresence};
 
 impl Builder<'_> {
     pub(super) fn content(&mut self, device: &DeviceRef, content: Option<&Content>) {
@@ -50,8 +50,7 @@ impl Builder<'_> {
         let tables = &self.decisions.tables;
         let (names, action) = if let Some(table) = tables.gpt.iter().find(|t| t.device == *device) {
             let names = table.partitions.iter().map(|p| p.name.clone()).collect();
-            let there = device.disk().is_some_and(|disk| self.existing.table(disk).is_some());
-            let action = match there {
+            let action = match self.existing.has_all_of(table) {
                 true => Action::FindPartitions(table.clone()),
                 false => Action::Partition(table.clone()),
             };
@@ -68,6 +67,9 @@ impl Builder<'_> {
         let names: Vec<String> = names;
         let title = match &action {
             Action::FindPartitions(_) => "find the partitions of",
+            Action::PartitionInner(table) if table.presence == InnerPresence::Found => {
+                "find the partitions of"
+            }
             _ => "partition",
         };
         self.push(

@@ -17,7 +17,7 @@ pub(super) use pool::dataset_key;
 
 use super::existing::Existing;
 use super::{Context, Decisions, Remarks, words};
-use keystone_protocol::layout::{self, Content, Hooks, Luks, Root};
+use keystone_protocol::layout::{self, Content, Hooks, LogicalVolume, Luks, Root, VolumeGroup};
 use keystone_protocol::plan::{Action, ArrayPlan, DeviceRef, HookKind, LogicalVolumePlan, Step};
 
 /// The steps, in disko's order: each disk with its table and what is on its partitions, then what
@@ -107,6 +107,7 @@ impl Builder<'_> {
     /// Makes something of the layout's top and all that is on it.
     fn root(&mut self, root: Root) {
         let layout = self.context.layout;
+        let formats = self.context.mode.formats();
         match root {
             Root::Disk(index) => {
                 let disk = &layout.disks[index];
@@ -118,17 +119,22 @@ impl Builder<'_> {
             Root::Array(index) => {
                 let array = &layout.arrays[index];
                 self.hook(&array.hooks, HookKind::PreCreate, "");
-                let members = layout.array_members(&array.name);
+                let plan = ArrayPlan {
+                    name: array.name.clone(),
+                    level: array.level,
+                    metadata: array.metadata.clone(),
+                    members: layout.array_members(&array.name),
+                    extra_args: array.extra_args.clone(),
+                };
+                let devices = plan.members.len();
+                let (title, action) = match formats {
+                    true => ("make", Action::CreateArray(plan)),
+                    false => ("start", Action::AssembleArray(plan)),
+                };
                 self.push(
                     format!("raid:{}", array.name),
-                    format!("make RAID {} of {} devices", array.name, members.len()),
-                    Action::CreateArray(ArrayPlan {
-                        name: array.name.clone(),
-                        level: array.level,
-                        metadata: array.metadata.clone(),
-                        members,
-                        extra_args: array.extra_args.clone(),
-                    }),
+                    format!("{title} RAID {} of {devices} devices", array.name),
+                    action,
                 );
                 let device = DeviceRef::Array { name: array.name.clone() };
                 self.content(&device, array.content.as_ref());
@@ -138,25 +144,20 @@ impl Builder<'_> {
                 let group = &layout.groups[index];
                 self.hook(&group.hooks, HookKind::PreCreate, "");
                 let members = layout.physical_volumes(&group.name);
+                let name = group.name.clone();
+                let (title, action) = match formats {
+                    true => ("make", Action::CreateVolumeGroup { name, members }),
+                    false => ("activate", Action::ActivateGroup { name, members }),
+                };
                 self.push(
                     format!("group:{}", group.name),
-                    format!("make volume group {}", group.name),
-                    Action::CreateVolumeGroup { name: group.name.clone(), members },
+                    format!("{title} volume group {}", group.name),
+                    action,
                 );
                 for volume in &group.volumes {
-                    let name = format!("{}/{}", group.name, volume.name);
-                    self.push(
-                        format!("lv:{name}"),
-                        format!("make logical volume {name}"),
-                        Action::CreateLogicalVolume(LogicalVolumePlan {
-                            group: group.name.clone(),
-                            name: volume.name.clone(),
-                            size: volume.size.clone(),
-                            kind: volume.kind.clone(),
-                            thin_pool: volume.thin_pool.clone(),
-                            extra_args: volume.extra_args.clone(),
-                        }),
-                    );
+                    if formats {
+                        self.logical_volume(group, volume);
+                    }
                     let device = DeviceRef::LogicalVolume {
                         group: group.name.clone(),
                         name: volume.name.clone(),
@@ -168,6 +169,22 @@ impl Builder<'_> {
             Root::Pool(index) => self.pool(&layout.zpools[index]),
             Root::Nodev(_) => {}
         }
+    }
+
+    fn logical_volume(&mut self, group: &VolumeGroup, volume: &LogicalVolume) {
+        let name = format!("{}/{}", group.name, volume.name);
+        self.push(
+            format!("lv:{name}"),
+            format!("make logical volume {name}"),
+            Action::CreateLogicalVolume(LogicalVolumePlan {
+                group: group.name.clone(),
+                name: volume.name.clone(),
+                size: volume.size.clone(),
+                kind: volume.kind.clone(),
+                thin_pool: volume.thin_pool.clone(),
+                extra_args: volume.extra_args.clone(),
+            }),
+        );
     }
 
     /// File systems for the copies of the ESP.

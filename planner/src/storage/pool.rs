@@ -38,14 +38,18 @@ impl Builder<'_> {
                 Action::CreatePool(plan.clone()),
             );
         }
+        if self.existing.pool(&pool.name).is_some() {
+            self.load_key(&pool.name, pool.root.key.as_ref());
+        }
         // The root dataset is there already.
         let mut made: BTreeSet<String> = BTreeSet::from([pool.name.clone()]);
         for dataset in &pool.datasets {
             let name = pool.full_name(dataset.name());
             if !self.context.mode.formats() {
                 match dataset {
-                    Dataset::Fs(fs) => self.load_key(&name, fs),
+                    Dataset::Fs(fs) => self.load_key(&name, fs.key.as_ref()),
                     Dataset::Volume(volume) => {
+                        self.load_key(&name, volume.key.as_ref());
                         let device = DeviceRef::Volume { dataset: name };
                         self.content(&device, volume.content.as_ref());
                     }
@@ -119,8 +123,20 @@ impl Builder<'_> {
         );
     }
 
-    fn load_key(&mut self, name: &str, fs: &ZfsFs) {
-        let Some(ZfsKey::Credstore(key)) = &fs.key else { return };
+    /// Loads the key of an encryption root that is there.
+    fn load_key(&mut self, name: &str, key: Option<&ZfsKey>) {
+        let key = match key {
+            Some(ZfsKey::Credstore(key)) => key,
+            Some(other) => {
+                self.push(
+                    format!("key:{name}"),
+                    format!("load the key of {name}"),
+                    Action::UnlockDataset { dataset: name.to_owned(), key: dataset_key(other) },
+                );
+                return;
+            }
+            None => return,
+        };
         self.push(
             format!("key:{name}"),
             format!("load the key of {name} from container {}", key.container),

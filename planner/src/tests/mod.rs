@@ -1,5 +1,6 @@
 //! Plans and refusals for a made-up machine.
 
+mod kept;
 mod layouts;
 mod mirror;
 mod modes;

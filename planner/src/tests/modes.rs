@@ -169,6 +169,7 @@ fn what_is_not_the_layouts_is_never_overwritten() {
                 Some("EBD0A0A2-B9E5-4433-87C0-68B6B72699C7".into());
         }),
         ("a partition is missing", |case| {
+            case.options.disko_mode = DiskoMode::Mount;
             case.disk("vda").contents.partitions.pop();
         }),
         ("an MBR", |case| {

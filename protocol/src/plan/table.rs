@@ -46,8 +46,31 @@ pub struct PlannedPartition {
 pub struct InnerTable {
     /// What it is on.
     pub device: DeviceRef,
+    /// What may be there already.
+    #[serde(default, skip_serializing_if = "InnerPresence::is_new")]
+    pub presence: InnerPresence,
     /// Partitions, in the order in which they are laid out.
     pub partitions: Vec<InnerPartition>,
+}
+
+/// What may be where an [`InnerTable`] is to be, which can't be seen before the device is there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InnerPresence {
+    /// Nothing: the device was made by the same plan.
+    #[default]
+    New,
+    /// A table that stays, or nothing; then it is made.
+    Kept,
+    /// A table that must have these partitions; nothing is written.
+    Found,
+}
+
+impl InnerPresence {
+    /// Whether nothing is there.
+    pub fn is_new(&self) -> bool {
+        *self == InnerPresence::New
+    }
 }
 
 /// A partition of an [`InnerTable`].

@@ -1,7 +1,8 @@
 //! Partition tables, file systems, swap, mounts.
 
 use super::StepError;
-use crate::block::Device;
+use crate::block::{Device, wipe};
+use crate::ensure::Ensured;
 use crate::execute::machine::TARGET;
 use crate::execute::{Execution, StepResult};
 use crate::mount::swap::Discard;
@@ -9,7 +10,7 @@ use crate::mount::{MountRequest, SwapOptions};
 use crate::{btrfs, filesystem, gpt, mbr, mount};
 use keystone_planner::geometry::{Wanted, allocate};
 use keystone_protocol::plan::{
-    DeviceRef, InnerTable, MbrTable, MountPlan, MountSource, PartitionTable, PlannedPartition,
+    DeviceRef, InnerPresence, InnerTable, MbrTable, MountPlan, MountSource, PartitionTable, PlannedPartition,
     SwapDiscard,
 };
 use std::path::Path;
@@ -54,13 +55,30 @@ pub(super) fn partition_inner(run: &mut Execution<'_>, table: &InnerTable) -> St
             attributes: partition.attributes,
         }
     });
+    let presence = table.presence;
     let table = PartitionTable {
         device: table.device.clone(),
-        keep: false,
+        keep: presence == InnerPresence::Kept,
         partitions: partitions.collect(),
         hybrid: None,
     };
-    let (ensured, _) = gpt::ensure(run.machine.roots(), &node.name, &table)?;
+    let roots = run.machine.roots();
+    match presence {
+        InnerPresence::Found => {
+            let _ = gpt::find(roots, &node.name, &table)?;
+            return Ok(Ensured::AlreadySo);
+        }
+        InnerPresence::Kept => {
+            let device = Device::open_read(roots, &node.name)?;
+            let is_gpt = gpt::read(device.file(), device.size(), device.sector_size()).is_some();
+            if !is_gpt && !wipe::is_blank(&device)? {
+                let problem = "it holds something, and no partition table".to_owned();
+                return Err(StepError::Inner(table.device, problem));
+            }
+        }
+        InnerPresence::New => {}
+    }
+    let (ensured, _) = gpt::ensure(roots, &node.name, &table)?;
     Ok(ensured)
 }
 

@@ -1,0 +1,160 @@
+//! Every example on disks that it was laid out on before.
+
+use super::layouts::{assert_uses_what_is_there, documents, machine_for};
+use super::*;
+use crate::plan_disks;
+use keystone_protocol::disko_mode::DiskoMode;
+use keystone_protocol::inventory::{Contents, Partition, PoolState, Signature, Table};
+use keystone_protocol::layout::{Content, Layout};
+use keystone_protocol::plan::{Action, Step};
+
+/// What a content looks like on its device.
+fn signatures(content: Option<&Content>) -> Vec<Signature> {
+    let filesystem = |fstype: &str| Signature::Filesystem { fstype: fstype.into(), label: None, uuid: None };
+    match content {
+        Some(Content::Filesystem(found)) => vec![filesystem(found.format.name())],
+        Some(Content::Btrfs(_)) => vec![filesystem("btrfs")],
+        Some(Content::Luks(_)) => vec![Signature::Luks { version: 2, uuid: None, label: None }],
+        Some(Content::Zfs(member)) => vec![Signature::ZfsMember {
+            pool: member.pool.clone(),
+            guid: member.pool.len().to_string(),
+            hostname: None,
+            hostid: None,
+            state: PoolState::Exported,
+            txg: 1,
+        }],
+        Some(Content::PhysicalVolume(_)) => vec![Signature::Lvm],
+        Some(Content::ArrayMember(_)) => vec![Signature::MdRaid],
+        Some(Content::Swap(swap)) if !swap.random_encryption => vec![Signature::Swap],
+        _ => Vec::new(),
+    }
+}
+
+/// The machine after the layout was made on it, everything closed. `None` for a layout with a
+/// legacy `table`.
+fn laid_out(text: &str) -> Option<Case> {
+    let layout = Layout::parse(text).unwrap();
+    let mut case = machine_for(text, 64 << 30, 512);
+    let options = InstallOptions { disko_mode: DiskoMode::Format, ..case.options.clone() };
+    let made = plan_disks(&case.inventory, &case.layout, &options).unwrap();
+    for disk in &layout.disks {
+        let mut contents = Contents::default();
+        match &disk.content {
+            Some(Content::Table(_)) => return None,
+            Some(Content::Gpt(gpt)) => {
+                let table = made.steps.iter().find_map(|step| match &step.action {
+                    Action::Partition(table) if table.device.disk() == Some(&disk.name) => Some(table),
+                    _ => None,
+                });
+                contents.table = Some(Table::Gpt { guid: "7f0c9f3e-8f0e-4cf5-b1a2-2d8d0a8a3a55".into() });
+                for (planned, wanted) in table.unwrap().partitions.iter().zip(&gpt.partitions) {
+                    contents.partitions.push(Partition {
+                        number: planned.number,
+                        kernel_name: format!("x{}", planned.number),
+                        first_lba: planned.first_lba,
+                        size: (planned.last_lba + 1 - planned.first_lba) * 512,
+                        type_guid: Some(planned.type_guid.clone()),
+                        guid: planned.guid.clone().or(Some("0f0c9f3e-8f0e-4cf5-b1a2-2d8d0a8a3a55".into())),
+                        label: Some(planned.label.clone()),
+                        signatures: signatures(wanted.content.as_ref()),
+                        nixos: None,
+                        holders: Vec::new(),
+                    });
+                }
+            }
+            content => contents.signatures = signatures(content.as_ref()),
+        }
+        let found = case.inventory.disks.iter_mut().find(|found| found.links.contains(&disk.device));
+        found.unwrap().contents = contents;
+    }
+    Some(case)
+}
+
+/// What writes to a device that may hold something.
+fn writes(step: &Step) -> bool {
+    matches!(
+        step.action,
+        Action::WipeDisk { .. }
+            | Action::Release(_)
+            | Action::Partition(_)
+            | Action::PartitionMbr(_)
+            | Action::FormatLuks { .. }
+            | Action::CreatePool(_)
+    )
+}
+
+/// What makes something where nothing is.
+fn makes(step: &Step) -> bool {
+    matches!(
+        step.action,
+        Action::MakeVfat { .. }
+            | Action::MakeFilesystem { .. }
+            | Action::MakeSwap { .. }
+            | Action::CreateArray(_)
+            | Action::CreatePhysicalVolume { .. }
+            | Action::CreateVolumeGroup { .. }
+            | Action::CreateLogicalVolume(_)
+            | Action::CreateDataset { .. }
+            | Action::CreateVolume { .. }
+            | Action::CreateKey { .. }
+            | Action::CreateSubvolume { .. }
+            | Action::CreateSwapFile { .. }
+            | Action::CreateSnapshot { .. }
+            | Action::Enroll { .. }
+    )
+}
+
+#[test]
+fn every_example_is_mounted_again() {
+    let mut mounted = 0;
+    for path in documents() {
+        let layout = std::fs::read_to_string(&path).unwrap();
+        let Some(case) = laid_out(&layout) else { continue };
+        let shown = path.display();
+        for mode in [DiskoMode::Mount, DiskoMode::Format, DiskoMode::FormatMount] {
+            let options = InstallOptions { disko_mode: mode, ..case.options.clone() };
+            let plan = match plan_disks(&case.inventory, &case.layout, &options) {
+                Ok(plan) => plan,
+                // Nothing can be made in a container or a RAID before it was looked into.
+                Err(refusal) if mode.formats() && refusal.message.contains("once that is open") => continue,
+                Err(refusal) => panic!("{shown}: {mode} refused: {refusal}"),
+            };
+            assert!(plan.is_consistent());
+            assert_uses_what_is_there(&layout, &plan.steps);
+            let wrong = plan.steps.iter().find(|step| writes(step) || (!mode.formats() && makes(step)));
+            assert!(wrong.is_none(), "{shown}: {mode}: {wrong:?}");
+            assert!(plan.basis.destroys.is_empty() && plan.containers.is_empty());
+            let mounts = plan.steps.iter().any(|step| matches!(step.action, Action::Mount(_)));
+            mounted += usize::from(mounts && mode == DiskoMode::Mount);
+        }
+    }
+    assert!(mounted >= 25, "{mounted}");
+}
+
+#[test]
+fn what_is_missing_on_a_kept_disk_is_added_to_its_table() {
+    let options = |mode| InstallOptions { disko_mode: mode, ..InstallOptions::default() };
+    let mut case = laid_out(SINGLE).unwrap();
+    let disk = case.inventory.disks.iter_mut().find(|disk| !disk.contents.is_blank() && !disk.boot_medium);
+    let partitions = &mut disk.unwrap().contents.partitions;
+    let gone = partitions.pop().unwrap();
+    let plan = plan_disks(&case.inventory, &case.layout, &options(DiskoMode::Format)).unwrap();
+    let table = plan.steps.iter().find_map(|step| match &step.action {
+        Action::Partition(table) => Some(table),
+        _ => None,
+    });
+    let table = table.expect("the table is written");
+    assert!(table.keep);
+    let added = table.partitions.last().unwrap();
+    assert_eq!((added.number, added.first_lba, &Some(added.label.clone())), (3, gone.first_lba, &gone.label));
+    // Those that are there are found where they are.
+    assert_eq!(table.partitions[0].guid.as_deref(), Some("0f0c9f3e-8f0e-4cf5-b1a2-2d8d0a8a3a55"));
+
+    let refused = plan_disks(&case.inventory, &case.layout, &options(DiskoMode::Mount)).unwrap_err();
+    assert!(refused.message.contains("has no partition 3"), "{refused}");
+
+    let disk = case.inventory.disks.iter_mut().find(|disk| !disk.contents.is_blank() && !disk.boot_medium);
+    disk.unwrap().contents.partitions.push(Partition { number: 4, label: Some("data".into()), ..gone });
+    let refused = plan_disks(&case.inventory, &case.layout, &options(DiskoMode::Format)).unwrap_err();
+    assert!(refused.message.contains("partition 4 is in its place"), "{refused}");
+}
