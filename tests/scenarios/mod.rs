@@ -106,6 +106,12 @@ pub const ALL: &[Scenario] = &[
         run: layouts::run_pools,
     },
     Scenario {
+        name: "layouts-documents",
+        gate: false,
+        about: "every document by keystone disko: made, unmounted, mounted again with a file that survives, destroyed",
+        run: layouts::documents::run,
+    },
+    Scenario {
         name: "os-zfs-single",
         gate: false,
         about: "the layout of Keystone's later modules is installed, and boots with no key pressed",

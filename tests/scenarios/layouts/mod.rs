@@ -9,10 +9,12 @@
 //! | [`words`] | the plan's words |
 //! | [`again`] | from making to opening what was made |
 //! | [`disko`] | disko's examples |
+//! | [`documents`] | the documents themselves, by `keystone disko` |
 //! | [`pools`] | Keystone's modes, and what pools can be made of |
 
 mod again;
 mod disko;
+pub(super) mod documents;
 mod pools;
 mod words;
 

@@ -1,0 +1,209 @@
+//! The documents themselves, as an operator gives them to `keystone disko`: made, closed, mounted
+//! again with what was written still there, closed, and made anew over what is there.
+
+use super::{CLEAN, DISKS, KEYS};
+use crate::keystone::{Ended, run as run_command};
+use crate::machine::Hardware;
+use crate::machine::disk::Disk;
+use crate::native;
+use crate::runner::{Context, Live};
+use crate::scenarios::steps;
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Exit code of a machine that does not fit: docs/exit-codes.md.
+const TARGET_UNFIT: i32 = 66;
+
+/// Disks need no more than the largest layout takes: swap of 8 GiB, an ESP, and something else.
+const GIB: u64 = 14;
+
+/// Runs the scenario.
+pub(in crate::scenarios) fn run(cx: &Context) -> Result<()> {
+    let hardware = DISKS.iter().fold(Hardware::new("layouts-documents"), |hardware, serial| {
+        hardware.disk(Disk::blank(serial, GIB))
+    });
+    let medium = cx.oracle()?;
+    let live = Live::boot(hardware, &medium)?;
+    live.ssh.ok(KEYS)?;
+    let documents = documents()?;
+    let mut failed = Vec::new();
+    for path in &documents {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let case = Case::new(cx, &live, &medium.key, path)?;
+        match case.run() {
+            Ok(times) => println!("    {name}: as it says ({times})"),
+            Err(error) => {
+                println!("    {name}: FAILED\n{error:#}");
+                failed.push(name);
+                let _ = live.ssh.run(CLEAN);
+            }
+        }
+    }
+    println!("    {} of {} documents are as they say", documents.len() - failed.len(), documents.len());
+    ensure!(failed.is_empty(), "{} failed", failed.join(", "));
+    live.running.kill()
+}
+
+fn documents() -> Result<Vec<PathBuf>> {
+    let root = native::workspace_root().join("tests/layouts");
+    let mut found = Vec::new();
+    for directory in ["keystone", "keystone-derived", "disko"] {
+        let directory = root.join(directory);
+        for entry in fs::read_dir(&directory).with_context(|| directory.display().to_string())? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "json") {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// One document on the machine's disks.
+struct Case<'a> {
+    cx: &'a Context,
+    live: &'a Live,
+    key: &'a Path,
+    path: &'a Path,
+    files: steps::Files,
+    /// Serial numbers, by the layout's names.
+    disks: Vec<(String, &'static str)>,
+}
+
+impl<'a> Case<'a> {
+    fn new(cx: &'a Context, live: &'a Live, key: &'a Path, path: &'a Path) -> Result<Self> {
+        let document: Value = serde_json::from_str(&fs::read_to_string(path)?)?;
+        let names = document["disk"].as_object().context("a layout has disks")?.keys();
+        let disks: Vec<_> = names.cloned().zip(DISKS).collect();
+        Ok(Case { cx, live, key, path, files: steps::Files::new()?, disks })
+    }
+
+    fn run(&self) -> Result<String> {
+        let ssh = &self.live.ssh;
+        let began = Instant::now();
+        let planned = self.keystone("disko", &["--erase", "--dry-run"])?.ok()?;
+        let plan_time = began.elapsed();
+        let (made, made_time) = self.changes("disko", &["--erase"])?;
+        ensure!(made > 0, "nothing was made");
+        let mounts = mounts(&planned.stdout)?;
+        self.mounted(&mounts)?;
+        let kept = mounts.iter().find(|(_, fstype)| fstype != "vfat" && fstype != "tmpfs");
+        let kept = kept.map(|(target, _)| format!("/mnt{target}/kept by keystone"));
+        if let Some(kept) = &kept {
+            ssh.ok(&format!("echo still here > '{kept}'"))?;
+        }
+        self.changes("unmount", &[])?;
+        super::closed(self.live).context("after unmounting")?;
+        let mut mount_time = Duration::ZERO;
+        let again = self.keystone("mount", &[])?;
+        // A legacy table is not mounted again; the refusal says so.
+        if again.code != Some(TARGET_UNFIT) || !again.stderr.contains("partitions of a `table`") {
+            let again = again.ok()?;
+            mount_time = elapsed(&again)?;
+            self.mounted(&mounts)?;
+            if let Some(kept) = &kept {
+                ensure!(ssh.ok(&format!("cat '{kept}'"))? == "still here", "the file is not as it was");
+            }
+            let (changed, _) = self.changes("mount", &[])?;
+            ensure!(changed == 0, "mounting what is mounted changed {changed} steps");
+            self.changes("unmount", &[])?;
+            super::closed(self.live).context("after mounting and unmounting")?;
+        }
+        self.changes("destroy", &[])?;
+        for (_, serial) in &self.disks {
+            let left = ssh.ok(&format!("wipefs -n /dev/disk/by-id/virtio-{serial}"))?;
+            ensure!(left.is_empty(), "{serial} is not blank: {left}");
+        }
+        Ok(format!(
+            "planned in {:.1} s with the connection, made in {:.1} s, mounted in {:.1} s",
+            plan_time.as_secs_f32(),
+            made_time.as_secs_f32(),
+            mount_time.as_secs_f32()
+        ))
+    }
+
+    /// How many steps changed something, and what they took.
+    fn changes(&self, mode: &str, more: &[&str]) -> Result<(usize, Duration)> {
+        let ended = self.keystone(mode, more)?.ok().with_context(|| format!("--disko-mode {mode}"))?;
+        let changed = ended
+            .stdout
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .filter(|line| line["event"] == "step-finished" && line["outcome"] == "created")
+            .count();
+        Ok((changed, elapsed(&ended)?))
+    }
+
+    fn keystone(&self, mode: &str, more: &[&str]) -> Result<Ended> {
+        let mut command = self.cx.keystone()?.on("disko", &self.live.ssh, self.key);
+        command.args(["--disko-mode", mode, "--json", "--layout"]).arg(self.path);
+        for (name, serial) in &self.disks {
+            command.arg("--disk").arg(format!("{name}=serial:{serial}"));
+        }
+        let dry = more.contains(&"--dry-run");
+        if matches!(mode, "disko" | "destroy") && !dry {
+            command.arg("--yes");
+            for (_, serial) in &self.disks {
+                command.arg("--disk-id").arg(format!("virtio-{serial}"));
+            }
+        }
+        if mode == "disko" && !dry {
+            self.files.forget();
+            command.arg("--recovery-key-file").arg(self.files.path("recovery-key"));
+            command.arg("--password-file").arg(self.files.path("password"));
+        }
+        if mode == "mount" {
+            command.arg("--unlock-key-file").arg(self.files.path("password"));
+            command.arg("--password-file").arg(self.files.path("password"));
+        }
+        command.args(more);
+        run_command(command)
+    }
+
+    fn mounted(&self, mounts: &[(String, String)]) -> Result<()> {
+        for (target, fstype) in mounts {
+            let place = format!("/mnt{target}");
+            let place = place.trim_end_matches('/');
+            let found = self.live.ssh.ok(&format!("findmnt -n -o FSTYPE '{place}' | tail -n 1"))?;
+            ensure!(found == *fstype, "{place} is {found:?}, not {fstype}");
+        }
+        Ok(())
+    }
+}
+
+/// What an execution took by its own clock.
+fn elapsed(ended: &Ended) -> Result<Duration> {
+    let last = ended
+        .stdout
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok()?["at_ms"].as_u64())
+        .next_back();
+    match last {
+        Some(ms) => Ok(Duration::from_millis(ms)),
+        None => bail!("no events:\n{}", ended.stdout),
+    }
+}
+
+/// Targets and types of the plan's mounts.
+fn mounts(output: &str) -> Result<Vec<(String, String)>> {
+    let plan = output
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .find_map(|line| line.get("plan").filter(|plan| plan.get("steps").is_some()).cloned())
+        .with_context(|| format!("no plan:\n{output}"))?;
+    let steps = plan["steps"].as_array().context("a plan has steps")?;
+    let actions = steps.iter().map(|step| &step["action"]).filter(|action| action["do"] == "mount");
+    let actions = actions.filter(|action| action["source"]["source"] != "bind");
+    actions
+        .map(|action| {
+            let target = action["target"].as_str().context("a mount has a target")?;
+            let source = &action["source"];
+            let fstype = source["fstype"].as_str().unwrap_or("zfs");
+            Ok((target.to_owned(), fstype.to_owned()))
+        })
+        .collect()
+}
