@@ -77,6 +77,9 @@ fn usage_and_help() {
         assert!(help.out.contains(word), "{word}");
     }
     assert_eq!(keystone(&["version"]).out, format!("keystone {}\n", env!("CARGO_PKG_VERSION")));
+    let version: serde_json::Value =
+        serde_json::from_str(&keystone(&["version", "--json"]).out).unwrap();
+    assert_eq!(version["version"], env!("CARGO_PKG_VERSION"));
 }
 
 #[test]

@@ -59,6 +59,11 @@ const FLAKE: &str = r#"
       nixosConfigurations.nas.config = config toplevel;
       nixosConfigurations.broken.config =
         config (sh "broken" "echo the compiler says why; exit 3");
+      nixosConfigurations.internal.config.disko.devices = {
+        _module = x: x;
+        nested = { _a = throw "never evaluated"; a = 1; };
+        list = [ { _b = 2; kept = null; } [ true ] ];
+      };
       nixosConfigurations.other.config = config toplevel // { disko.devices.disk = 1; };
     };
 }
@@ -83,13 +88,18 @@ impl Place {
 
     /// `keystone install --flake FLAKE#NAME` to a machine that nobody listens at.
     fn install(&self, name: &str, more: &[&str]) -> (i32, String, String) {
+        let machine = ["--target-host", "root@127.0.0.1:1", "--agent", "/bin/cat", "--json"];
+        self.keystone("install", name, &[&machine, more].concat())
+    }
+
+    /// `keystone COMMAND --flake FLAKE#NAME`.
+    fn keystone(&self, command: &str, name: &str, more: &[&str]) -> (i32, String, String) {
         let at = |name: &str| self.dir.path().join(name).display().to_string();
         let script = r#"mkdir -p /nix && mount --bind "$1" /nix && shift && exec "$@""#;
         let Output { status, stdout, stderr } = Command::new("unshare")
             .args(["--mount", "sh", "-c", script, "sh", &at("nix")])
             .arg(env!("CARGO_BIN_EXE_keystone"))
-            .args(["install", "--flake", &format!("{}#{name}", at("flake"))])
-            .args(["--target-host", "root@127.0.0.1:1", "--agent", "/bin/cat", "--json"])
+            .args([command, "--flake", &format!("{}#{name}", at("flake"))])
             .args(more)
             .env("HOME", at("home"))
             .env("NIX_REMOTE", "")
@@ -159,4 +169,42 @@ fn the_test_of_a_configuration_is_built_and_nothing_else() {
     assert_eq!(code, 0, "{out}{err}");
     assert!(out.contains("-vm-test-run"), "{out}");
     assert!(!place.built("-nixos-system-nas-25.11"));
+}
+
+/// The document is what the installer reads: evaluated by nix/layout.nix, internal attributes
+/// dropped wherever they are, the rest as the modules have it.
+#[test]
+fn a_flakes_layout_as_a_document() {
+    let place = Place::new();
+    let (code, out, err) = place.keystone("layout", "nas", &[]);
+    assert_eq!(code, 0, "{out}{err}");
+    let expected: serde_json::Value = serde_json::from_str(LAYOUT).unwrap();
+    let found: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(found, expected);
+    assert!(!place.built("-nixos-system-nas-25.11"), "built for nothing");
+
+    let (code, out, _) = place.keystone("layout", "internal", &[]);
+    assert_eq!(code, 65, "a layout that can't be used");
+    let found: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(found, serde_json::json!({"list": [{"kept": null}, [true]], "nested": {"a": 1}}));
+
+    // What it prints is what plan takes.
+    let file = place.dir.path().join("layout.json");
+    let (_, out, _) = place.keystone("layout", "nas", &[]);
+    std::fs::write(&file, out).unwrap();
+    let machine = concat!(env!("CARGO_MANIFEST_DIR"), "/../planner/src/fixtures/machine.json");
+    let planned = Command::new(env!("CARGO_BIN_EXE_keystone"))
+        .args(["plan", "--inventory", machine, "--layout"])
+        .arg(&file)
+        .output()
+        .unwrap();
+    assert!(planned.status.success(), "{planned:?}");
+
+    let (code, _, err) = place.keystone("layout", "nobody", &["--show-trace"]);
+    assert_eq!(code, 78, "{err}");
+    assert!(err.contains("nobody"), "{err}");
+    let (code, out, err) = place.keystone("layout", "nobody", &["--json"]);
+    assert_eq!(code, 78, "{err}");
+    let last: serde_json::Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
+    assert_eq!(last["kind"], "build");
 }

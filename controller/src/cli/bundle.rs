@@ -2,7 +2,7 @@
 
 use super::origin::PlaceArgs;
 use super::outcome::Trouble;
-use super::run::print;
+use super::output::print;
 use crate::bundle::{self, Bundle, Signed, WriteOptions};
 use crate::closure::signature::{PublicKey, SecretKey};
 use crate::closure::{ClosureError, ClosureSource, Origin, Trust};
@@ -21,8 +21,7 @@ use zeroize::Zeroizing;
 
 /// `keystone bundle`
 #[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true,
-          after_long_help = EXAMPLES)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct BundleArgs {
     /// What else to do.
     #[command(subcommand)]
@@ -50,12 +49,6 @@ pub struct BundleArgs {
     #[arg(long)]
     pub json: bool,
 }
-
-const EXAMPLES: &str = "\
-Examples:
-  keystone bundle ./result -o nas.ksb --sign-with cache.secret
-  keystone bundle verify nas.ksb --require-signatures cache.example.org-1:…
-  keystone install root@10.0.0.5 --from nas.ksb --layout layout.json";
 
 /// What else can be done with bundles.
 #[derive(Debug, Subcommand)]

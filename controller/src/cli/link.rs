@@ -1,7 +1,7 @@
 //! From the options that say how to reach a machine to how it is reached.
 
 use super::args::LinkArgs;
-use crate::install::InstallError;
+use crate::install::{InstallError, LinkOptions};
 use crate::operator::OperatorError;
 use crate::secrets::SecretSource;
 use crate::ssh::config::{Files, Sources};
@@ -10,6 +10,7 @@ use crate::ssh::route::Given;
 use crate::ssh::{Address, ConnectOptions, Destination, Login, SshError};
 use crate::ui::CommandLine;
 use crate::ui::login::TerminalPrompt;
+use crate::upload::LocalAgent;
 use keystone_protocol::secret::Secret;
 use std::ffi::OsStr;
 use std::sync::Arc;
@@ -73,6 +74,23 @@ pub(super) fn reach_at(
         ..Given::nothing(prompt)
     };
     Ok(given.resolve(address).map_err(SshError::from)?)
+}
+
+/// As [`reach`], with the agent to bring.
+///
+/// # Errors
+/// As [`reach`], or there is no agent.
+pub(super) fn link_options(
+    args: &LinkArgs,
+    operator: &mut CommandLine,
+) -> Result<LinkOptions, InstallError> {
+    let (destination, connect) = reach(args, operator)?;
+    Ok(LinkOptions {
+        destination,
+        connect,
+        agent: LocalAgent::find(args.agent.as_deref())?,
+        agent_log: if args.output.verbose > 1 { "debug" } else { "info" }.to_owned(),
+    })
 }
 
 fn password(args: &LinkArgs) -> Result<Option<GivenPassword>, InstallError> {

@@ -3,7 +3,13 @@
 //! | module | job |
 //! |---|---|
 //! | [`args`] | commands and options |
-//! | [`run`] | from options to a request, and to an exit code |
+//! | `help` | examples and exit codes below the options |
+//! | [`run`] | which command does what |
+//! | `output` | what is shown, and how a command ends |
+//! | `link` | how a machine is reached, from the options |
+//! | `install` | `keystone install`, and `keystone plan` of a system against a machine |
+//! | `plan` | `keystone plan`, also of the disks alone, also for a machine that a file describes |
+//! | `layout` | `keystone layout` |
 //! | [`origin`] | where a closure comes from |
 //! | [`bundle`] | `keystone bundle` |
 //! | [`disks`] | `keystone disko`, `keystone rescue` |
@@ -23,6 +29,11 @@ pub mod outcome;
 pub mod run;
 
 mod begin;
+mod help;
+mod install;
+mod layout;
+mod output;
+mod plan;
 mod system;
 mod verify;
 

@@ -40,6 +40,7 @@ impl Trouble {
             trouble.last_lines = said.iter().rev().take(20).rev().cloned().collect();
         }
         let refusal = match error {
+            InstallError::Refused(refusal) => Some(refusal),
             InstallError::Conversation(ConversationError::Refused(refusal)) => Some(refusal),
             InstallError::Execute { error, .. } => match error.as_ref() {
                 ExecuteError::Refused(refusal) => Some(refusal),

@@ -1,37 +1,26 @@
 //! From options to a request, and to an exit code.
 
-use super::args::phases::Selected;
-use super::args::{Cli, Command, CopyArgs, InstallArgs, LinkArgs, SystemArgs};
+use super::args::link::OutputArgs;
+use super::args::{Cli, Command, CopyArgs, LinkArgs};
 use super::disks;
-use super::link::{address, reach, reach_at};
-use super::outcome::{Trouble, success_text};
-use super::system::{Choices, Found};
+use super::install::install_and_tell;
+use super::link::link_options;
+use super::output::{closing, log, operator, operator_with, print};
 use crate::closure::ClosureError;
+use crate::confirm::machine;
 use crate::copy::CopyOptions;
-use crate::confirm::{Consent, machine, plan_text};
-use crate::install::{
-    InstallError, InstallRequest, Installed, Kind, Link, LinkOptions, Until, install, preflight,
-};
-use crate::reboot::RebootOptions;
-use crate::report::InstallReport;
-use crate::ssh::{Address, Destination};
+use crate::install::{InstallError, Kind, Link};
 use crate::stop::{self, Stop, Stopper};
-use crate::ui::command_line::Answers;
+use crate::ui::CommandLine;
 use crate::ui::json::Json;
-use crate::ui::plain::Plain;
-use crate::ui::style::Style;
-use crate::ui::terminal::Terminal;
-use crate::ui::{CommandLine, Screen, prompt};
-use crate::upload::LocalAgent;
+use crate::ui::prompt;
 use clap::{CommandFactory, Parser};
 use keystone_protocol::message::Copied;
-use keystone_protocol::options::InstallOptions;
-use std::io::{self, IsTerminal, Read, Write};
-use std::path::Path;
+use keystone_protocol::version::PROTOCOL_VERSION;
+use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 /// The program.
 pub fn main() -> ExitCode {
@@ -74,8 +63,15 @@ async fn dispatch(command: Command) -> u8 {
         return Kind::Internal.code();
     }
     match command {
-        Command::Version => {
-            println!("keystone {}", env!("CARGO_PKG_VERSION"));
+        Command::Version { json } => {
+            let version = env!("CARGO_PKG_VERSION");
+            match json {
+                true => println!(
+                    "{}",
+                    serde_json::json!({"version": version, "protocol": PROTOCOL_VERSION})
+                ),
+                false => println!("keystone {version}"),
+            }
             0
         }
         Command::Completions { shell } => {
@@ -91,57 +87,63 @@ async fn dispatch(command: Command) -> u8 {
             }
         },
         Command::Inventory(args) => {
-            log(args.link.verbose);
-            // Its one document is all of standard output, so what happens is said in words.
-            let words = LinkArgs { json: false, ..args.link.clone() };
-            let mut operator = operator(&words, None);
+            let output = args.link.output;
+            log(output.verbose);
+            let mut operator = operator(in_words(output), None);
             let done = inventory(&args.link, &mut operator, &stop).await;
-            closing(done, &args.link, &mut operator)
+            closing(done, output.json, &mut operator)
+        }
+        Command::Layout(args) => {
+            log(args.output.verbose);
+            let mut operator = operator(in_words(args.output), None);
+            let done = super::layout::layout(&args, &mut operator, &stop).await;
+            closing(done, args.output.json, &mut operator)
         }
         Command::Verify(args) => {
-            log(args.link.verbose);
-            // Its one document is all of standard output here too.
-            let words = LinkArgs { json: false, ..args.link.clone() };
-            let mut operator = operator(&words, None);
+            let output = args.link.output;
+            log(output.verbose);
+            let mut operator = operator(in_words(output), None);
             match super::verify::verify(&args, &mut operator, &stop).await {
                 Ok(code) => code,
                 Err(error) => {
-                    closing(Err(error), &args.link, &mut operator);
+                    closing(Err(error), output.json, &mut operator);
                     super::verify::NOT_ASKED
                 }
             }
         }
         Command::Bundle(args) => super::bundle::bundle(*args, &stop).await,
         Command::Copy(args) => {
-            log(args.link.verbose);
-            let mut operator = operator(&args.link, None);
+            let output = args.link.output;
+            log(output.verbose);
+            let mut operator = operator(output, None);
             let done = copy(&args, &mut operator, &stop).await;
-            closing(done, &args.link, &mut operator)
+            closing(done, output.json, &mut operator)
         }
         Command::Disko(args) => {
-            log(args.link.verbose);
-            let mut operator = operator_with(&args.link, disks::disko_answers(&args));
+            log(args.link.output.verbose);
+            let mut operator = operator_with(args.link.output, disks::disko_answers(&args));
             disks::disko(&args, &mut operator, &stop).await
         }
         Command::Rescue(args) => {
-            log(args.link.verbose);
-            // Standard output is the shell's.
-            let words = LinkArgs { json: false, ..args.link.clone() };
-            let mut operator = operator_with(&words, disks::rescue_answers(&args));
+            log(args.link.output.verbose);
+            let answers = disks::rescue_answers(&args);
+            let mut operator = operator_with(in_words(args.link.output), answers);
             disks::rescue(&args, &mut operator, &stop).await
         }
         Command::Plan(args) => {
-            log(args.link.verbose);
-            let mut operator = operator(&args.link, None);
-            let done = install_and_tell(&args.link, &args.system, None, &mut operator, &stop).await;
-            closing(done, &args.link, &mut operator)
+            let output = args.link.output;
+            log(output.verbose);
+            let mut operator = operator(output, None);
+            let done = super::plan::plan(&args, &mut operator, &stop).await;
+            closing(done, output.json, &mut operator)
         }
         Command::Install(mut args) => {
             if args.peer.debug {
-                args.link.verbose = args.link.verbose.max(2);
+                args.link.output.verbose = args.link.output.verbose.max(2);
             }
-            log(args.link.verbose);
-            let mut operator = operator(&args.link, Some(&args));
+            let output = args.link.output;
+            log(output.verbose);
+            let mut operator = operator(output, Some(&args));
             if let Some(path) = args.support_bundle.clone() {
                 operator.record(path);
             }
@@ -150,9 +152,15 @@ async fn dispatch(command: Command) -> u8 {
             }
             let (link, system) = (&args.link, &args.system);
             let done = install_and_tell(link, system, Some(&args), &mut operator, &stop).await;
-            closing(done, link, &mut operator)
+            closing(done, output.json, &mut operator)
         }
     }
+}
+
+/// For commands whose one document, or whose shell, has all of standard output: what happens is
+/// said in words.
+fn in_words(output: OutputArgs) -> OutputArgs {
+    OutputArgs { json: false, ..output }
 }
 
 /// Ctrl-C, and what asks a program to end, ask to stop.
@@ -173,64 +181,6 @@ fn listen(stopper: Stopper) -> io::Result<()> {
     Ok(())
 }
 
-fn log(verbose: u8) {
-    let level = match verbose {
-        0 => "warn",
-        1 => "info",
-        _ => "debug",
-    };
-    let filter = EnvFilter::try_from_env("KEYSTONE_LOG")
-        .unwrap_or_else(|_| EnvFilter::new(format!("warn,keystone_controller={level}")));
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .without_time()
-        .with_target(false)
-        .try_init();
-}
-
-fn operator(link: &LinkArgs, install: Option<&InstallArgs>) -> CommandLine {
-    let interactive = prompt::is_interactive();
-    let consent = match install {
-        Some(args) if args.yes => match &args.plan_hash {
-            Some(hash) => Consent::PlanHash(hash.clone()),
-            None => Consent::Disks(args.disk_ids.clone()),
-        },
-        _ if interactive => Consent::Typed,
-        _ => Consent::Impossible,
-    };
-    let answers = Answers {
-        interactive,
-        consent,
-        print_plan: !link.json,
-        password: install.and_then(|args| args.password_file.clone()),
-        pin: install.and_then(|args| args.system.tpm2_pin_file.clone()),
-        unlock_key: None,
-        recovery_key_file: install.and_then(|args| args.recovery_key_file.clone()),
-    };
-    operator_with(link, answers)
-}
-
-fn operator_with(link: &LinkArgs, answers: Answers) -> CommandLine {
-    let verbose = link.verbose > 0;
-    let screen: Box<dyn Screen> = match (link.json, io::stderr().is_terminal()) {
-        (true, _) => Box::new(Json::new(io::stdout())),
-        (false, true) => Box::new(Terminal::new(verbose)),
-        (false, false) => Box::new(Plain::new(io::stderr(), verbose)),
-    };
-    CommandLine::new(screen, answers)
-}
-
-pub(super) fn link_options(args: &LinkArgs, operator: &mut CommandLine) -> Result<LinkOptions, InstallError> {
-    let (destination, connect) = reach(args, operator)?;
-    Ok(LinkOptions {
-        destination,
-        connect,
-        agent: LocalAgent::find(args.agent.as_deref())?,
-        agent_log: if args.verbose > 1 { "debug" } else { "info" }.to_owned(),
-    })
-}
-
 async fn inventory(
     args: &LinkArgs,
     operator: &mut CommandLine,
@@ -247,7 +197,7 @@ async fn inventory(
         () = stop.asked(1) => return Err(InstallError::Interrupted),
     };
     operator.screen().finish();
-    match args.json {
+    match args.output.json {
         true => {
             let json = serde_json::to_string_pretty(&inventory)
                 .expect("an inventory has no type that JSON can't hold");
@@ -274,7 +224,7 @@ async fn copy(
     };
     let copied = crate::copy::copy(&options, operator, stop).await?;
     operator.screen().finish();
-    if args.link.json {
+    if args.link.output.json {
         let line = serde_json::json!({"event": "copied", "paths": copied.paths,
             "bytes": copied.bytes, "present": copied.present, "kept": copied.kept,
             "local": copied.local});
@@ -304,220 +254,4 @@ pub(super) async fn stoppable<T: Send + 'static>(
         },
         () = stop.asked(1) => Err(InstallError::Interrupted),
     }
-}
-
-async fn install_and_tell(
-    link: &LinkArgs,
-    system: &SystemArgs,
-    args: Option<&InstallArgs>,
-    operator: &mut CommandLine,
-    stop: &Stop,
-) -> Result<(), InstallError> {
-    // Everything that needs no machine comes first.
-    let selected = match args {
-        Some(args) => super::begin::selected(args, operator)?,
-        None => Selected::ALL,
-    };
-    let debug = args.is_some_and(|args| args.peer.debug);
-    if let (Some(args), Some(flake)) = (args, &system.flake)
-        && args.vm_test
-    {
-        let path = crate::flake::vm_test(flake, &system.nix.options(debug), operator, stop).await?;
-        operator.screen().finish();
-        print(&format!("the test ran well: {}\n", path.display()));
-        return Ok(());
-    }
-    address(link)?;
-    let described = match args.filter(|args| !args.generate_hardware_config.is_empty()) {
-        Some(args) => {
-            let mut options = link_options(link, operator)?;
-            super::begin::describe_hardware(args, &mut options, operator, stop).await?;
-            Some(options)
-        }
-        None => None,
-    };
-    let Found { closure, source, layout } =
-        super::system::find(system, debug, operator, stop).await?;
-    let checked = preflight(&layout, &closure)?;
-    let (additions, choices) = super::system::additions(system, &checked)?;
-    additions.disk_keys.values().chain(&additions.host_keys).for_each(|key| operator.hide(key));
-    let mut options = match described {
-        Some(options) => options,
-        None => link_options(link, operator)?,
-    };
-    let destination = options.destination.clone();
-    let agent = options.agent.hash;
-    let until = match args {
-        Some(args) if !args.dry_run => match selected.reboot {
-            true => Until::Verified(reboot_options(args, &options, operator)?),
-            false => Until::Sealed,
-        },
-        _ => Until::Planned,
-    };
-    let at = match &until {
-        Until::Verified(reboot) => reboot.at.to_string(),
-        _ => destination.to_string(),
-    };
-    let to_verify = match &until {
-        Until::Verified(reboot) if args.is_some_and(|args| args.verify) => Some(reboot.clone()),
-        _ => None,
-    };
-    if selected.kexec {
-        super::begin::need_installer(&mut options, operator, stop).await?;
-        if !selected.plan.any() && !selected.reboot {
-            return Ok(());
-        }
-    }
-    let request = InstallRequest {
-        link: options,
-        closure,
-        source,
-        layout,
-        options: install_options(system, args, choices),
-        phases: selected.plan,
-        additions,
-        until,
-    };
-    let done = install(request, operator, stop).await;
-    operator.screen().finish();
-    let named = args.and_then(|args| args.report.as_deref());
-    match done {
-        Ok(installed) => {
-            let report = InstallReport::of(&installed, destination.to_string(), &agent);
-            let saved = report.and_then(|report| save(&report, &destination.host, named));
-            tell(&installed, &destination, &at, saved.as_deref(), link.json, operator);
-            if let (Some(at), Some(report)) = (to_verify, &installed.report) {
-                super::verify::after_install(&at, report, link.json, operator, stop).await?;
-            }
-            Ok(())
-        }
-        Err(error) => {
-            if let InstallError::Reboot { error, report } = &error {
-                let problem = crate::chain(error.as_ref());
-                let report =
-                    InstallReport::unverified(report, problem, destination.to_string(), &agent);
-                save(&report, &destination.host, named);
-            }
-            Err(error)
-        }
-    }
-}
-
-pub(super) fn read_layout(path: &Path) -> Result<String, InstallError> {
-    let read = match path == Path::new("-") {
-        true => {
-            let mut text = String::new();
-            io::stdin().lock().read_to_string(&mut text).map(|_| text)
-        }
-        false => std::fs::read_to_string(path),
-    };
-    read.map_err(|source| {
-        let path = path.to_owned();
-        InstallError::Preflight(ClosureError::Read { path, source }.into())
-    })
-}
-
-fn install_options(
-    system: &SystemArgs,
-    args: Option<&InstallArgs>,
-    choices: Choices,
-) -> InstallOptions {
-    InstallOptions {
-        unlock: system.unlock.into(),
-        tpm2_pcrs: system.tpm2_pcrs.clone().map(|pcrs| pcrs.0),
-        tpm2_pin: system.tpm2_pin || system.tpm2_pin_file.is_some(),
-        erase: system.erase,
-        mirror_esp: system.mirror_esp,
-        discard: system.discard,
-        disko_mode: system.disko_mode,
-        disks: system.disks.iter().cloned().collect(),
-        extra_files: choices.extra_files,
-        chown: choices.chown,
-        host_keys: choices.host_keys,
-        // Not part of what is written, so that a plan's hash holds for both.
-        no_reboot: false,
-        skip_seal: args.is_some_and(|args| args.skip_seal_for_tests),
-    }
-}
-
-/// Where the installed system will answer: as root, who alone has the keys there, under the same
-/// name unless another one is given.
-fn reboot_options(
-    args: &InstallArgs,
-    options: &LinkOptions,
-    operator: &mut CommandLine,
-) -> Result<RebootOptions, InstallError> {
-    let address = Address {
-        user: Some("root".into()),
-        host: args.installed_host.clone().unwrap_or_else(|| options.destination.host.clone()),
-        port: args.installed_port.or(Some(options.destination.port)),
-    };
-    let (at, connect) = reach_at(&args.link, &address, operator)?;
-    Ok(RebootOptions { at, connect, bound: Duration::from_secs(args.boot_timeout) })
-}
-
-/// Saves the report; where, for the closing words. A report that can't be saved is no failure of
-/// the installation, but is said.
-fn save(report: &InstallReport<'_>, host: &str, named: Option<&Path>) -> Option<String> {
-    if named == Some(Path::new("-")) {
-        let json = serde_json::to_string_pretty(report).ok()?;
-        print(&format!("{json}\n"));
-        return None;
-    }
-    let path = named.map(Path::to_owned).or_else(|| report.default_path(host))?;
-    match report.save(&path) {
-        Ok(()) => Some(path.display().to_string()),
-        Err(error) => {
-            tracing::warn!("the report can't be written to {}: {error}", path.display());
-            None
-        }
-    }
-}
-
-fn tell(
-    installed: &Installed,
-    destination: &Destination,
-    at: &str,
-    saved: Option<&str>,
-    json: bool,
-    operator: &CommandLine,
-) {
-    if json {
-        return;
-    }
-    let Some(report) = &installed.report else {
-        let style = Style::of(&io::stdout());
-        print(&plan_text(&destination.host, &installed.inventory, &installed.plan, style));
-        return;
-    };
-    let style = Style::of(&io::stderr());
-    let text = success_text(report, at, operator.warnings(), operator.kept(), saved, style);
-    let _ = io::stderr().write_all(text.as_bytes());
-}
-
-/// To standard output; a reader that went away is no error.
-pub(super) fn print(text: &str) {
-    let mut out = io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-}
-
-pub(super) fn closing(done: Result<(), InstallError>, link: &LinkArgs, operator: &mut CommandLine) -> u8 {
-    operator.screen().finish();
-    let Err(error) = done else {
-        let done = serde_json::json!({"event": "done", "exit": 0});
-        if let Some(bundle) = operator.bundle("done\n", &done) {
-            eprintln!("{bundle}");
-        }
-        return 0;
-    };
-    let trouble = Trouble::of(&error, operator);
-    let json = trouble.json();
-    let bundle = operator.bundle(&trouble.text(Style::PLAIN), &json);
-    if link.json {
-        Json::new(io::stdout()).line(&json);
-    }
-    let mut text = trouble.text(Style::of(&io::stderr()));
-    text.extend(bundle.map(|bundle| bundle + "\n"));
-    let _ = io::stderr().write_all(text.as_bytes());
-    trouble.kind().code()
 }

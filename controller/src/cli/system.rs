@@ -2,9 +2,9 @@
 
 use super::args::SystemArgs;
 use super::args::nix::BuildOn;
-use super::run::{read_layout, stoppable};
+use super::run::stoppable;
 use crate::additions::{Archive, HostKeyFile, keys};
-use crate::closure::{Closure, ClosureSource};
+use crate::closure::{Closure, ClosureError, ClosureSource};
 use crate::flake;
 use crate::install::{Additions, InstallError, PreflightError};
 use crate::operator::{Notice, Operator};
@@ -12,6 +12,8 @@ use crate::stop::Stop;
 use crate::ui::CommandLine;
 use keystone_protocol::layout::Layout;
 use keystone_protocol::options::{Chown, ExtraFiles, HostKeys};
+use std::io::{self, Read};
+use std::path::Path;
 use std::sync::Arc;
 
 /// The system to install.
@@ -25,6 +27,7 @@ pub(super) struct Found {
 }
 
 /// What the plan has to know of what is added.
+#[derive(Default)]
 pub(super) struct Choices {
     pub(super) extra_files: Option<ExtraFiles>,
     pub(super) chown: Vec<Chown>,
@@ -85,6 +88,21 @@ pub(super) async fn find(
     }
     let (closure, source) = stoppable(stop, move || origin.system()).await?;
     Ok(Found { closure, source, layout })
+}
+
+/// The text of a layout document.
+pub(super) fn read_layout(path: &Path) -> Result<String, InstallError> {
+    let read = match path == Path::new("-") {
+        true => {
+            let mut text = String::new();
+            io::stdin().lock().read_to_string(&mut text).map(|_| text)
+        }
+        false => std::fs::read_to_string(path),
+    };
+    read.map_err(|source| {
+        let path = path.to_owned();
+        InstallError::Preflight(ClosureError::Read { path, source }.into())
+    })
 }
 
 /// What is added to the system: read, checked against the layout, and as the plan has it.

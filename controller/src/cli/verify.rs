@@ -2,7 +2,7 @@
 
 use super::args::VerifyArgs;
 use super::link::reach;
-use super::run::print;
+use super::output::print;
 use crate::closure::ClosureError;
 use crate::install::{InstallError, connect};
 use crate::reboot::{RebootError, RebootOptions};
@@ -45,7 +45,7 @@ pub(super) async fn verify(
         () = stop.asked(1) => return Err(InstallError::Interrupted),
     };
     operator.screen().finish();
-    match args.link.json {
+    match args.link.output.json {
         true => print(&format!("{:#}\n", show::json(&verified))),
         false => print(&show::text(&verified, Style::of(&io::stdout()))),
     }

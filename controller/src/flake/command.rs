@@ -89,6 +89,7 @@ pub async fn nix(
         .args(&args[..1])
         .args(["--log-format", "internal-json", "--no-write-lock-file"])
         .args(&args[1..])
+        .args(options.show_trace.then_some("--show-trace"))
         .args(&options.more)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -81,9 +81,7 @@ async fn build(
 ) -> Result<PathBuf, NixError> {
     let what = flake.installable(attribute);
     let doing = format!("building {what}");
-    let mut args = vec!["build", "--no-link", "--json"];
-    args.extend(options.show_trace.then_some("--show-trace"));
-    args.push(&what);
+    let args = ["build", "--no-link", "--json", &what];
     let said = command::nix(&doing, &args, options, operator, stop).await?;
     let unexpected = || NixError::Unexpected { doing: doing.clone(), said: said.clone() };
     let built: Vec<Built> = serde_json::from_str(&said).map_err(|_| unexpected())?;

@@ -9,7 +9,7 @@ use crate::operator::OperatorError;
 use crate::reboot::RebootError;
 use crate::ssh::SshError;
 use crate::upload::UploadError;
-use keystone_protocol::message::RefusalKind;
+use keystone_protocol::message::{Refusal, RefusalKind};
 use keystone_protocol::plan::{Action, Plan};
 use keystone_protocol::report::Report;
 use thiserror::Error;
@@ -50,6 +50,9 @@ pub enum InstallError {
     /// The conversation went wrong before anything was written, or the agent refused.
     #[error(transparent)]
     Conversation(#[from] ConversationError),
+    /// Refused by a plan that was made here.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     /// The operator did not agree, or could not answer.
     #[error(transparent)]
     Operator(#[from] OperatorError),
@@ -310,6 +313,7 @@ impl From<&InstallError> for Kind {
             InstallError::Ssh(error) => error.into(),
             InstallError::Upload(error) => error.into(),
             InstallError::Conversation(error) => error.into(),
+            InstallError::Refused(refusal) => Kind::of_refusal(refusal.kind),
             InstallError::Operator(_) => Kind::NotConfirmed,
             InstallError::Interrupted => Kind::Interrupted,
             InstallError::Execute { error, plan, .. } => match error.as_ref() {

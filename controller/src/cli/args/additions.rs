@@ -34,6 +34,18 @@ pub struct AdditionArgs {
 }
 
 impl AdditionArgs {
+    /// The first of these options that was given.
+    pub fn first_given(&self) -> Option<&'static str> {
+        let given = [
+            ("--extra-files", self.extra_files.is_some()),
+            ("--chown", !self.chown.is_empty()),
+            ("--disk-encryption-keys", !self.disk_encryption_keys.is_empty()),
+            ("--copy-host-keys", self.copy_host_keys),
+            ("--host-key-file", !self.host_key_files.is_empty()),
+        ];
+        given.iter().find(|(_, given)| *given).map(|(option, _)| *option)
+    }
+
     /// The owners, in order.
     ///
     /// # Errors

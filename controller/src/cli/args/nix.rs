@@ -4,16 +4,24 @@ use super::PAIR;
 use crate::flake::{Flake, NixOptions};
 use clap::{Args, ValueEnum};
 
-/// How Nix builds what `--flake` names. Without `--flake` nothing is built.
+/// How Nix evaluates a flake.
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Building (--flake)")]
-pub struct NixArgs {
+pub struct EvaluationArgs {
     /// Give nix this option; may be repeated
     #[arg(long = "option", num_args = 2, value_names = ["NAME", "VALUE"], action = PAIR)]
     pub nix_options: Vec<String>,
     /// Show where an evaluation failed
     #[arg(long)]
     pub show_trace: bool,
+}
+
+/// How Nix builds what `--flake` names. Without `--flake` nothing is built.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Building (--flake)")]
+pub struct NixArgs {
+    /// How it is evaluated.
+    #[command(flatten)]
+    pub evaluation: EvaluationArgs,
     /// Show what builders print
     #[arg(short = 'L', long)]
     pub print_build_logs: bool,
@@ -44,17 +52,27 @@ impl NixArgs {
 
     /// For calling nix; `debug` shows everything.
     pub fn options(&self, debug: bool) -> NixOptions {
+        NixOptions {
+            logs: self.print_build_logs || debug,
+            show_trace: self.evaluation.show_trace || debug,
+            ..self.evaluation.options()
+        }
+    }
+}
+
+impl EvaluationArgs {
+    /// For calling nix.
+    pub fn options(&self) -> NixOptions {
         let pair = |pair: &[String]| (pair[0].clone(), pair[1].clone());
         NixOptions {
             options: self.nix_options.chunks_exact(2).map(pair).collect(),
-            logs: self.print_build_logs || debug,
-            show_trace: self.show_trace || debug,
-            more: Vec::new(),
+            show_trace: self.show_trace,
+            ..NixOptions::default()
         }
     }
 }
 
 /// `--flake`, for a value parser with a helpful message.
-pub(super) fn flake(text: &str) -> Result<Flake, String> {
+pub(in crate::cli) fn flake(text: &str) -> Result<Flake, String> {
     text.parse().map_err(|error: crate::flake::reference::FlakeError| error.to_string())
 }

@@ -1,0 +1,196 @@
+//! `keystone install`, and `keystone plan` of a system against a machine.
+
+use super::args::phases::Selected;
+use super::args::{InstallArgs, LinkArgs, SystemArgs};
+use super::link::{address, link_options, reach_at};
+use super::outcome::success_text;
+use super::output::print;
+use super::system::{Choices, Found};
+use crate::confirm::plan_text;
+use crate::install::{
+    InstallError, InstallRequest, Installed, LinkOptions, Until, install, preflight,
+};
+use crate::reboot::RebootOptions;
+use crate::report::InstallReport;
+use crate::ssh::{Address, Destination};
+use crate::stop::Stop;
+use crate::ui::CommandLine;
+use crate::ui::style::Style;
+use keystone_protocol::options::InstallOptions;
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::Duration;
+
+/// Installs, or only plans if there are no `args`, and tells what came of it.
+pub(super) async fn install_and_tell(
+    link: &LinkArgs,
+    system: &SystemArgs,
+    args: Option<&InstallArgs>,
+    operator: &mut CommandLine,
+    stop: &Stop,
+) -> Result<(), InstallError> {
+    // Everything that needs no machine comes first.
+    let selected = match args {
+        Some(args) => super::begin::selected(args, operator)?,
+        None => Selected::ALL,
+    };
+    let debug = args.is_some_and(|args| args.peer.debug);
+    if let (Some(args), Some(flake)) = (args, &system.flake)
+        && args.vm_test
+    {
+        let path = crate::flake::vm_test(flake, &system.nix.options(debug), operator, stop).await?;
+        operator.screen().finish();
+        print(&format!("the test ran well: {}\n", path.display()));
+        return Ok(());
+    }
+    address(link)?;
+    let described = match args.filter(|args| !args.generate_hardware_config.is_empty()) {
+        Some(args) => {
+            let mut options = link_options(link, operator)?;
+            super::begin::describe_hardware(args, &mut options, operator, stop).await?;
+            Some(options)
+        }
+        None => None,
+    };
+    let Found { closure, source, layout } =
+        super::system::find(system, debug, operator, stop).await?;
+    let checked = preflight(&layout, &closure)?;
+    let (additions, choices) = super::system::additions(system, &checked)?;
+    additions.disk_keys.values().chain(&additions.host_keys).for_each(|key| operator.hide(key));
+    let mut options = match described {
+        Some(options) => options,
+        None => link_options(link, operator)?,
+    };
+    let destination = options.destination.clone();
+    let agent = options.agent.hash;
+    let until = match args {
+        Some(args) if !args.agreement.dry_run => match selected.reboot {
+            true => Until::Verified(reboot_options(args, &options, operator)?),
+            false => Until::Sealed,
+        },
+        _ => Until::Planned,
+    };
+    let at = match &until {
+        Until::Verified(reboot) => reboot.at.to_string(),
+        _ => destination.to_string(),
+    };
+    let to_verify = match &until {
+        Until::Verified(reboot) if args.is_some_and(|args| args.verify) => Some(reboot.clone()),
+        _ => None,
+    };
+    if selected.kexec {
+        super::begin::need_installer(&mut options, operator, stop).await?;
+        if !selected.plan.any() && !selected.reboot {
+            return Ok(());
+        }
+    }
+    let request = InstallRequest {
+        link: options,
+        closure,
+        source,
+        layout,
+        options: install_options(system, args, choices),
+        phases: selected.plan,
+        additions,
+        until,
+    };
+    let done = install(request, operator, stop).await;
+    operator.screen().finish();
+    let named = args.and_then(|args| args.report.as_deref());
+    match done {
+        Ok(installed) => {
+            let report = InstallReport::of(&installed, destination.to_string(), &agent);
+            let saved = report.and_then(|report| save(&report, &destination.host, named));
+            tell(&installed, &destination, &at, saved.as_deref(), link.output.json, operator);
+            if let (Some(at), Some(report)) = (to_verify, &installed.report) {
+                super::verify::after_install(&at, report, link.output.json, operator, stop).await?;
+            }
+            Ok(())
+        }
+        Err(error) => {
+            if let InstallError::Reboot { error, report } = &error {
+                let problem = crate::chain(error.as_ref());
+                let report =
+                    InstallReport::unverified(report, problem, destination.to_string(), &agent);
+                save(&report, &destination.host, named);
+            }
+            Err(error)
+        }
+    }
+}
+
+/// The operator's choices, as the plan has them.
+pub(super) fn install_options(
+    system: &SystemArgs,
+    args: Option<&InstallArgs>,
+    choices: Choices,
+) -> InstallOptions {
+    InstallOptions {
+        tpm2_pcrs: system.tpm2_pcrs.clone().map(|pcrs| pcrs.0),
+        tpm2_pin: system.tpm2_pin || system.tpm2_pin_file.is_some(),
+        mirror_esp: system.mirror_esp,
+        disko_mode: system.disko_mode,
+        extra_files: choices.extra_files,
+        chown: choices.chown,
+        host_keys: choices.host_keys,
+        // Not part of what is written, so that a plan's hash holds for both.
+        no_reboot: false,
+        skip_seal: args.is_some_and(|args| args.skip_seal_for_tests),
+        ..system.writing.options(&system.names)
+    }
+}
+
+/// Where the installed system will answer: as root, who alone has the keys there, under the same
+/// name unless another one is given.
+fn reboot_options(
+    args: &InstallArgs,
+    options: &LinkOptions,
+    operator: &mut CommandLine,
+) -> Result<RebootOptions, InstallError> {
+    let address = Address {
+        user: Some("root".into()),
+        host: args.installed_host.clone().unwrap_or_else(|| options.destination.host.clone()),
+        port: args.installed_port.or(Some(options.destination.port)),
+    };
+    let (at, connect) = reach_at(&args.link, &address, operator)?;
+    Ok(RebootOptions { at, connect, bound: Duration::from_secs(args.boot_timeout) })
+}
+
+/// Saves the report; where, for the closing words. A report that can't be saved is no failure of
+/// the installation, but is said.
+fn save(report: &InstallReport<'_>, host: &str, named: Option<&Path>) -> Option<String> {
+    if named == Some(Path::new("-")) {
+        let json = serde_json::to_string_pretty(report).ok()?;
+        print(&format!("{json}\n"));
+        return None;
+    }
+    let path = named.map(Path::to_owned).or_else(|| report.default_path(host))?;
+    match report.save(&path) {
+        Ok(()) => Some(path.display().to_string()),
+        Err(error) => {
+            tracing::warn!("the report can't be written to {}: {error}", path.display());
+            None
+        }
+    }
+}
+
+fn tell(
+    installed: &Installed,
+    destination: &Destination,
+    at: &str,
+    saved: Option<&str>,
+    json: bool,
+    operator: &CommandLine,
+) {
+    if json {
+        return;
+    }
+    let Some(report) = &installed.report else {
+        let style = Style::of(&io::stdout());
+        print(&plan_text(&destination.host, &installed.inventory, &installed.plan, style));
+        return;
+    };
+    let style = Style::of(&io::stderr());
+    let text = success_text(report, at, operator.warnings(), operator.kept(), saved, style);
+    let _ = io::stderr().write_all(text.as_bytes());
+}
