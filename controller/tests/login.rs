@@ -12,7 +12,7 @@ use keystone_controller::ssh::{
     ConnectOptions, Destination, HostKeyPolicy, Identities, Login, NoPrompt, Prompt, Question,
     Session, SshError,
 };
-use keystone_controller::upload::{LocalAgent, RemoteAgent};
+use keystone_controller::upload::{LocalAgent, RemoteAgent, Trail};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -499,14 +499,14 @@ fn agent(mark: &str) -> LocalAgent {
 
 /// Brings an agent as root, talks to it, looks at where it lies and that nothing is left.
 async fn bring(session: &Session, mark: &str) {
-    let remote = RemoteAgent::place(session, &agent(mark)).await.unwrap();
+    let remote = RemoteAgent::place(session, &agent(mark), &mut Trail::default()).await.unwrap();
     let root = session.as_root().await.unwrap();
     assert_eq!(whoami(&root).await, "root");
     assert_ne!(whoami(session).await, "root");
     let look = format!("stat -c '%a %u %g' {0}; stat -c '%a %u %g' $(dirname {0})", remote.path());
     let modes = root.script("looking", &look, BOUND).await.unwrap();
     assert_eq!(String::from_utf8(modes).unwrap(), "700 0 0\n700 0 0\n");
-    let mut running = remote.start("info").await.unwrap();
+    let mut running = remote.start("info", Duration::ZERO).await.unwrap();
     // No line break that a terminal could change, and every byte.
     let data: Vec<u8> = (0..200_000u32).map(|n| (n % 256) as u8).collect();
     let sent = data.clone();
@@ -643,8 +643,8 @@ async fn root_by_doas_with_a_password() {
     // Cut off, what it started ends and nothing is left.
     let watch = Session::connect(&at(&sshd, "alice"), &options).await.unwrap();
     let watch = watch.as_root().await.unwrap();
-    let remote = RemoteAgent::place(&session, &agent("cut")).await.unwrap();
-    let running = remote.start("info").await.unwrap();
+    let remote = RemoteAgent::place(&session, &agent("cut"), &mut Trail::default()).await.unwrap();
+    let running = remote.start("info", Duration::ZERO).await.unwrap();
     session.disconnect().await;
     drop(running);
     let gone = format!(
@@ -659,6 +659,6 @@ async fn root_by_doas_with_a_password() {
 async fn nobody_becomes_root_where_there_is_no_way() {
     let sshd = people(&format!("{} && {}", without("sudo"), without("doas")));
     let session = Session::connect(&at(&sshd, "alice"), &sshd.options()).await.unwrap();
-    let error = RemoteAgent::place(&session, &agent("none")).await.unwrap_err();
+    let error = RemoteAgent::place(&session, &agent("none"), &mut Trail::default()).await.unwrap_err();
     assert!(error.to_string().contains("neither sudo nor doas"), "{error}");
 }

@@ -6,7 +6,8 @@ mod common;
 use common::sshd::Sshd;
 use keystone_controller::ssh::Session;
 use keystone_controller::ssh::exec::Exit;
-use keystone_controller::upload::{LocalAgent, RemoteAgent, UploadError};
+use keystone_controller::upload::{LocalAgent, RemoteAgent, Trail, UploadError};
+use std::time::Duration;
 use tokio::io::AsyncReadExt;
 
 /// `cat`, with `mark` behind its end: tests that run at once must not find each other's.
@@ -28,7 +29,7 @@ async fn use_and_leave(session: &Session, remote: &RemoteAgent) {
     let mode = format!("stat -c '%a %u' {0}; stat -c '%a %u' $(dirname {0})", remote.path());
     let modes = session.script("stat", &mode, BOUND).await.unwrap();
     assert_eq!(String::from_utf8(modes).unwrap(), "700 0\n700 0\n");
-    let mut running = remote.start("info").await.unwrap();
+    let mut running = remote.start("info", Duration::ZERO).await.unwrap();
     running.stdin.send("over and out").await.unwrap();
     running.stdin.eof().await.unwrap();
     let mut said = String::new();
@@ -41,7 +42,7 @@ async fn use_and_leave(session: &Session, remote: &RemoteAgent) {
     assert_eq!(session.script("ls", &there, BOUND).await.unwrap(), b"gone\n");
 }
 
-const BOUND: std::time::Duration = std::time::Duration::from_secs(30);
+const BOUND: Duration = Duration::from_secs(30);
 
 #[tokio::test]
 async fn by_sftp_and_by_cat() {
@@ -49,7 +50,7 @@ async fn by_sftp_and_by_cat() {
     for sftp in [Some("internal-sftp"), server.to_str(), Some("/bin/false"), None] {
         let sshd = Sshd::in_namespace_with("mount -t tmpfs none /run", sftp);
         let session = connect(&sshd).await;
-        let remote = RemoteAgent::place(&session, &agent("sftp")).await.unwrap();
+        let remote = RemoteAgent::place(&session, &agent("sftp"), &mut Trail::default()).await.unwrap();
         assert!(remote.sent && remote.path().starts_with("/run/"), "{sftp:?}: {remote:?}");
         use_and_leave(&session, &remote).await;
     }
@@ -60,7 +61,7 @@ async fn elsewhere_where_programs_can_run() {
     let setup = "mount -t tmpfs -o noexec none /run && mount -t tmpfs -o size=16k none /tmp";
     let sshd = Sshd::in_namespace(setup);
     let session = connect(&sshd).await;
-    let remote = RemoteAgent::place(&session, &agent("elsewhere")).await.unwrap();
+    let remote = RemoteAgent::place(&session, &agent("elsewhere"), &mut Trail::default()).await.unwrap();
     // /run runs nothing, /tmp is full.
     assert!(remote.path().starts_with("/var/tmp/"), "{}", remote.path());
     let left = session.script("ls", "ls /run /tmp", BOUND).await.unwrap();
@@ -70,7 +71,7 @@ async fn elsewhere_where_programs_can_run() {
     let everywhere =
         "for d in /run /tmp /var/tmp /dev/shm /root; do mount -t tmpfs -o noexec none $d; done";
     let sshd = Sshd::in_namespace(everywhere);
-    let error = RemoteAgent::place(&connect(&sshd).await, &agent("elsewhere")).await.unwrap_err();
+    let error = RemoteAgent::place(&connect(&sshd).await, &agent("elsewhere"), &mut Trail::default()).await.unwrap_err();
     assert!(matches!(error, UploadError::NoPlace { .. }), "{error}");
     assert!(error.to_string().contains("/dev/shm (mounted noexec)"), "{error}");
 }
@@ -82,7 +83,7 @@ async fn what_is_there_already_is_used_if_it_is_equal() {
     let setup = format!("mount -t tmpfs none /run && mkdir {old} && {copy}");
     let sshd = Sshd::in_namespace(&setup);
     let session = connect(&sshd).await;
-    let remote = RemoteAgent::place(&session, &agent("1")).await.unwrap();
+    let remote = RemoteAgent::place(&session, &agent("1"), &mut Trail::default()).await.unwrap();
     assert!(!remote.sent);
     use_and_leave(&session, &remote).await;
 
@@ -90,7 +91,7 @@ async fn what_is_there_already_is_used_if_it_is_equal() {
     let alter =
         format!("printf x | dd of={old}/keystone-agent bs=1 seek=9999 conv=notrunc 2>/dev/null");
     session.script("altering", &alter, BOUND).await.unwrap();
-    let remote = RemoteAgent::place(&session, &agent("1")).await.unwrap();
+    let remote = RemoteAgent::place(&session, &agent("1"), &mut Trail::default()).await.unwrap();
     assert!(remote.sent);
     use_and_leave(&session, &remote).await;
 }
@@ -109,8 +110,8 @@ async fn killed_or_cut_off_it_leaves_nothing() {
             watch.script("waiting until it is gone", &script, BOUND).await.unwrap();
         }
     };
-    let remote = RemoteAgent::place(&session, &agent("killed")).await.unwrap();
-    let running = remote.start("info").await.unwrap();
+    let remote = RemoteAgent::place(&session, &agent("killed"), &mut Trail::default()).await.unwrap();
+    let running = remote.start("info", Duration::ZERO).await.unwrap();
     // The shell that starts it may not have got that far: until it is there.
     let kill = format!(
         "while :; do for p in /proc/[0-9]*; do [ \"$(readlink $p/exe)\" = {} ] && \
@@ -124,8 +125,8 @@ async fn killed_or_cut_off_it_leaves_nothing() {
     );
     gone(remote.path().to_owned()).await;
 
-    let remote = RemoteAgent::place(&session, &agent("killed")).await.unwrap();
-    let running = remote.start("info").await.unwrap();
+    let remote = RemoteAgent::place(&session, &agent("killed"), &mut Trail::default()).await.unwrap();
+    let running = remote.start("info", Duration::ZERO).await.unwrap();
     session.disconnect().await;
     drop(running);
     gone(remote.path().to_owned()).await;
@@ -136,6 +137,46 @@ async fn an_agent_for_another_processor_is_not_sent() {
     let sshd = Sshd::start();
     let mut agent = agent("processor");
     agent.machine = if agent.machine == "x86_64" { "aarch64" } else { "x86_64" };
-    let error = RemoteAgent::place(&connect(&sshd).await, &agent).await.unwrap_err();
+    let error = RemoteAgent::place(&connect(&sshd).await, &agent, &mut Trail::default()).await.unwrap_err();
     assert!(matches!(error, UploadError::OtherMachine { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_connection_that_follows_a_broken_one_goes_on_with_what_it_sent() {
+    let sshd = Sshd::in_namespace("mount -t tmpfs none /run");
+    let (agent, mut trail) = (agent("broken"), Trail::default());
+    let watch = connect(&sshd).await;
+    let dirs = async || {
+        let found = watch.script("ls", "ls -d /run/keystone-agent.*", BOUND).await.unwrap();
+        String::from_utf8(found).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    // Broken while the agent ran.
+    let session = connect(&sshd).await;
+    let first = RemoteAgent::place(&session, &agent, &mut trail).await.unwrap();
+    assert!(first.sent && !trail.gets_on);
+    let running = first.start("info", Duration::from_secs(600)).await.unwrap();
+    session.disconnect().await;
+    drop(running);
+    let session = connect(&sshd).await;
+    let second = RemoteAgent::place(&session, &agent, &mut trail).await.unwrap();
+    assert!(!second.sent && trail.gets_on && first.path() != second.path());
+    assert_eq!(dirs().await.len(), 1);
+    // Broken while it was sent; then in a part that is not what was sent.
+    for (alter, part) in [("head -c 1000 F > t", true), ("{ echo other; head -c 999 F; } > t", false)] {
+        let dir = dirs().await.remove(0);
+        let script = format!("cd {dir} && {} && mv t keystone-agent", alter.replace('F', "keystone-agent"));
+        watch.script("altering", &script, BOUND).await.unwrap();
+        let next = RemoteAgent::place(&session, &agent, &mut trail).await.unwrap();
+        assert!(next.sent, "{part}");
+        let hash = watch.script("hash", &format!("sha256sum < {}", next.path()), BOUND).await.unwrap();
+        assert!(hash.starts_with(hex::encode(agent.sha256).as_bytes()), "{part}");
+        assert_eq!(dirs().await.len(), 1);
+    }
+    // If nobody comes, it goes.
+    let last = RemoteAgent::place(&session, &agent, &mut trail).await.unwrap();
+    let running = last.start("info", Duration::from_secs(2)).await.unwrap();
+    session.disconnect().await;
+    drop(running);
+    let gone = "for i in 1 2 3 4 5 6 7 8 9; do ls -d /run/keystone-agent.* 2>/dev/null || exit 0; sleep 1; done; exit 1";
+    watch.script("waiting until it is gone", gone, BOUND).await.unwrap();
 }

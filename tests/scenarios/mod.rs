@@ -1,6 +1,7 @@
 //! The scenarios, in the order they run: those that share the live system first.
 
 mod broken;
+mod broken_lines;
 mod by_hand;
 mod equals_the_tools;
 pub mod installed;
@@ -32,6 +33,12 @@ pub const ALL: &[Scenario] = &[
         gate: true,
         about: "the installer's medium is what the agent may rely on, and no more",
         run: live_system::run,
+    },
+    Scenario {
+        name: "broken-lines",
+        gate: false,
+        about: "a copy over a line that is cut twenty times and flips bits, with an agent that is killed, onto a full disk: it ends, and what is registered is whole",
+        run: broken_lines::run,
     },
     Scenario {
         name: "luks-device",

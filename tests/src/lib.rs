@@ -13,6 +13,7 @@
 //! | [`runner`] | running scenarios and unit tests, counting |
 //! | [`scenarios`] | what is seen happening |
 //! | [`keystone`] | the programs under test |
+//! | [`loopback`] | a copy's two ends on this computer, and a line that breaks |
 //! | [`demo`] | `cargo lab demo` |
 //! | [`shell`] | a live system to look around in |
 
@@ -22,6 +23,7 @@ pub mod demo;
 pub mod installer;
 pub mod keystone;
 pub mod lab;
+pub mod loopback;
 pub mod machine;
 pub mod native;
 pub mod oracle;

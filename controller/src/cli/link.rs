@@ -90,6 +90,7 @@ pub(super) fn link_options(
         connect,
         agent: LocalAgent::find(args.agent.as_deref())?,
         agent_log: if args.output.verbose > 1 { "debug" } else { "info" }.to_owned(),
+        patience: Duration::ZERO,
     })
 }
 

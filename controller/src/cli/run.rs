@@ -9,7 +9,7 @@ use super::output::{closing, log, operator, operator_with, print};
 use crate::closure::ClosureError;
 use crate::confirm::machine;
 use crate::copy::CopyOptions;
-use crate::install::{InstallError, Kind, Link};
+use crate::install::{InstallError, Kind, Link, LinkOptions};
 use crate::stop::{self, Stop, Stopper};
 use crate::ui::CommandLine;
 use crate::ui::json::Json;
@@ -216,11 +216,13 @@ async fn copy(
     let origin = args.origin.clone();
     let found = stoppable(stop, move || origin.find()).await?;
     let options = CopyOptions {
-        link: link_options(&args.link, operator)?,
+        link: LinkOptions {
+            patience: Duration::from_secs(args.patience),
+            ..link_options(&args.link, operator)?
+        },
         manifest: found.manifest,
         source: found.source,
         root: args.root.clone(),
-        patience: Duration::from_secs(args.patience),
     };
     let copied = crate::copy::copy(&options, operator, stop).await?;
     operator.screen().finish();

@@ -1,11 +1,13 @@
 //! Connection, agent, conversation: what every command that looks at a machine needs.
 
 use super::error::InstallError;
+use super::line::Contact;
 use crate::conversation::Conversation;
 use crate::operator::{Notice, Operator};
 use crate::ssh::host_key::fingerprint;
 use crate::ssh::{ConnectOptions, Destination, Session, SshError};
 use crate::upload::{LocalAgent, RemoteAgent};
+use std::time::Duration;
 
 /// The machine and how to reach it.
 #[derive(Debug, Clone)]
@@ -18,6 +20,8 @@ pub struct LinkOptions {
     pub agent: LocalAgent,
     /// The agent's log level (`info`, `debug`, …).
     pub agent_log: String,
+    /// After a broken connection, how long to go on connecting without one that gets on.
+    pub patience: Duration,
 }
 
 /// A machine whose agent has said hello.
@@ -31,21 +35,32 @@ pub struct Link {
 }
 
 impl Link {
-    /// Connects, brings the agent, starts it.
+    /// Connects, brings the agent, starts it. No connection is to follow if this one breaks.
     pub async fn open<O: Operator>(
         options: &LinkOptions,
+        operator: &mut O,
+    ) -> Result<Self, InstallError> {
+        let options = LinkOptions { patience: Duration::ZERO, ..options.clone() };
+        Self::open_on(&options, &mut Contact::default(), operator).await
+    }
+
+    /// The same, after connections that left `contact`.
+    pub(super) async fn open_on<O: Operator>(
+        options: &LinkOptions,
+        contact: &mut Contact,
         operator: &mut O,
     ) -> Result<Self, InstallError> {
         let destination = options.destination.to_string();
         operator.notice(Notice::Connecting { destination: &destination });
         let session = connect(&options.destination, &options.connect, operator).await?;
+        contact.reached = true;
         operator.notice(Notice::Connected { host_key: &fingerprint(session.host_key()) });
         // Whatever runs on the machine from here on runs as root.
         let session = session.as_root().await?;
         operator.notice(Notice::Uploading { agent: &options.agent });
-        let remote = RemoteAgent::place(&session, &options.agent).await?;
+        let remote = RemoteAgent::place(&session, &options.agent, &mut contact.trail).await?;
         let begun = async {
-            let running = remote.start(&options.agent_log).await?;
+            let running = remote.start(&options.agent_log, options.patience).await?;
             let hash = &options.agent.hash;
             Ok(Conversation::with_program(running, hash, operator).await?)
         };

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`preflight`] | what can be refused before the machine is contacted |
 //! | [`link`](mod@link) | connection, agent, conversation |
+//! | [`line`](mod@line) | connections one after another, as they break |
 //! | [`hardware`] | a description of the hardware by the machine's own tools |
 //! | [`error`] | what can go wrong, and which kind of failure it is |
 //!
@@ -11,10 +12,12 @@
 
 pub mod error;
 pub mod hardware;
+pub mod line;
 pub mod link;
 pub mod preflight;
 
 pub use error::{InstallError, Kind};
+pub use line::Line;
 pub use link::{connect, Link, LinkOptions};
 pub use preflight::{PreflightError, preflight};
 

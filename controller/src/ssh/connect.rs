@@ -201,7 +201,19 @@ impl Session {
         }
     }
 
-    pub(super) fn broken(&self, doing: impl Into<String>, source: russh::Error) -> SshError {
+    /// Whether the connection is gone, when a channel ended without a word: the two are noticed
+    /// one after the other.
+    pub(crate) async fn has_ended(&self) -> bool {
+        for _ in 0..20 {
+            if self.is_closed() {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        false
+    }
+
+    pub(crate) fn broken(&self, doing: impl Into<String>, source: russh::Error) -> SshError {
         SshError::Broken {
             host: self.destination.host.clone(),
             doing: doing.into(),

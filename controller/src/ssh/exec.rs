@@ -107,6 +107,7 @@ impl Session {
             loop {
                 match channel.wait().await {
                     Some(ChannelMsg::Success) => return Ok(Some(channel)),
+                    None if self.has_ended().await => return Err(russh::Error::Disconnect),
                     Some(ChannelMsg::Failure) | None => return Ok(None),
                     Some(_) => {}
                 }
@@ -205,6 +206,9 @@ impl Session {
                 collected = &mut collect => collected,
                 () = &mut feed => collect.await,
             };
+            if exit == Exit::Lost && self.has_ended().await {
+                return Err(self.broken(what, russh::Error::Disconnect));
+            }
             let stderr = String::from_utf8_lossy(&stderr).trim().to_owned();
             Ok(Output { exit, stdout, stderr })
         };

@@ -2,6 +2,7 @@
 
 use super::UploadError;
 use bytes::Bytes;
+use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
 /// Name of the executable.
@@ -16,6 +17,8 @@ pub struct LocalAgent {
     pub bytes: Bytes,
     /// Blake3 of the bytes.
     pub hash: blake3::Hash,
+    /// SHA-256 of them, which machines can tell without help.
+    pub sha256: [u8; 32],
     /// The processor it is for, as `uname -m` names it.
     pub machine: &'static str,
 }
@@ -45,7 +48,8 @@ impl LocalAgent {
         let machine =
             elf_machine(&bytes).ok_or_else(|| UploadError::NotAnAgent { path: path.to_owned() })?;
         let hash = blake3::hash(&bytes);
-        Ok(LocalAgent { path: path.to_owned(), bytes: bytes.into(), hash, machine })
+        let sha256 = Sha256::digest(&bytes).into();
+        Ok(LocalAgent { path: path.to_owned(), bytes: bytes.into(), hash, sha256, machine })
     }
 }
 

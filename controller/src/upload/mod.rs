@@ -6,9 +6,11 @@
 //! | [`place`] | a fresh directory on the machine from which programs may run |
 //! | [`transfer`] | SFTP, or `cat` where the server has none; reads back and compares |
 //!
-//! Nothing but POSIX sh and its utilities is used on the machine. The shell that starts the
-//! agent removes the directory when the agent ends, however it ends, also when the connection
-//! is gone.
+//! Nothing but POSIX sh and its utilities is used on the machine, and `sha256sum` where it is. The
+//! shell that starts the agent removes the directory when the agent ends, however it ends, also
+//! when the connection is gone. Where another connection is to follow, it waits for that before:
+//! what was sent, also a part, is not sent again. A directory in which no agent is ever started
+//! is removed by the machine after some minutes.
 
 pub mod local;
 pub mod place;
@@ -92,24 +94,48 @@ pub struct RemoteAgent {
     pub sent: bool,
 }
 
+/// What connections to one machine leave for the next one.
+#[derive(Debug, Default)]
+pub struct Trail {
+    /// The last directory with the agent, or a part of it.
+    dir: Option<String>,
+    /// How much of the agent was found by the last connection, in bytes.
+    found: u64,
+    /// Whether the last connection found more of the agent than the one before: it gets on.
+    pub gets_on: bool,
+}
+
 /// Bound of removing the directory.
 const REMOVE: Duration = Duration::from_secs(15);
 
 impl RemoteAgent {
     /// Puts `agent` into a fresh directory of the machine, root's alone, and verifies it there.
     /// Who is not root becomes root first, by `sudo` or `doas`.
-    pub async fn place(session: &Session, agent: &LocalAgent) -> Result<Self, UploadError> {
+    ///
+    /// What `trail` leads to is used and removed; it leads to the new directory then, also if the
+    /// connection breaks while the agent is sent.
+    pub async fn place(
+        session: &Session,
+        agent: &LocalAgent,
+        trail: &mut Trail,
+    ) -> Result<Self, UploadError> {
+        trail.gets_on = false;
         let session = &session.as_root().await?;
         place::check_machine(session, agent).await?;
         let mut tried = Vec::new();
         for dir in place::CANDIDATES {
-            let place = match Place::make(session, dir, agent).await {
+            let place = match Place::make(session, dir, agent, trail.dir.as_deref()).await {
                 Ok(place) => place,
-                Err(place::NotHere(why)) => {
+                Err(place::NotHere::Unfit(why)) => {
                     tried.push(format!("{dir} ({why})"));
                     continue;
                 }
+                Err(place::NotHere::Connection(error)) => return Err(error.into()),
             };
+            trail.dir = Some(place.dir().to_owned());
+            let found = place.found.bytes(agent.bytes.len() as u64);
+            trail.gets_on |= found > trail.found;
+            trail.found = found;
             match transfer::ensure(session, &place, agent).await {
                 Ok(sent) => return Ok(RemoteAgent { session: session.clone(), place, sent }),
                 Err(transfer::TransferError::NotWritten(why)) => {
@@ -117,7 +143,9 @@ impl RemoteAgent {
                     tried.push(format!("{dir} ({why})"));
                 }
                 Err(transfer::TransferError::Other(error)) => {
-                    place.remove(session, REMOVE).await;
+                    if !session.is_closed() {
+                        place.remove(session, REMOVE).await;
+                    }
                     return Err(error);
                 }
             }
@@ -130,20 +158,15 @@ impl RemoteAgent {
         self.place.program()
     }
 
-    /// Starts it. The directory is removed by the machine when the agent ends.
+    /// Starts it. The directory is removed by the machine when the agent has ended and `keep` is
+    /// over, unless a connection that has its [`Trail`] took it over.
     ///
     /// `log` is the agent's log level (`info`, `debug`, …).
-    pub async fn start(&self, log: &str) -> Result<Running, UploadError> {
+    pub async fn start(&self, log: &str, keep: Duration) -> Result<Running, UploadError> {
         let word =
             |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b"=,_:".contains(&b));
         let log = if word(log) { log } else { "info" };
-        // The traps keep the shell alive until it has cleaned up; a trapped signal is not
-        // inherited as ignored.
-        let script = format!(
-            "trap : HUP INT TERM PIPE; KEYSTONE_LOG={log} {}; s=$?; rm -rf {}; exit $s",
-            self.place.program(),
-            self.place.dir()
-        );
+        let script = self.place.running(&format!("KEYSTONE_LOG={log}"), keep);
         Ok(self.session.start(&format!("/bin/sh -c '{script}'")).await?)
     }
 

@@ -1,0 +1,146 @@
+//! A copy over a line that breaks or flips bits, with an agent that dies, onto a disk that is full.
+
+use crate::keystone::{Ended, Keystone};
+use crate::loopback::{Disk, Line, Source, Sshd, offsets};
+use crate::runner::Context;
+use anyhow::{Context as _, Result, ensure};
+use std::fs;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// MiB in the closure.
+const SIZE: usize = 60;
+/// How often the line is cut.
+const CUTS: usize = 20;
+/// In how many bytes a bit is flipped.
+const FLIPS: usize = 5;
+/// What may be sent again for each cut: a block, and what sshd had not yet handed to the agent,
+/// which is at most the window that OpenSSH gives a channel.
+const AGAIN: u64 = (1 << 20) + (2 << 20);
+/// What a connection takes beside blocks: keys, the agent's upload checked, the manifest.
+const LOGIN: u64 = 64 << 10;
+
+struct Bed<'a> {
+    keystone: &'a Keystone,
+    sshd: Sshd,
+    source: Source,
+}
+
+impl Bed<'_> {
+    fn copy(&self, line: &Line, disk: &Disk) -> Result<Command> {
+        let mut command = Command::new(&self.keystone.controller);
+        command
+            .args(["copy", "root@127.0.0.1", "--json", "--port", &line.port().to_string()])
+            .arg("-i")
+            .arg(self.sshd.key())
+            .arg("--known-hosts")
+            .arg(self.sshd.known_hosts(line.port())?)
+            .arg("--agent")
+            .arg(&self.keystone.agent)
+            .arg("--root")
+            .arg(disk.root())
+            .arg("--store")
+            .arg(self.source.root())
+            .args(["--store-path", &self.source.toplevel()])
+            .stdin(Stdio::null());
+        Ok(command)
+    }
+
+    fn copied(&self, line: &Line, disk: &Disk) -> Result<Ended> {
+        Ended::from(self.copy(line, disk)?.output()?).ok()
+    }
+}
+
+/// See the table of scenarios.
+///
+/// # Errors
+/// Something was not as it should be.
+pub(super) fn run(context: &Context) -> Result<()> {
+    let keystone = context.keystone()?;
+    let bed = Bed { keystone, sshd: Sshd::start()?, source: Source::make(SIZE)? };
+    let whole = uncut(&bed).context("a whole copy")?;
+    cut(&bed, whole).context("a line that is cut")?;
+    flipped(&bed, whole).context("a line that flips bits")?;
+    killed(&bed).context("an agent that is killed")?;
+    full(&bed).context("a disk that is full")
+}
+
+/// Returns how many bytes a copy sends.
+fn uncut(bed: &Bed<'_>) -> Result<u64> {
+    let (line, disk) = (Line::to(&bed.sshd)?, Disk::new(300)?);
+    bed.copied(&line, &disk)?;
+    bed.source.judge(&disk.root())?;
+    Ok(line.sent())
+}
+
+fn cut(bed: &Bed<'_>, whole: u64) -> Result<()> {
+    let (line, disk) = (Line::to(&bed.sshd)?, Disk::new(300)?);
+    let at = offsets(seed()?, CUTS, whole);
+    println!("cuts at {at:?} of {whole}");
+    line.cut_at(at);
+    bed.copied(&line, &disk)?;
+    bed.source.judge(&disk.root())?;
+    ensure!(line.left() == 0, "{} cuts were not made", line.left());
+    let again = line.sent().saturating_sub(whole);
+    println!("{} KiB sent again for each of {CUTS} cuts", (again >> 10) / CUTS as u64);
+    let allowed = CUTS as u64 * (AGAIN + LOGIN);
+    ensure!(again <= allowed, "{again} bytes were sent again, {allowed} are allowed");
+    Ok(())
+}
+
+fn seed() -> Result<u64> {
+    Ok(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs())
+}
+
+/// SSH notices each and ends the connection; nothing that was altered counts.
+fn flipped(bed: &Bed<'_>, whole: u64) -> Result<()> {
+    let (line, disk) = (Line::to(&bed.sshd)?, Disk::new(300)?);
+    let at = offsets(seed()?, FLIPS, whole);
+    println!("flips at {at:?} of {whole}");
+    line.flip_at(at);
+    let ended = bed.copied(&line, &disk)?;
+    bed.source.judge(&disk.root())?;
+    ensure!(line.left() == 0, "{} bits were not flipped", line.left());
+    let broke = ended.stdout.lines().filter(|line| line.contains("reconnecting")).count();
+    ensure!(broke >= FLIPS, "{FLIPS} flips broke the line {broke} times:\n{}", ended.stdout);
+    Ok(())
+}
+
+fn killed(bed: &Bed<'_>) -> Result<()> {
+    let (line, disk) = (Line::to(&bed.sshd)?, Disk::new(300)?);
+    line.slow_down(20 << 20);
+    let mut copy = bed.copy(&line, &disk)?.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    // It has to be there before it can be killed.
+    let mut until = fs::metadata(&bed.keystone.agent)?.len();
+    for part in 1..=3 {
+        until += SIZE as u64 / 6 << 20;
+        let began = Instant::now();
+        while line.sent() < until && copy.try_wait()?.is_none() {
+            ensure!(began.elapsed() < Duration::from_secs(120), "it does not get on");
+            thread::sleep(Duration::from_millis(10));
+        }
+        ensure!(bed.sshd.kill("keystone-agent")? > 0, "no agent was there to be killed, {part}");
+    }
+    line.slow_down(0);
+    Ended::from(copy.wait_with_output()?).ok()?;
+    bed.source.judge(&disk.root())
+}
+
+fn full(bed: &Bed<'_>) -> Result<()> {
+    let (line, disk) = (Line::to(&bed.sshd)?, Disk::new(160)?);
+    let filler = disk.root().join("filler");
+    fs::write(&filler, vec![1; 110 << 20])?;
+    let ended = Ended::from(bed.copy(&line, &disk)?.output()?);
+    ensure!(ended.code != Some(0), "a full disk was not noticed");
+    let said = format!("{}{}", ended.stdout, ended.stderr);
+    ensure!(said.contains("No space left on device"), "{said}");
+    ensure!(!disk.root().join("nix/var/nix/db/schema").exists(), "something was registered");
+    let before = line.sent();
+    fs::remove_file(&filler)?;
+    bed.copied(&line, &disk)?;
+    bed.source.judge(&disk.root())?;
+    let second = line.sent() - before;
+    ensure!(second < before + (1 << 20) && second < (SIZE as u64) << 20, "all was sent again");
+    Ok(())
+}
