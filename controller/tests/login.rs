@@ -13,6 +13,7 @@ use keystone_controller::ssh::{
     Session, SshError,
 };
 use keystone_controller::upload::{LocalAgent, RemoteAgent, Trail};
+use keystone_controller::verify::{Expected, verify};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -661,4 +662,21 @@ async fn nobody_becomes_root_where_there_is_no_way() {
     let session = Session::connect(&at(&sshd, "alice"), &sshd.options()).await.unwrap();
     let error = RemoteAgent::place(&session, &agent("none"), &mut Trail::default()).await.unwrap_err();
     assert!(error.to_string().contains("neither sudo nor doas"), "{error}");
+}
+
+/// What only root may see is seen by who is not root, too.
+#[tokio::test]
+async fn a_machine_is_verified_as_root_by_who_is_not() {
+    let rules = "printf 'alice ALL=(ALL) NOPASSWD: ALL\\n' > /etc/sudoers && mkdir -p /run/sshd";
+    let sshd = people(&format!("{rules} && {}", without("doas")));
+    let session = Session::connect(&at(&sshd, "alice"), &sshd.options()).await.unwrap();
+    let unprivileged = session.script("asking", "/usr/sbin/sshd -T; exit 0", BOUND).await.unwrap();
+    assert!(!String::from_utf8_lossy(&unprivileged).contains("permitrootlogin"));
+    let verified = verify(&session, &Expected::default()).await.unwrap();
+    let login = verified.checks.iter().find(|check| check.check == "root-login").unwrap();
+    assert!(login.evidence.starts_with("PermitRootLogin"), "{login:?}");
+
+    let session = Session::connect(&at(&sshd, "bob"), &sshd.options()).await.unwrap();
+    let error = verify(&session, &Expected::default()).await.unwrap_err();
+    assert_says(&error, &["bob can't become root"]);
 }

@@ -1,5 +1,6 @@
 //! disko's modes: what is done with the disks.
 
+use crate::phase::Phases;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -64,6 +65,28 @@ impl DiskoMode {
         matches!(self, DiskoMode::Disko | DiskoMode::FormatMount | DiskoMode::Mount)
     }
 
+    /// What to type after a failure amid it, and what comes of that. `phases` are those that were
+    /// run: what the second one goes on with is closed when it fails.
+    pub fn again(self, phases: Phases) -> String {
+        let phases = (!phases.disko).then_some("--phases disko,install");
+        let erase = (self == DiskoMode::Disko).then_some("--erase");
+        let options: Vec<&str> = phases.into_iter().chain(erase).collect();
+        let with = match options.is_empty() {
+            true => String::new(),
+            false => format!(", with `{}`", options.join(" ")),
+        };
+        let outcome = match self {
+            DiskoMode::Disko => "it begins anew",
+            DiskoMode::Format | DiskoMode::FormatMount => {
+                "what is there stays, and what is missing is made"
+            }
+            DiskoMode::Mount => "it makes and destroys nothing",
+            DiskoMode::Destroy => "it destroys what is still there",
+            DiskoMode::Unmount => "it closes what is still open",
+        };
+        format!("run the same command again{with}: {outcome}")
+    }
+
     /// Whether it is [`DiskoMode::Disko`]; for leaving it out of documents.
     pub fn is_default(&self) -> bool {
         *self == DiskoMode::Disko
@@ -93,6 +116,20 @@ impl FromStr for DiskoMode {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Only what begins anew needs agreement that data may be lost.
+    #[test]
+    fn what_keeps_data_is_not_told_to_erase() {
+        for mode in DiskoMode::ALL {
+            let again = mode.again(Phases::ALL);
+            assert_eq!(again.contains("--erase"), mode == DiskoMode::Disko, "{mode}: {again}");
+        }
+        let second = Phases { disko: false, install: true };
+        let said = DiskoMode::Disko.again(second);
+        assert!(said.contains("`--phases disko,install --erase`: it begins anew"), "{said}");
+        let said = DiskoMode::FormatMount.again(second);
+        assert!(said.contains("`--phases disko,install`: what is there stays"), "{said}");
+    }
 
     #[test]
     fn names_are_read_back() {

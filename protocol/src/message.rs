@@ -42,6 +42,7 @@ use crate::phase::Phases;
 use crate::plan::Plan;
 use crate::report::Report;
 use crate::secret::Secret;
+use crate::version::{self, End, VersionMismatch};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use thiserror::Error;
@@ -279,23 +280,64 @@ pub enum MessageError {
     /// A control frame whose JSON is not a message of this version.
     #[error("message that this version does not know")]
     Unknown(#[source] serde_json::Error),
+    /// A hello of another version.
+    #[error(transparent)]
+    Version(#[from] VersionMismatch),
     /// A block came where a message was expected.
     #[error("closure data came where a message was expected")]
     UnexpectedBlock,
 }
 
+/// A message of one of the two ends.
+pub trait Message: Serialize + for<'de> Deserialize<'de> {
+    /// Whose.
+    const OF: End;
+}
+
+impl Message for ToAgent {
+    const OF: End = End::Controller;
+}
+
+impl Message for ToController {
+    const OF: End = End::Agent;
+}
+
 /// A message as a frame.
-pub fn encode<M: Serialize>(message: &M) -> Result<ControlBytes, MessageError> {
+pub fn encode<M: Message>(message: &M) -> Result<ControlBytes, MessageError> {
     let json = ControlBytes(serde_json::to_vec(message).map_err(MessageError::Unknown)?);
     Ok(encode_control(&json.0)?)
 }
 
-/// A frame as a message.
-pub fn decode<M: for<'de> Deserialize<'de>>(frame: &Frame) -> Result<M, MessageError> {
+/// A frame as a message. A hello's version is looked at before anything else of it: whatever
+/// else another version has in its hello, what is wrong is the version.
+pub fn decode<M: Message>(frame: &Frame) -> Result<M, MessageError> {
     match frame {
-        Frame::Control(json) => serde_json::from_slice(&json.0).map_err(MessageError::Unknown),
+        Frame::Control(json) => {
+            if let Some(theirs) = hello_version(&json.0) {
+                version::check(M::OF, theirs)?;
+            }
+            serde_json::from_slice(&json.0).map_err(MessageError::Unknown)
+        }
         Frame::Block(..) => Err(MessageError::UnexpectedBlock),
     }
+}
+
+/// How every hello begins, in every version.
+const HELLO: &[u8] = br#"{"say":"hello","#;
+
+/// The version in a hello. That a hello begins so, and that it has `what.protocol`, a number,
+/// holds for every version; anything else in it may change.
+fn hello_version(json: &[u8]) -> Option<u32> {
+    #[derive(Deserialize)]
+    struct Hello {
+        what: Spoken,
+    }
+    #[derive(Deserialize)]
+    struct Spoken {
+        protocol: u32,
+    }
+    let hello: Hello = json.starts_with(HELLO).then(|| serde_json::from_slice(json).ok())??;
+    Some(hello.what.protocol)
 }
 
 #[cfg(test)]
@@ -303,6 +345,46 @@ mod tests {
     use super::*;
     use crate::inventory::DiskIdentity;
     use crate::report::{ContainerReport, DiskReport, EndsAt, PoolReport, StepReport};
+
+    fn control(json: &str) -> Frame {
+        Frame::Control(ControlBytes(json.as_bytes().to_vec()))
+    }
+
+    /// Whatever else changes, either end can tell from a hello which of the two is older.
+    #[test]
+    fn hellos_of_other_versions_are_told_by_their_version() {
+        let hello = |protocol: u32| {
+            control(&format!(
+                r#"{{"say":"hello","what":{{"protocol":{protocol},"news":[1],"version":7}}}}"#
+            ))
+        };
+        let ours = version::PROTOCOL_VERSION;
+        let said = |result: Result<(), MessageError>| match result.unwrap_err() {
+            MessageError::Version(mismatch) => mismatch.to_string(),
+            other => panic!("{other}"),
+        };
+        for (theirs, agent, controller) in [
+            (ours + 1, "update keystone", "update keystone-agent"),
+            (ours - 1, "update keystone-agent", "update keystone"),
+        ] {
+            let from_agent = said(decode::<ToController>(&hello(theirs)).map(drop));
+            assert!(from_agent.ends_with(agent), "{from_agent}");
+            let from_controller = said(decode::<ToAgent>(&hello(theirs)).map(drop));
+            assert!(from_controller.ends_with(controller), "{from_controller}");
+        }
+        let own = decode::<ToController>(&hello(ours));
+        assert!(matches!(own, Err(MessageError::Unknown(_))), "{own:?}");
+    }
+
+    /// The form that [`hello_version`] relies on is the one that is written.
+    #[test]
+    fn a_hello_has_the_form_that_stays() {
+        let agent = ToController::Hello { protocol: 2, version: "1".into(), exe: "e".into() };
+        let controller = ToAgent::Hello { protocol: 2, version: "1".into() };
+        for framed in [encode(&agent).unwrap(), encode(&controller).unwrap()] {
+            assert_eq!(hello_version(&framed.0[crate::frame::HEADER..]), Some(2));
+        }
+    }
 
     /// What serde buffers (as tagged types in it) has no numbers for map keys.
     #[test]

@@ -32,13 +32,9 @@ pub fn of_step(
 ) -> Failure {
     let disks: Vec<&str> =
         plan.basis.disks.values().map(|identity| identity.name.as_str()).collect();
-    let with = match phases.disko {
-        true => "`--erase`",
-        // What this phase goes on with was closed.
-        false => "`--phases disko,install --erase`",
-    };
     let again = format!(
-        "run the same command again, with {with}: it begins anew on {}",
+        "{} (on {})",
+        plan.basis.options.disko_mode.again(phases),
         disks.join(" and ")
     );
     let next = if error.is_stop() { again } else { format!("mend the cause and {again}") };

@@ -15,12 +15,12 @@ use crate::{inventory, plan};
 use keystone_protocol::event::Failure;
 use keystone_protocol::inventory::Inventory;
 use keystone_protocol::message::{
-    ExecuteRequest, PlanRequest, Refusal, RefusalKind, ToAgent, ToController,
+    ExecuteRequest, MessageError, PlanRequest, Refusal, RefusalKind, ToAgent, ToController,
 };
 use keystone_protocol::options::HostKeys;
 use keystone_protocol::phase::Phases;
 use keystone_protocol::plan::{Action, ContainerUnlock, KeyFile, Plan};
-use keystone_protocol::version::{self, End, PROTOCOL_VERSION};
+use keystone_protocol::version::PROTOCOL_VERSION;
 use std::cell::RefCell;
 use std::fs::File;
 use std::io;
@@ -71,16 +71,16 @@ impl Session<'_> {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             exe: exe_hash().map_err(WireError::Io)?,
         })?;
-        let incoming = self.wire.borrow_mut().next()?;
+        let incoming = self.wire.borrow_mut().next();
         match incoming {
-            Incoming::Message(ToAgent::Hello { protocol, .. }) => {
-                if let Err(mismatch) = version::check(End::Controller, protocol) {
-                    self.send(&refused(RefusalKind::Protocol, mismatch.to_string(), None))?;
-                    return Err(WireError::OutOfTurn("another protocol version"));
-                }
-                Ok(())
+            // Its protocol's version was looked at when it was decoded.
+            Ok(Incoming::Message(ToAgent::Hello { .. })) => Ok(()),
+            Err(WireError::Message(MessageError::Version(mismatch))) => {
+                self.send(&refused(RefusalKind::Protocol, mismatch.to_string(), None))?;
+                Err(WireError::Message(mismatch.into()))
             }
-            _ => Err(WireError::OutOfTurn("something before its hello")),
+            Ok(_) => Err(WireError::OutOfTurn("something before its hello")),
+            Err(error) => Err(error),
         }
     }
 
@@ -316,4 +316,50 @@ fn exe_hash() -> io::Result<String> {
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(std::fs::File::open("/proc/self/exe")?)?;
     Ok(hasher.finalize().to_hex().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keystone_protocol::frame::{self, ControlBytes, Frame, encode_control};
+    use keystone_protocol::message::decode;
+    use std::io::{Cursor, Read, pipe};
+
+    fn answers(mut from: impl Read) -> Vec<ToController> {
+        let mut answers = Vec::new();
+        let mut header = [0; frame::HEADER];
+        while from.read_exact(&mut header).is_ok() {
+            let header = frame::parse_header(header).unwrap();
+            let mut payload = vec![0; header.length];
+            from.read_exact(&mut payload).unwrap();
+            answers.push(decode(&Frame::Control(ControlBytes(payload))).unwrap());
+        }
+        answers
+    }
+
+    /// A controller of another version has other messages: which end to update is said all the
+    /// same, after our hello, by which the controller can tell too.
+    #[test]
+    fn a_controller_of_another_version_is_told_what_to_update() {
+        for (theirs, update) in
+            [(PROTOCOL_VERSION - 1, "update keystone"), (PROTOCOL_VERSION + 1, "update keystone-agent")]
+        {
+            let hello =
+                format!(r#"{{"say":"hello","what":{{"protocol":{theirs},"language":"fr"}}}}"#);
+            let input = Cursor::new(encode_control(hello.as_bytes()).unwrap().0.clone());
+            let (from_agent, output) = pipe().unwrap();
+            let cancel = Cancel::default();
+            let wire = RefCell::new(Wire::start(input, output, cancel.clone()));
+            let mut session = Session { wire: &wire, cancel: &cancel, installed: false };
+            let error = session.greet().unwrap_err();
+            assert!(error.to_string().ends_with(update), "{error}");
+            drop(wire);
+            match answers(from_agent).as_slice() {
+                [ToController::Hello { .. }, ToController::Refused(refusal)] => {
+                    assert!(refusal.message.ends_with(update), "{refusal}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
 }

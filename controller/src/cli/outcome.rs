@@ -9,6 +9,8 @@ use crate::ui::CommandLine;
 use crate::ui::format::elapsed;
 use crate::ui::steps::State;
 use crate::ui::style::Style;
+use keystone_protocol::disko_mode::DiskoMode;
+use keystone_protocol::phase::Phases;
 use keystone_protocol::report::{EndsAt, Report};
 use serde_json::{Value, json};
 use std::error::Error;
@@ -49,9 +51,9 @@ impl Trouble {
             _ => None,
         };
         trouble.next = refusal.and_then(|refusal| refusal.hint.clone());
-        if let InstallError::Execute { error, log, .. } = error {
+        if let InstallError::Execute { error, log, plan } = error {
             trouble.last_lines = log.iter().rev().take(10).rev().cloned().collect();
-            trouble.add_execution(error, operator);
+            trouble.add_execution(error, plan.basis.options.disko_mode, operator);
         }
         if let InstallError::Copy { error, log } = error {
             trouble.last_lines = log.iter().rev().take(10).rev().cloned().collect();
@@ -65,7 +67,7 @@ impl Trouble {
         trouble
     }
 
-    fn add_execution(&mut self, error: &ExecuteError, operator: &CommandLine) {
+    fn add_execution(&mut self, error: &ExecuteError, mode: DiskoMode, operator: &CommandLine) {
         let steps = operator.steps();
         let step = match error {
             ExecuteError::Failed { step, failure, cause, .. } => {
@@ -79,13 +81,16 @@ impl Trouble {
             ExecuteError::Refused(_) => None,
             ExecuteError::Left | ExecuteError::Conversation(_) => {
                 if steps.all().iter().any(|step| step.state != State::Pending) {
-                    self.left.push(
-                        "the disks are written in part; an agent that still runs closes what it \
-                         opened, one that was killed left pool, containers and mounts open: \
-                         installing again closes them"
-                            .into(),
-                    );
-                    self.next = Some("run the same command again, with --erase".into());
+                    let written = match mode.formats() || mode.destroys() {
+                        true => "the disks are written in part; ",
+                        false => "",
+                    };
+                    self.left.push(format!(
+                        "{written}an agent that still runs closes what it opened, one that was \
+                         killed left pool, containers and mounts open: the same command again \
+                         closes or finds them"
+                    ));
+                    self.next = Some(mode.again(Phases::ALL));
                 }
                 steps.current()
             }

@@ -6,9 +6,9 @@ use super::transport::{Incoming, Outgoing, Wire};
 use crate::operator::{Notice, Operator};
 use crate::ssh::exec::{Exit, Running};
 use keystone_protocol::inventory::Inventory;
-use keystone_protocol::message::{PlanRequest, ToAgent, ToController};
+use keystone_protocol::message::{MessageError, PlanRequest, ToAgent, ToController};
 use keystone_protocol::plan::Plan;
-use keystone_protocol::version::{self, End, PROTOCOL_VERSION};
+use keystone_protocol::version::PROTOCOL_VERSION;
 use std::time::Duration;
 use tokio::io::AsyncRead;
 use tokio::time::timeout;
@@ -76,8 +76,8 @@ impl Conversation {
         })?;
         let doing = "starting it";
         match conversation.answer(HELLO, doing, operator).await? {
-            ToController::Hello { protocol, version, exe } => {
-                version::check(End::Agent, protocol)?;
+            // Its protocol's version was looked at when it was decoded.
+            ToController::Hello { protocol: _, version, exe } => {
                 if let Some(expected) = expected
                     && exe != expected.to_hex().as_str()
                 {
@@ -189,6 +189,7 @@ impl Conversation {
         loop {
             match self.wire.incoming.recv().await {
                 Some(Incoming::Message(message)) => return Ok(*message),
+                Some(Incoming::Broken(MessageError::Version(other))) => return Err(other.into()),
                 Some(Incoming::Broken(error)) => return Err(error.into()),
                 Some(Incoming::Log(line)) => {
                     self.log.push(&line);

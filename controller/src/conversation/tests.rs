@@ -146,6 +146,20 @@ async fn hellos() {
     let error = begin(client, &mut Notes::default()).await.unwrap_err();
     assert!(error.to_string().ends_with("update keystone"), "{error}");
 
+    // One whose hello has another form is told by its version too.
+    for (theirs, update) in [
+        (PROTOCOL_VERSION - 1, "update keystone-agent"),
+        (PROTOCOL_VERSION + 1, "update keystone"),
+    ] {
+        let (client, mut peer) = pipes();
+        let hello = format!(r#"{{"say":"hello","what":{{"protocol":{theirs},"program":[]}}}}"#);
+        let framed = keystone_protocol::frame::encode_control(hello.as_bytes()).unwrap();
+        peer.output.write_all(&framed.0).await.unwrap();
+        let error = begin(client, &mut Notes::default()).await.unwrap_err();
+        assert!(matches!(error, ConversationError::Version(_)), "{error}");
+        assert!(error.to_string().ends_with(update), "{error}");
+    }
+
     let (client, mut peer) = pipes();
     tokio::spawn(async move { peer.hello(PROTOCOL_VERSION, &"0".repeat(64)).await });
     let error = begin(client, &mut Notes::default()).await.unwrap_err();
