@@ -12,6 +12,7 @@
 //! | [`cancel`] | stopping between two writes |
 //! | [`journal`] | start and end of each step, on stable storage |
 //! | [`machine`] | what the plan's names are on this machine: nodes, GUIDs, keys in memory |
+//! | `progress` | how far a step is, said not too often |
 //! | [`steps`] | one function for each kind of step: from the plan's words to an effect |
 //! | [`failure`] | from an error to what the operator reads |
 //!
@@ -23,6 +24,7 @@ pub mod cancel;
 pub mod failure;
 pub mod journal;
 pub mod machine;
+pub(crate) mod progress;
 pub mod steps;
 pub mod supplies;
 
@@ -36,11 +38,8 @@ use keystone_protocol::phase::Phases;
 use keystone_protocol::plan::{Action, Plan, Step};
 use keystone_protocol::report::{EndsAt, Report, StepReport};
 use machine::Machine;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use supplies::{EventSink, Supplies};
-
-/// The most often that one step's progress is said.
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
 /// One execution of a plan.
 pub struct Execution<'a> {
@@ -200,23 +199,6 @@ impl<'a> Execution<'a> {
 
     fn report(&self, ends_at: EndsAt) -> Report {
         self.machine.report(self.plan, &self.steps, &self.warnings, ends_at)
-    }
-}
-
-/// Keeps a step from saying its progress too often.
-#[derive(Debug, Default)]
-pub(crate) struct Throttle {
-    last: Option<Instant>,
-}
-
-impl Throttle {
-    /// Whether it is time to say it again; the end always is.
-    pub(crate) fn due(&mut self, end: bool) -> bool {
-        let due = end || self.last.is_none_or(|last| last.elapsed() >= PROGRESS_INTERVAL);
-        if due {
-            self.last = Some(Instant::now());
-        }
-        due
     }
 }
 

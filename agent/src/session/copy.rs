@@ -6,9 +6,9 @@ use crate::ensure::Ensured;
 use crate::execute::cancel::Cancel;
 use crate::execute::failure::causes;
 use crate::execute::supplies::EventSink;
-use crate::execute::Throttle;
+use crate::execute::progress::ClosureProgress;
 use crate::store::{Progress, ReceiveError, Received, Store};
-use keystone_protocol::event::{Event, EventKind, Failure, Outcome, StepSummary, Unit};
+use keystone_protocol::event::{Event, EventKind, Failure, Outcome, StepSummary};
 use keystone_protocol::message::{Copied, CopyRequest, ToController};
 use std::cell::RefCell;
 use std::path::Path;
@@ -32,13 +32,9 @@ pub fn copy(wire: &RefCell<Wire>, cancel: &Cancel, request: &CopyRequest) -> Res
     let steps = vec![StepSummary { id: step.clone(), title }];
     event(EventKind::Started { plan: String::new(), steps });
     event(EventKind::StepStarted { step: step.clone() });
-    let mut throttle = Throttle::default();
-    let mut progress = |at: Progress| {
-        if throttle.due(at.bytes == at.bytes_total) {
-            let (done, total) = (at.bytes, Some(at.bytes_total));
-            event(EventKind::Progress { step: step.clone(), done, total, unit: Unit::Bytes });
-        }
-    };
+    let mut said = ClosureProgress::default();
+    let mut progress =
+        |at: Progress| said.events(&step, &at).into_iter().for_each(|kind| event(kind));
     match receive(wire, cancel, request, &mut progress) {
         Ok(received) => {
             let outcome = match received.ensured {

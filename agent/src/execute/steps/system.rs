@@ -3,12 +3,13 @@
 use super::StepError;
 use crate::ensure::Ensured;
 use crate::execute::machine::TARGET;
-use crate::execute::{Execution, StepResult, Throttle};
+use crate::execute::progress::ClosureProgress;
+use crate::execute::{Execution, StepResult};
 use crate::store::{Progress, Store};
 use crate::activation::Phase;
 use crate::bootloader::{BootNext, Installed, Variables, copy};
 use crate::{activation, bootloader, mount};
-use keystone_protocol::event::{Event, EventKind, Unit};
+use keystone_protocol::event::Event;
 use keystone_protocol::plan::DeviceRef;
 use std::path::Path;
 
@@ -17,18 +18,11 @@ pub(super) fn receive_closure(run: &mut Execution<'_>, step: &str) -> StepResult
     let (store, prepared) = Store::prepare(Path::new(TARGET))?;
     let manifest = run.manifest;
     let cancel = run.cancel;
-    let mut throttle = Throttle::default();
+    let mut said = ClosureProgress::default();
     let Execution { supplies, sink, began, .. } = run;
     let mut progress = |at: Progress| {
-        if throttle.due(at.bytes == at.bytes_total) {
-            let at_ms = began.elapsed().as_millis() as u64;
-            let kind = EventKind::Progress {
-                step: step.to_owned(),
-                done: at.bytes,
-                total: Some(at.bytes_total),
-                unit: Unit::Bytes,
-            };
-            sink.emit(Event { at_ms, kind });
+        for kind in said.events(step, &at) {
+            sink.emit(Event { at_ms: began.elapsed().as_millis() as u64, kind });
         }
     };
     let received = store
