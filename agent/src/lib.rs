@@ -41,6 +41,7 @@ pub mod mbr;
 pub mod md;
 pub mod mount;
 pub mod operator;
+pub mod private;
 pub use keystone_planner as plan;
 pub mod seal;
 pub mod session;

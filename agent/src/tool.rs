@@ -2,7 +2,7 @@
 //!
 //! | program | Debian package | for |
 //! |---|---|---|
-//! | `mkfs.ext4`, `mkfs.xfs`, `mkfs.btrfs`, `mkfs.f2fs`, `mkfs.bcachefs`, `mkfs.vfat` | see [`package`] | file systems |
+//! | `mkfs.ext4`, `mkfs.xfs`, `mkfs.btrfs`, `mkfs.f2fs`, `mkfs.bcachefs` | see [`package`] | file systems |
 //! | `lvm` | lvm2 | volume groups |
 //! | `mdadm` | mdadm | software RAID |
 //! | `bash`, else `sh` | | hooks |
@@ -33,7 +33,7 @@ use thiserror::Error;
 pub const DIRECTORIES: [&str; 4] = ["/run/current-system/sw/bin", "/usr/sbin", "/sbin", "/usr/bin"];
 
 /// The programs that a step may need, for the inventory.
-pub const KNOWN: [&str; 12] = [
+pub const KNOWN: [&str; 10] = [
     "bash",
     "btrfs",
     "lvm",
@@ -42,10 +42,8 @@ pub const KNOWN: [&str; 12] = [
     "mkfs.btrfs",
     "mkfs.ext4",
     "mkfs.f2fs",
-    "mkfs.vfat",
     "mkfs.xfs",
     "sh",
-    "zfs",
 ];
 
 /// How long a program may take, unless it is told otherwise.
@@ -107,7 +105,6 @@ pub fn package(name: &str) -> Option<&'static str> {
         "mkfs.btrfs" | "btrfs" => "btrfs-progs",
         "mkfs.f2fs" => "f2fs-tools",
         "mkfs.bcachefs" => "bcachefs-tools",
-        "mkfs.vfat" => "dosfstools",
         "lvm" => "lvm2",
         "mdadm" => "mdadm",
         _ => return None,

@@ -24,6 +24,8 @@ pub(super) struct Existing {
     tables: BTreeMap<String, PartitionTable>,
     /// Partitions of those tables that are to be made, by disk.
     missing: BTreeMap<String, BTreeSet<u32>>,
+    /// Partitions that are there and hold nothing.
+    empty: BTreeSet<DeviceRef>,
     pools: BTreeMap<String, ExistingPool>,
 }
 
@@ -70,6 +72,9 @@ pub(super) fn find(context: &Context<'_>, remarks: &mut Remarks) -> Result<Exist
             let (table, missing) = table(context, wanted, gpt, disk)?;
             existing.tables.insert(wanted.name.clone(), table);
             existing.missing.insert(wanted.name.clone(), missing);
+            let whole = DeviceRef::Disk { disk: wanted.name.clone() };
+            let empty = disk.contents.partitions.iter().filter(|found| found.signatures.is_empty());
+            existing.empty.extend(empty.map(|found| whole.partition(found.number)));
         }
         contents(context, wanted, disk)?;
     }
@@ -108,7 +113,9 @@ impl Existing {
         match device {
             DeviceRef::Disk { disk } => self.disks.contains(disk),
             DeviceRef::Partition { disk, number } => {
-                self.disks.contains(disk) && !self.is_missing(disk, *number)
+                self.disks.contains(disk)
+                    && !self.is_missing(disk, *number)
+                    && !self.empty.contains(device)
             }
             DeviceRef::Volume { dataset } => {
                 self.pools.contains_key(dataset.split('/').next().unwrap_or_default())
@@ -334,7 +341,7 @@ fn pool_of(
             && existing.has(context.layout, member)
     });
     if hidden {
-        return in_containers(context, name);
+        return in_containers(context, name, remarks);
     }
     let labels: Vec<Label<'_>> =
         members.iter().filter_map(|device| label(context, existing, device)).collect();
@@ -396,7 +403,11 @@ fn pool_of(
 }
 
 /// A pool whose members are in containers can only be seen once those are open.
-fn in_containers(context: &Context<'_>, name: &str) -> Result<Option<ExistingPool>, Refusal> {
+fn in_containers(
+    context: &Context<'_>,
+    name: &str,
+    remarks: &mut Remarks,
+) -> Result<Option<ExistingPool>, Refusal> {
     if context.mode.formats() {
         return Err(refuse(
             RefusalKind::TargetUnfit,
@@ -409,6 +420,12 @@ fn in_containers(context: &Context<'_>, name: &str) -> Result<Option<ExistingPoo
         ));
     }
     let imported = context.inventory.pools.iter().any(|pool| pool.name == name);
+    if !imported {
+        remarks.warnings.push(format!(
+            "whether the pool {name:?} was exported can only be seen once what it is in is open: \
+             it is imported all the same, so no other machine may be using its disks now"
+        ));
+    }
     Ok(Some(ExistingPool { guid: None, any_host: true, imported }))
 }
 

@@ -202,7 +202,7 @@ fn to_be_made(
     let decisions = Decisions {
         tables: tables::tables(context, existing)?,
         pools: pools::pools(context, existing, remarks)?,
-        containers: unlock::containers(context, remarks)?,
+        containers: unlock::containers(context, existing, remarks)?,
         esp_copies: mirror::copies(context)?,
     };
     let sizes = Sizes::new(context, &decisions.tables);
@@ -224,13 +224,7 @@ fn to_be_made(
         None if !context.mode.mounts() => steps.extend(system::closing_again(context, existing)),
         None => {}
     }
-    // Those that are there already are opened by what opens them.
-    let is_new = |plan: &ContainerPlan| {
-        let device = keystone_protocol::plan::DeviceRef::Mapper { name: plan.name.clone() };
-        !existing.has(context.layout, &device)
-    };
-    let containers = decisions.containers.into_iter().filter(is_new).collect();
-    Ok((steps, containers))
+    Ok((steps, decisions.containers))
 }
 
 /// The controller compares before it connects; here it is part of the plan being right.

@@ -2,9 +2,9 @@
 
 use super::capacity::Esp;
 use super::existing::Existing;
+use super::occupancy::group_of;
 use super::storage::{Needed, needed};
 use super::{Context, Remarks, words};
-use keystone_protocol::inventory::Holder;
 use keystone_protocol::layout::{Content, Root};
 use keystone_protocol::options::{Chown, ClosureFacts, HostKeys};
 use keystone_protocol::plan::{Action, DeviceRef, Step};
@@ -115,19 +115,11 @@ pub(super) fn closing_again(context: &Context<'_>, existing: &Existing) -> Vec<S
             .and_then(|name| existing.pool(name))
             .is_some_and(|pool| pool.imported)
     };
-    // Device-mapper names double the dashes of both and join them by one (lvm2
-    // lib/misc/lvm-string.c, build_dm_name).
+    let inventory = context.inventory;
     let active = |group: &str| {
-        let prefix = format!("{}-", group.replace('-', "--"));
-        context.inventory.mappers.iter().any(|open| {
-            open.uuid.starts_with("LVM-")
-                && open.name.strip_prefix(&prefix).is_some_and(|rest| !rest.starts_with('-'))
-        })
+        inventory.mappers.iter().any(|open| group_of(open).as_deref() == Some(group))
     };
-    let running = |array: &str| {
-        let members = context.layout.array_members(array);
-        members.iter().any(|member| holders(context, member).iter().any(is_array))
-    };
+    let running = |array: &str| inventory.arrays.iter().any(|found| found.name == array);
     let mut rest = Steps(Vec::new());
     close_all(context, &mut rest);
     let was_open = |step: &Step| match &step.action {
@@ -138,25 +130,6 @@ pub(super) fn closing_again(context: &Context<'_>, existing: &Existing) -> Vec<S
     };
     steps.0.extend(rest.0.into_iter().filter(|step| !was_open(step)));
     steps.0
-}
-
-/// Who uses a disk of the layout or a partition on one, now.
-fn holders<'a>(context: &'a Context<'_>, device: &DeviceRef) -> &'a [Holder] {
-    match device {
-        DeviceRef::Disk { disk } => &context.disks[disk.as_str()].contents.holders,
-        DeviceRef::Partition { disk, number } => {
-            let partitions = &context.disks[disk.as_str()].contents.partitions;
-            partitions
-                .iter()
-                .find(|partition| partition.number == *number)
-                .map_or(&[], |partition| &partition.holders)
-        }
-        _ => &[],
-    }
-}
-
-fn is_array(holder: &Holder) -> bool {
-    matches!(holder, Holder::Device { kernel_name, .. } if kernel_name.starts_with("md"))
 }
 
 struct Steps(Vec<Step>);

@@ -1,11 +1,12 @@
 //! What will open each container.
 
+use super::existing::Existing;
 use super::refuse::refuse;
 use super::{Context, Remarks};
 use crate::policy::{Decision, Facts, unlock_policy};
 use keystone_protocol::layout::{Content, Luks, LuksKey};
 use keystone_protocol::message::{Refusal, RefusalKind};
-use keystone_protocol::plan::{ContainerPlan, ContainerUnlock, KeyFile};
+use keystone_protocol::plan::{ContainerPlan, ContainerUnlock, DeviceRef, KeyFile};
 use std::path::Path;
 
 /// Decides for every container of the layout.
@@ -15,6 +16,7 @@ use std::path::Path;
 /// key is the layout's word.
 pub(super) fn containers(
     context: &Context<'_>,
+    existing: &Existing,
     remarks: &mut Remarks,
 ) -> Result<Vec<ContainerPlan>, Refusal> {
     let mut plans = Vec::new();
@@ -22,11 +24,32 @@ pub(super) fn containers(
         return Ok(plans);
     }
     for (_, content) in context.layout.contents() {
-        if let Content::Luks(luks) = content {
+        let Content::Luks(luks) = content else { continue };
+        // One that is there already is opened by what opens it.
+        if !existing.has(context.layout, &DeviceRef::Mapper { name: luks.name.clone() }) {
             plans.push(container(context, luks, remarks)?);
         }
     }
     Ok(plans)
+}
+
+/// Further keys that the layout gives a container. A file in the Nix store is none: everybody can
+/// read it.
+pub(super) fn additional(luks: &Luks, remarks: &mut Remarks) -> Vec<KeyFile> {
+    let (public, secret): (Vec<&KeyFile>, Vec<&KeyFile>) =
+        luks.additional_keys.iter().partition(|file| is_public(file));
+    remarks.notes.extend(public.into_iter().map(|file| {
+        format!(
+            "{}: the key file {} lies in the Nix store, where everybody can read it, and is not \
+             used",
+            luks.path, file.path
+        )
+    }));
+    secret.into_iter().cloned().collect()
+}
+
+fn is_public(file: &KeyFile) -> bool {
+    Path::new(&file.path).starts_with("/nix/store")
 }
 
 /// What of the layout may open a container that was made by it before.
@@ -44,7 +67,8 @@ fn container(
 ) -> Result<ContainerPlan, Refusal> {
     let name = luks.name.clone();
     match &luks.key {
-        LuksKey::File(KeyFile { path, .. }) if Path::new(path).starts_with("/nix/store") => {
+        LuksKey::File(file) if is_public(file) => {
+            let path = &file.path;
             let (unlock, reason) = by_policy(context, &name, remarks)?;
             let reason = format!(
                 "{reason}; the layout's key file {path} lies in the Nix store, where everybody \

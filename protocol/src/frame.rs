@@ -208,6 +208,45 @@ impl Drop for ControlBytes {
     }
 }
 
+/// A control frame's payload while it arrives. It grows as bytes come, since a length that is only
+/// claimed must take no memory, and leaves no copy of them behind when it does.
+#[derive(Debug)]
+pub struct Arriving {
+    bytes: ControlBytes,
+    filled: usize,
+    length: usize,
+}
+
+/// What is set aside for a payload before any of it came, in bytes.
+const FIRST: usize = 64 << 10;
+
+impl Arriving {
+    /// For a payload of `length` bytes.
+    pub fn new(length: usize) -> Self {
+        Arriving { bytes: ControlBytes(vec![0; length.min(FIRST)]), filled: 0, length }
+    }
+
+    /// Where the next bytes go; empty once all are there.
+    pub fn space(&mut self) -> &mut [u8] {
+        if self.filled == self.bytes.0.len() && self.filled < self.length {
+            let mut larger = ControlBytes(vec![0; (self.filled * 2).min(self.length)]);
+            larger.0[..self.filled].copy_from_slice(&self.bytes.0);
+            self.bytes = larger;
+        }
+        &mut self.bytes.0[self.filled..]
+    }
+
+    /// Notes that `count` more bytes are in the space.
+    pub fn advance(&mut self, count: usize) {
+        self.filled += count;
+    }
+
+    /// The payload, if it is whole.
+    pub fn whole(mut self) -> Option<Vec<u8>> {
+        (self.filled == self.length).then(|| std::mem::take(&mut self.bytes.0))
+    }
+}
+
 fn check_bytes(fields: &[u8], hash: &[u8]) -> [u8; 3] {
     let mut hasher = blake3::Hasher::new();
     hasher.update(fields).update(hash);
@@ -334,6 +373,23 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_payload_arrives_in_any_pieces(length in 0..400_000usize, piece in 1..90_000usize) {
+            let data: Vec<u8> = (0..length).map(|i| i as u8).collect();
+            let mut arriving = Arriving::new(length);
+            let mut at = 0;
+            while at < length {
+                let space = arriving.space();
+                prop_assert!(!space.is_empty());
+                let count = piece.min(space.len());
+                space[..count].copy_from_slice(&data[at..at + count]);
+                arriving.advance(count);
+                at += count;
+            }
+            prop_assert!(arriving.space().is_empty());
+            prop_assert_eq!(arriving.whole().unwrap(), data);
+        }
+
         #[test]
         fn blocks_round_trip(path: u32, offset: u64, data in proptest::collection::vec(any::<u8>(), 0..2000), last: bool, stream: Option<bool>) {
             let encoding = stream.map_or(Encoding::Raw, |end| Encoding::Stream { end });

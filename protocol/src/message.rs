@@ -302,9 +302,27 @@ impl Message for ToController {
     const OF: End = End::Agent;
 }
 
+/// Counts what is written.
+struct Counter(usize);
+
+impl std::io::Write for Counter {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 /// A message as a frame.
 pub fn encode<M: Message>(message: &M) -> Result<ControlBytes, MessageError> {
-    let json = ControlBytes(serde_json::to_vec(message).map_err(MessageError::Unknown)?);
+    // Measured first: a buffer that grows leaves copies behind, and there may be secrets in it.
+    let mut length = Counter(0);
+    serde_json::to_writer(&mut length, message).map_err(MessageError::Unknown)?;
+    let mut json = ControlBytes(Vec::with_capacity(length.0));
+    serde_json::to_writer(&mut json.0, message).map_err(MessageError::Unknown)?;
     Ok(encode_control(&json.0)?)
 }
 

@@ -156,12 +156,25 @@ fn check_slots(ssh: &Ssh, report: &Value, unlock: &str) -> Result<()> {
     Ok(())
 }
 
+/// What the firewall lets in, whole: only port 22, beside what every host answers to.
+const LET_IN: [&str; 7] = [
+    "type filter hook input priority filter; policy drop;",
+    "iifname \"lo\" accept",
+    "ct state vmap { invalid : drop, established : accept, related : accept }",
+    "meta l4proto { icmp, ipv6-icmp } accept",
+    "udp dport 5353 accept comment \"multicast DNS\"",
+    "udp sport 547 udp dport 546 ip6 daddr fe80::/64 accept comment \"DHCPv6 client\"",
+    "tcp dport 22 accept comment \"ssh\"",
+];
+
 /// Only port 22 is open.
 fn check_firewall(ssh: &Ssh) -> Result<()> {
-    let rules = ssh.ok("nft list ruleset")?;
-    ensure!(rules.contains("policy drop"), "the firewall lets everything in:\n{rules}");
-    let open: Vec<&str> = rules.lines().map(str::trim).filter(|l| l.starts_with("tcp dport")).collect();
-    ensure!(open == ["tcp dport 22 accept comment \"ssh\""], "open ports: {open:?}");
+    let chain = ssh.ok("nft list chain inet firewall input")?;
+    let lines = chain.lines().map(str::trim).filter(|line| !line.ends_with('{') && *line != "}");
+    let lines: Vec<&str> = lines.collect();
+    ensure!(lines == LET_IN, "the firewall lets in:\n{}", lines.join("\n"));
+    let others = ssh.ok("nft list chains | grep -c 'hook input'")?;
+    ensure!(others == "1", "{others} chains see what comes in");
     Ok(())
 }
 

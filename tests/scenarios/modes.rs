@@ -28,7 +28,7 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     let medium = cx.medium()?;
     let hardware =
         Hardware::new("modes").disk(Disk::blank("target", 24)).disk(Disk::blank("other", 8)).tpm();
-    let Live { running, machine: _, ssh } = Live::boot(hardware, &medium)?;
+    let Live { running, machine: _machine, ssh } = Live::boot(hardware, &medium)?;
     let files = steps::Files::new()?;
     let disks = Disks {
         cx,

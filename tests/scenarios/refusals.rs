@@ -100,10 +100,18 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     unreachable_host(cx, &ssh)
 }
 
-/// The plan is refused, with this exit code and an error with these words.
+/// An installation that was agreed to is refused, with this exit code and an error with these
+/// words. No recovery key is left on the operator's computer.
 fn expect(cx: &Context, request: &Request<'_>, more: &[&str], code: i32, words: &[&str]) -> Result<()> {
-    let ended = cx.keystone()?.run("plan", request, more)?;
-    ended.refused(code, words).with_context(|| format!("planning {} with {more:?}", request.toplevel))
+    let files = tempfile::tempdir()?;
+    let recovery = files.path().join("recovery-key").display().to_string();
+    let agreed = ["--yes", "--disk-id", "virtio-target", "--recovery-key-file", &recovery];
+    let ended = cx.keystone()?.run("install", request, &[&agreed, more].concat())?;
+    ended
+        .refused(code, words)
+        .with_context(|| format!("installing {} with {more:?}", request.toplevel))?;
+    ensure!(!std::path::Path::new(&recovery).exists(), "a refusal made a recovery key's file");
+    Ok(())
 }
 
 /// As on a machine that was booted by its BIOS: the kernel shows no EFI.

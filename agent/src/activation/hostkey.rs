@@ -2,15 +2,11 @@
 
 use super::openssh::{NotAKey, OpensshKey};
 use crate::ensure::Ensured;
-use crate::store::fs::{FsError, Io, OpenDir, file_type};
+use crate::store::fs::{FsError, OpenDir, file_type};
 use keystone_protocol::secret::Secret;
-use nix::fcntl::{OFlag, openat, renameat};
-use nix::sys::stat::{Mode, SFlag, fchmod};
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::sys::stat::SFlag;
 use ssh_key::rand_core::OsRng;
 use ssh_key::{Algorithm, LineEnding, PrivateKey};
-use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 use zeroize::Zeroizing;
@@ -131,9 +127,9 @@ pub fn put(
             }
             continue;
         }
-        write(&dir, name, 0o600, key.pem.expose())?;
+        dir.write_file(name, 0o600, key.pem.expose())?;
         let public = format!("{}\n", key.public);
-        write(&dir, &format!("{name}.pub"), 0o644, public.as_bytes())?;
+        dir.write_file(&format!("{name}.pub"), 0o644, public.as_bytes())?;
         ensured = Ensured::Created;
     }
     dir.sync()?;
@@ -163,11 +159,11 @@ pub fn ensure(root: &Path) -> Result<HostKey, HostKeyError> {
     let mut changed = made;
     if made {
         let pem = key.to_openssh(LineEnding::LF).map_err(HostKeyError::Make)?;
-        write(&dir, KEY, 0o600, pem.as_bytes())?;
+        dir.write_file(KEY, 0o600, pem.as_bytes())?;
     }
     let line = format!("{public}\n");
     if dir.stat(PUBLIC)?.is_none() || dir.read(PUBLIC)? != line.as_bytes() {
-        write(&dir, PUBLIC, 0o644, line.as_bytes())?;
+        dir.write_file(PUBLIC, 0o644, line.as_bytes())?;
         changed = true;
     }
     dir.sync()?;
@@ -181,24 +177,6 @@ fn read(dir: &OpenDir) -> Result<PrivateKey, HostKeyError> {
         .and_then(|key| if key.is_encrypted() { Err(ssh_key::Error::Encrypted) } else { Ok(key) });
     let path = dir.path.join(KEY).display().to_string();
     key.map_err(|source| HostKeyError::NotAKey { path, source })
-}
-
-/// Writes a file under a temporary name, syncs it and names it.
-fn write(dir: &OpenDir, name: &str, mode: u32, contents: &[u8]) -> Result<(), FsError> {
-    let temporary = format!(".{name}.keystone");
-    let path = dir.path.join(name);
-    let mode = Mode::from_bits_truncate(mode);
-    // A leftover of a run that was killed.
-    let _ = unlinkat(&dir.fd, temporary.as_str(), UnlinkatFlags::NoRemoveDir);
-    let flags =
-        OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let fd = openat(&dir.fd, temporary.as_str(), flags, Mode::from_bits_truncate(0o600))
-        .at("make file", &path)?;
-    fchmod(&fd, mode).at("set the mode of", &path)?;
-    let mut file = File::from(fd);
-    file.write_all(contents).at("write", &path)?;
-    file.sync_all().at("sync", &path)?;
-    renameat(&dir.fd, temporary.as_str(), &dir.fd, name).at("name", &path)
 }
 
 #[cfg(test)]

@@ -1,9 +1,7 @@
 //! An open block device.
 
 use super::{BlockError, Poll, Roots, holders, ioctl, sysfs, wait};
-use nix::errno::Errno;
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -98,11 +96,6 @@ impl Device {
         self.sector_size
     }
 
-    /// Whether it is write-protected.
-    pub fn is_read_only(&self) -> bool {
-        ioctl::read_only(&self.file).unwrap_or(false)
-    }
-
     /// Writes all of `bytes` at `offset`.
     pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), BlockError> {
         self.file.write_all_at(bytes, offset).map_err(BlockError::io("writing", &self.path))
@@ -148,9 +141,4 @@ impl DiskLock {
     pub(super) fn file(&self) -> &File {
         &self.0
     }
-}
-
-/// Whether an error is `EBUSY`.
-pub fn is_busy(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(Errno::EBUSY as i32)
 }

@@ -131,11 +131,3 @@ pub(super) fn zvol_name(file: &File) -> io::Result<String> {
     let name = unsafe { CStr::from_ptr(name.as_ptr()) };
     Ok(name.to_string_lossy().into_owned())
 }
-
-/// Whether the device is write-protected.
-pub(super) fn read_only(file: &File) -> io::Result<bool> {
-    let mut flag: c_int = 0;
-    // SAFETY: the fd is open and the kernel writes one int.
-    unsafe { raw::blkroget(file.as_raw_fd(), &mut flag) }?;
-    Ok(flag != 0)
-}

@@ -30,8 +30,7 @@ pub const COPIES: [u64; 2] = [64 << 20, 256 << 30];
 /// How much is zeroed at each of [`COPIES`], in bytes.
 const COPY: u64 = 4096;
 
-/// How much a device is told to forget at a time: between two such pieces nothing is waited for
-/// that could not be interrupted.
+/// How much a device is told to forget at a time: the kernel holds a whole request in memory.
 const DISCARD: u64 = 32 << 30;
 
 /// Zeroes both ends of a region of a device; all of a region that is not longer than both.

@@ -60,6 +60,18 @@ pub enum FilesystemError {
     /// Not a UUID.
     #[error("{0:?} is no UUID")]
     Uuid(String),
+    /// What is there has another label or UUID than the layout gives it.
+    #[error("what is on {device} has the {what} {found:?}, and the layout gives it {wanted:?}")]
+    Differs {
+        /// Kernel name.
+        device: String,
+        /// `label` or `UUID`.
+        what: &'static str,
+        /// What it has.
+        found: String,
+        /// What it should have.
+        wanted: String,
+    },
     /// It was written but is not what was asked for.
     #[error("{device} does not read back as {fstype}: {found}")]
     NotKept {

@@ -9,6 +9,7 @@ use super::{FilesystemError, is_there_signature};
 use crate::block::{BlockError, Device, DiskLock, Roots};
 use crate::ensure::Ensured;
 use keystone_protocol::inventory::Signature;
+use std::os::unix::fs::FileExt;
 use uuid::Uuid;
 
 const INFO: usize = 1024;
@@ -34,7 +35,7 @@ pub fn ensure(
     // One that is there may be swapped to.
     let there = Device::open_read(roots, name)?;
     if is_there_signature(&there, |found| *found == Signature::Swap)? {
-        return Ok(Ensured::AlreadySo);
+        return same(&there, label, uuid);
     }
     drop(there);
     let device = Device::open_exclusive(roots, name)?;
@@ -51,7 +52,8 @@ pub fn ensure(
     device.write_at(&header, 0)?;
     device.sync()?;
     let mut kept = vec![0; header.len()];
-    std::os::unix::fs::FileExt::read_exact_at(device.file(), &mut kept, 0)
+    device.file()
+        .read_exact_at(&mut kept, 0)
         .map_err(BlockError::io("reading", device.path()))?;
     if kept != header {
         return Err(FilesystemError::NotKept {
@@ -61,6 +63,33 @@ pub fn ensure(
         });
     }
     Ok(Ensured::Created)
+}
+
+/// Whether swap that is there has the label and the UUID, as far as they are given.
+fn same(
+    device: &Device,
+    label: Option<&str>,
+    uuid: Option<&str>,
+) -> Result<Ensured, FilesystemError> {
+    let mut page = vec![0; INFO + 28 + LABEL];
+    device.file().read_exact_at(&mut page, 0).map_err(BlockError::io("reading", device.path()))?;
+    let differs = |what, found: String, wanted: &str| FilesystemError::Differs {
+        device: device.name().to_owned(),
+        what,
+        found,
+        wanted: wanted.to_owned(),
+    };
+    let bytes = &page[INFO + 28..];
+    let length = bytes.iter().position(|byte| *byte == 0).unwrap_or(LABEL);
+    let found = String::from_utf8_lossy(&bytes[..length]).into_owned();
+    if let Some(label) = label.filter(|label| *label != found) {
+        return Err(differs("label", found, label));
+    }
+    let found = Uuid::from_slice(&page[INFO + 12..INFO + 28]).unwrap_or_default().to_string();
+    if let Some(uuid) = uuid.filter(|uuid| !uuid.eq_ignore_ascii_case(&found)) {
+        return Err(differs("UUID", found, uuid));
+    }
+    Ok(Ensured::AlreadySo)
 }
 
 /// The first page of `size` bytes of swap.

@@ -11,6 +11,7 @@ use crate::block::{BlockError, Device, DiskLock, Roots};
 use crate::ensure::Ensured;
 use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
 use std::io::{self, Seek, Write};
+use std::os::unix::fs::FileExt;
 
 pub use keystone_planner::vfat::least_size;
 
@@ -26,9 +27,14 @@ pub fn ensure(
     let label = label.map(padded).transpose()?;
     let _lock = DiskLock::take(roots, name)?;
     // One that is there may be mounted.
-    if is_there(&Device::open_read(roots, name)?, "vfat")? {
-        return Ok(Ensured::AlreadySo);
+    let there = Device::open_read(roots, name)?;
+    if is_there(&there, "vfat")? {
+        return match label {
+            Some(label) => has_label(&there, label),
+            None => Ok(Ensured::AlreadySo),
+        };
     }
+    drop(there);
     let device = Device::open_exclusive(roots, name)?;
     let least = least_size(device.sector_size());
     if device.size() < least {
@@ -52,6 +58,22 @@ pub fn ensure(
         });
     }
     Ok(Ensured::Created)
+}
+
+/// Whether a file system that is there has the label, as its boot sector says (offset 71 of
+/// FAT32; Microsoft's specification of FAT, 3.2).
+fn has_label(device: &Device, label: [u8; LABEL]) -> Result<Ensured, FilesystemError> {
+    let mut found = [0; LABEL];
+    device.file().read_exact_at(&mut found, 71).map_err(BlockError::io("reading", device.path()))?;
+    if found == label {
+        return Ok(Ensured::AlreadySo);
+    }
+    Err(FilesystemError::Differs {
+        device: device.name().to_owned(),
+        what: "label",
+        found: String::from_utf8_lossy(&found).trim_end().to_owned(),
+        wanted: String::from_utf8_lossy(&label).trim_end().to_owned(),
+    })
 }
 
 /// A label as the boot sector and the root directory hold it.

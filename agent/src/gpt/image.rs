@@ -61,14 +61,21 @@ pub struct Image {
 
 /// What of the first sector is code, in bytes; the rest is the MBR's table.
 const BOOT_CODE: usize = 446;
+
+/// Where the four entries of 16 bytes that follow it end.
+const BOOT_SIGNATURE: usize = 510;
 /// What an MBR occupies, whatever the sector size.
 const SECTOR: usize = 512;
 
 impl Image {
-    /// Keeps the boot code that is in a disk's first sector.
-    pub fn keep_boot_code(&mut self, sector: &[u8]) {
-        let code = sector.len().min(BOOT_CODE);
-        self.head[..code].copy_from_slice(&sector[..code]);
+    /// Keeps the boot code that is in a disk's first sector, and its MBR if that shows more than
+    /// a protective entry (type 0xEE; UEFI 2.10, 5.2.3): somebody boots by it.
+    pub fn keep_first_sector(&mut self, sector: &[u8]) {
+        let hybrid = sector
+            .get(BOOT_CODE..BOOT_SIGNATURE)
+            .is_some_and(|entries| entries.chunks_exact(16).any(|entry| !matches!(entry[4], 0 | 0xee)));
+        let kept = if hybrid { BOOT_SIGNATURE } else { BOOT_CODE }.min(sector.len());
+        self.head[..kept].copy_from_slice(&sector[..kept]);
     }
 
     /// Lays `table` out for a disk of that size, in bytes. Every rule is checked here: what the

@@ -4,7 +4,7 @@
 //! place and gets the layout's name, type and attributes (and GUID, if the layout has one;
 //! otherwise it keeps its own, where disko draws a new one every time). Partitions of which the
 //! layout says nothing stay as they are, those that are missing are added. The boot code in the
-//! first sector stays.
+//! first sector stays, and a hybrid MBR too.
 
 use super::ensure::GptError;
 use super::image::{Guids, Image};
@@ -74,7 +74,7 @@ pub fn merged(device: &Device, table: &PartitionTable, found: &Gpt) -> Result<Me
         .file()
         .read_exact_at(&mut first, 0)
         .map_err(BlockError::io("reading", device.path()))?;
-    image.keep_boot_code(&first);
+    image.keep_first_sector(&first);
     Ok(Merged { table, guids: drawn, image, new })
 }
 

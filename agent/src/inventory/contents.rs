@@ -42,7 +42,7 @@ pub fn of(surroundings: &Surroundings<'_>, disk: &str) -> Contents {
         let table = probe::table(source)?;
         let mut signatures = signatures(surroundings, disk, source)?;
         if table.is_none() && signatures.is_empty() && !ends_are_zero(&file, size)? {
-            signatures.push(Signature::Other { name: "data of an unknown kind".to_owned() });
+            signatures.push(unknown());
         }
         Ok((table, gpt, signatures))
     };
@@ -68,7 +68,12 @@ fn partition(
     let entry = gpt.and_then(|gpt| entry(gpt, known.number, known.start));
     let read = open(surroundings.roots, &known.name).and_then(|file| {
         let source = Source::new(&file, known.length, sector_size);
-        let signatures = signatures(surroundings, &known.name, source)?;
+        let mut signatures = signatures(surroundings, &known.name, source)?;
+        // What an extended partition holds is a table.
+        let empty = signatures.is_empty() && probe::table(source)?.is_none();
+        if empty && !ends_are_zero(&file, known.length)? {
+            signatures.push(unknown());
+        }
         let nixos = is_fat(&signatures).then(|| nixos::on_esp(&file, known.length)).flatten();
         Ok((signatures, nixos))
     });
@@ -109,6 +114,10 @@ fn is_fat(signatures: &[Signature]) -> bool {
     let is_fat =
         |found: &Signature| matches!(found, Signature::Filesystem { fstype, .. } if fstype == "vfat");
     signatures.iter().any(is_fat)
+}
+
+fn unknown() -> Signature {
+    Signature::Other { name: "data of an unknown kind".to_owned() }
 }
 
 fn unreadable(error: io::Error) -> Signature {

@@ -16,6 +16,7 @@
 //! | [`mapper`] | open device-mapper devices |
 //! | [`pool`] | ZFS: labels, imported pools, the module |
 
+pub mod array;
 pub mod boot;
 pub mod contents;
 pub mod disk;
@@ -88,6 +89,7 @@ pub fn collect_at(
         disks,
         pools: pools.into_imported(),
         mappers: mapper::all(roots, &mounts),
+        arrays: array::all(roots, &mounts),
         swaps: swaps(roots),
         target_mounts: target_mounts(&mounts),
     })

@@ -151,7 +151,10 @@ fn is_same(there: &MountPoint, wanted: &MountRequest) -> bool {
         Some(subvolume) => format!("/{}", subvolume.trim_matches('/')),
         None => "/".to_owned(),
     };
-    there.fstype == wanted.fstype && there.root == root && same_source
+    // A file system may be read-only for itself, whatever the mount is.
+    let read_only = there.options.iter().any(|word| word == "ro");
+    let same_way = read_only == options.flags.contains(MsFlags::MS_RDONLY);
+    there.fstype == wanted.fstype && there.root == root && same_source && same_way
 }
 
 /// Whether the directory or file that is mounted is the one at `source`.

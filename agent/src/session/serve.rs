@@ -19,7 +19,7 @@ use keystone_protocol::message::{
 };
 use keystone_protocol::options::HostKeys;
 use keystone_protocol::phase::Phases;
-use keystone_protocol::plan::{Action, ContainerUnlock, KeyFile, Plan};
+use keystone_protocol::plan::{Action, ContainerUnlock, DatasetKey, Plan};
 use keystone_protocol::version::PROTOCOL_VERSION;
 use std::cell::RefCell;
 use std::fs::File;
@@ -242,16 +242,27 @@ fn missing_secret(plan: &Plan, phases: Phases, secrets: &Secrets) -> Option<Refu
             ContainerUnlock::Tpm2 { pin: true, .. } if secrets.pin.is_none() => {
                 Some((format!("{name} is opened by TPM and PIN, and no PIN was given"), None))
             }
-            ContainerUnlock::KeyFile(file) => missing_file(name, file, secrets),
+            ContainerUnlock::KeyFile(file) => missing_file(name, &file.path, secrets),
             ContainerUnlock::Password | ContainerUnlock::Tpm2 { .. } => None,
         }
     });
     let additional = || {
         plan.steps.iter().filter(|_| phases.disko).find_map(|step| match &step.action {
             Action::Enroll { name, additional, .. } => {
-                additional.iter().find_map(|file| missing_file(name, file, secrets))
+                additional.iter().find_map(|file| missing_file(name, &file.path, secrets))
             }
             _ => None,
+        })
+    };
+    let datasets = || {
+        let keys = plan.steps.iter().filter(|_| phases.disko);
+        let mut keys = keys.filter_map(|step| step.action.dataset_key());
+        keys.find_map(|(dataset, key)| match key {
+            DatasetKey::Asked if secrets.password.is_none() => {
+                Some((format!("{dataset} is opened by a password, and none was given"), None))
+            }
+            DatasetKey::File { path } => missing_file(dataset, path, secrets),
+            DatasetKey::Asked | DatasetKey::Made { .. } => None,
         })
     };
     let host_keys = || {
@@ -262,13 +273,12 @@ fn missing_secret(plan: &Plan, phases: Phases, secrets: &Secrets) -> Option<Refu
         };
         keys.err().filter(|_| phases.install).map(|error| (chain(&error), None))
     };
-    let (message, hint) = containers.or_else(additional).or_else(host_keys)?;
+    let (message, hint) = containers.or_else(additional).or_else(datasets).or_else(host_keys)?;
     Some(Refusal { kind: RefusalKind::TargetUnfit, message, hint })
 }
 
-/// Why a container can't get a key file, and what to do.
-fn missing_file(name: &str, file: &KeyFile, secrets: &Secrets) -> Option<(String, Option<String>)> {
-    let path = &file.path;
+/// Why a container or dataset can't get a key file, and what to do.
+fn missing_file(name: &str, path: &str, secrets: &Secrets) -> Option<(String, Option<String>)> {
     if secrets.key_files.contains_key(path) {
         return None;
     }

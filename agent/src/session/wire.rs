@@ -2,7 +2,7 @@
 
 use crate::execute::cancel::Cancel;
 use crate::store::buffer::{Buffer, Pool};
-use keystone_protocol::frame::{self, BLOCK_HEADER, BlockHeader, FrameError, Kind, MAX_BLOCK};
+use keystone_protocol::frame::{self, Arriving, BLOCK_HEADER, BlockHeader, FrameError, Kind, MAX_BLOCK};
 use keystone_protocol::message::{self, MessageError, ToAgent, ToController};
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -203,12 +203,20 @@ impl Reader {
         let header = frame::parse_header(header)?;
         match header.kind {
             Kind::Control => {
-                // Grows as bytes come: a length that is only claimed takes no memory.
-                let mut payload = Vec::new();
-                let read = input.take(header.length as u64).read_to_end(&mut payload);
-                if read.map_err(broken)? != header.length {
-                    return Err(WireError::Ended);
+                let mut payload = Arriving::new(header.length);
+                loop {
+                    let space = payload.space();
+                    if space.is_empty() {
+                        break;
+                    }
+                    match input.read(space) {
+                        Ok(0) => return Err(WireError::Ended),
+                        Ok(count) => payload.advance(count),
+                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                        Err(error) => return Err(broken(error)),
+                    }
                 }
+                let payload = payload.whole().ok_or(WireError::Ended)?;
                 let control = frame::parse_payload(&header, payload)?;
                 Ok(Incoming::Message(message::decode(&control)?))
             }

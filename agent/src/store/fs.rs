@@ -8,7 +8,7 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
@@ -126,6 +126,24 @@ impl OpenDir {
         }
         named.at("make symlink", path)?;
         Ok(true)
+    }
+
+    /// Writes a file under a temporary name, syncs it and names it, links not followed.
+    pub(crate) fn write_file(&self, name: &str, mode: u32, contents: &[u8]) -> Result<(), FsError> {
+        let temporary = format!(".{name}.keystone");
+        let path = self.path.join(name);
+        let mode = Mode::from_bits_truncate(mode);
+        // A leftover of a run that was killed.
+        let _ = unlinkat(&self.fd, temporary.as_str(), UnlinkatFlags::NoRemoveDir);
+        let flags =
+            OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let fd = openat(&self.fd, temporary.as_str(), flags, Mode::from_bits_truncate(0o600))
+            .at("make file", &path)?;
+        fchmod(&fd, mode).at("set the mode of", &path)?;
+        let mut file = File::from(fd);
+        file.write_all(contents).at("write", &path)?;
+        file.sync_all().at("sync", &path)?;
+        renameat(&self.fd, temporary.as_str(), &self.fd, name).at("name", &path)
     }
 
     /// Makes an empty file unless there is a file; says whether it was made.

@@ -2,7 +2,7 @@
 
 use crate::secrets::SecretSource;
 use crate::ssh::PublicKey;
-use keystone_protocol::layout::{Content, Layout, LuksKey};
+use keystone_protocol::layout::{Content, Dataset, Layout, LuksKey, ZfsKey};
 use keystone_protocol::secret::Secret;
 use russh::keys::PrivateKey;
 use std::collections::BTreeMap;
@@ -141,6 +141,16 @@ pub fn asked_for(layout: &Layout) -> Vec<String> {
         let keys = own.into_iter().chain(&luks.additional_keys);
         let secret = keys.filter(|file| !file.path.starts_with("/nix/store"));
         files.extend(secret.map(|file| file.path.clone()));
+    }
+    for pool in &layout.zpools {
+        let datasets = pool.datasets.iter().map(|dataset| match dataset {
+            Dataset::Fs(fs) => fs.key.as_ref(),
+            Dataset::Volume(volume) => volume.key.as_ref(),
+        });
+        files.extend(datasets.chain([pool.root.key.as_ref()]).filter_map(|key| match key {
+            Some(ZfsKey::File { path }) => Some(path.clone()),
+            _ => None,
+        }));
     }
     files.sort();
     files.dedup();

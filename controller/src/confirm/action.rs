@@ -64,11 +64,10 @@ pub fn parameters(action: &Action) -> Vec<String> {
         Action::Hook(hook) => hook_lines(hook),
         Action::CreatePool(pool) => storage::pool_lines(pool),
         Action::ImportPool(pool) => import_lines(pool),
-        Action::OpenLuks { device: at, name, key_file: file, make } => {
+        Action::OpenLuks { device: at, name, key_file: file } => {
             let file = file.as_ref().map_or(String::new(), |file| format!("{}, or ", key_file(file)));
-            let made = if *make { "; made if there is none" } else { "" };
             vec![format!(
-                "{name} on {}, by the TPM, {file}a password or recovery key{made}",
+                "{name} on {}, by the TPM, {file}a password or recovery key",
                 device(at)
             )]
         }
@@ -130,6 +129,8 @@ fn release_lines(release: &Release) -> Vec<String> {
         Release::Unmount { target } => format!("unmount {target}"),
         Release::Swapoff { device: at } => format!("stop swapping to {}", device(at)),
         Release::CloseMapper { name, uuid } => format!("close {name} ({uuid})"),
+        Release::StopArray { name } => format!("stop the RAID {name}"),
+        Release::DeactivateGroup { name } => format!("deactivate the volume group {name}"),
         Release::ExportPool { name, guid, .. } => format!("export the pool {name} ({guid})"),
         Release::DestroyPool { name, guid } => format!("destroy the imported pool {name} ({guid})"),
     }]

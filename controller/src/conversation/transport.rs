@@ -6,6 +6,7 @@ use crate::nar::Block;
 use crate::ssh::exec::{Exit, Running, Stdin};
 use bytes::Bytes;
 use keystone_protocol::frame::{
+    Arriving,
     ControlBytes, HEADER, PREFIX, check_kind, parse_header, parse_payload,
 };
 use keystone_protocol::message::{MessageError, ToController, decode};
@@ -168,13 +169,18 @@ async fn read_frame(
         return Ok(None);
     }
     let header = parse_header(header)?;
-    let length = header.length;
-    // Grows as bytes come: a length that is only claimed takes no memory.
-    let mut payload = Vec::new();
-    match stdout.take(length as u64).read_to_end(&mut payload).await {
-        Ok(read) if read == length => {}
-        _ => return Ok(None),
+    let mut payload = Arriving::new(header.length);
+    loop {
+        let space = payload.space();
+        if space.is_empty() {
+            break;
+        }
+        match stdout.read(space).await {
+            Ok(count @ 1..) => payload.advance(count),
+            _ => return Ok(None),
+        }
     }
+    let Some(payload) = payload.whole() else { return Ok(None) };
     decode(&parse_payload(&header, payload)?).map(Some)
 }
 

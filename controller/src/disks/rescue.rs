@@ -48,7 +48,9 @@ pub async fn rescue<O: Operator>(
     let command = shell(link.program(), &request.command);
     operator.stand_back();
     let ended = link.session.interactive(&command).await;
-    let closed = in_mode(&mut link, &mode(DiskoMode::Unmount), operator, stop).await;
+    // Whoever hung up or ended us wants it closed all the same: a pool that is left imported does
+    // not boot.
+    let closed = in_mode(&mut link, &mode(DiskoMode::Unmount), operator, &Stop::never()).await;
     link.close().await;
     closed?;
     Ok(ended?)

@@ -230,7 +230,13 @@ impl Kind {
 
     /// By what the failed step was to do.
     fn of_step(plan: &Plan, step: Option<&str>) -> Self {
-        let action = plan.steps.iter().find(|s| Some(s.id.as_str()) == step).map(|s| &s.action);
+        let at = plan.steps.iter().position(|s| Some(s.id.as_str()) == step);
+        let action = at.map(|at| &plan.steps[at].action);
+        // From the report on, everything is closing.
+        let report = plan.steps.iter().position(|s| matches!(s.action, Action::WriteReport));
+        if report.is_some() && at >= report {
+            return Kind::NotSealed;
+        }
         match action {
             Some(Action::ReceiveClosure { .. } | Action::SetProfile { .. }) => Kind::Transfer,
             Some(
@@ -240,12 +246,9 @@ impl Kind {
                 | Action::InstallBootloader { .. }
                 | Action::VerifyBootloader { .. },
             ) => Kind::Bootloader,
-            Some(
-                Action::Unmount
-                | Action::ExportPool { .. }
-                | Action::ProveSeal
-                | Action::WriteReport,
-            ) => Kind::NotSealed,
+            Some(Action::Unmount | Action::ExportPool { .. } | Action::ProveSeal) => {
+                Kind::NotSealed
+            }
             Some(_) => Kind::Storage,
             None => Kind::Agent,
         }

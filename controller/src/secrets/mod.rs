@@ -7,8 +7,10 @@
 //!
 //! Never in arguments, environment, logs or `--json`; zeroed when no longer needed.
 
+mod private;
 pub mod recovery;
 pub mod source;
 
+pub use private::keep_memory_private;
 pub use recovery::RecoveryKeyFile;
 pub use source::SecretSource;

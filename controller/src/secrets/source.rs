@@ -1,7 +1,7 @@
 //! Reads a secret from a file, a pipe or standard input.
 
 use keystone_protocol::secret::Secret;
-use std::io::{self, Read};
+use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use thiserror::Error;
@@ -45,6 +45,9 @@ pub enum SecretError {
         /// Which file.
         path: PathBuf,
     },
+    /// It would be shown while it is typed.
+    #[error("standard input is a terminal, which would show it: give a file or a pipe, or leave the option out to be asked")]
+    Terminal,
     /// Too long to be what it should be.
     #[error("{} is longer than {longest} bytes: that is no password or key", path.display())]
     TooLong {
@@ -98,6 +101,7 @@ impl SecretSource {
         };
         let fail = |source| SecretError::Read { path: path.clone(), source };
         let bytes = match self {
+            SecretSource::Stdin if io::stdin().is_terminal() => return Err(SecretError::Terminal),
             SecretSource::Stdin => read(io::stdin().lock(), longest).map_err(fail)?,
             SecretSource::File(file) => {
                 let real = file.canonicalize().unwrap_or_else(|_| file.clone());

@@ -13,7 +13,7 @@ use crate::ssh::host_key::fingerprint;
 use keystone_protocol::event::EventKind;
 use keystone_protocol::inventory::Inventory;
 use keystone_protocol::password::{RULES, check_password};
-use keystone_protocol::plan::{ContainerUnlock, Plan};
+use keystone_protocol::plan::{ContainerUnlock, DatasetKey, Plan};
 use keystone_protocol::secret::Secret;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -141,11 +141,13 @@ impl CommandLine {
             .map_err(|source| OperatorError::Io { what: what.to_owned(), source })
     }
 
-    fn read(source: &SecretSource, option: &str) -> Result<Secret, OperatorError> {
-        let unusable = |e: &dyn std::error::Error| {
-            OperatorError::Unusable(format!("{option}: {}", crate::chain(e)))
-        };
-        source.read().map_err(|e| unusable(&e))
+    /// Away from the runtime: nobody may be writing to a pipe, and who waits may want to stop.
+    async fn read(source: &SecretSource, option: &str) -> Result<Secret, OperatorError> {
+        let source = source.clone();
+        tokio::task::spawn_blocking(move || source.read())
+            .await
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+            .map_err(|e| OperatorError::Unusable(format!("{option}: {}", crate::chain(&e))))
     }
 }
 
@@ -154,9 +156,12 @@ fn containers(plan: &Plan, by: impl Fn(&ContainerUnlock) -> bool) -> Vec<&str> {
     plan.containers.iter().filter(|c| by(&c.unlock)).map(|c| c.name.as_str()).collect()
 }
 
-/// Containers opened by a password.
+/// Containers and encrypted datasets opened by a password.
 pub fn with_password(plan: &Plan) -> Vec<&str> {
-    containers(plan, |unlock| matches!(unlock, ContainerUnlock::Password))
+    let mut names = containers(plan, |unlock| matches!(unlock, ContainerUnlock::Password));
+    let keys = plan.steps.iter().filter_map(|step| step.action.dataset_key());
+    names.extend(keys.filter(|(_, key)| **key == DatasetKey::Asked).map(|(dataset, _)| dataset));
+    names
 }
 
 /// Containers opened by TPM and PIN.
@@ -211,7 +216,7 @@ impl Operator for CommandLine {
         let names = with_password(plan);
         match &self.answers.password {
             Some(source) if !names.is_empty() => {
-                let password = Self::read(source, "--password-file")?;
+                let password = Self::read(source, "--password-file").await?;
                 check_password(&password)
                     .map_err(|e| OperatorError::Unusable(format!("--password-file: {e}")))?;
                 self.hide(&password);
@@ -229,7 +234,7 @@ impl Operator for CommandLine {
         let names = with_pin(plan);
         match &self.answers.pin {
             Some(source) if !names.is_empty() => {
-                let pin = Self::read(source, "--tpm2-pin-file")?;
+                let pin = Self::read(source, "--tpm2-pin-file").await?;
                 self.hide(&pin);
                 self.pin = Some(pin);
             }
@@ -325,6 +330,7 @@ impl Operator for CommandLine {
         })
         .await?
         .ok_or_else(|| OperatorError::Unusable("no password was chosen".into()))
+        .inspect(|password| self.hide(password))
     }
 
     async fn unlock_key(
@@ -334,7 +340,9 @@ impl Operator for CommandLine {
     ) -> Result<Secret, OperatorError> {
         // It is read once: if it does not open the container, a person may still know better.
         if let Some(source) = self.answers.unlock_key.take() {
-            return Self::read(&source, "--unlock-key-file");
+            let key = Self::read(&source, "--unlock-key-file").await?;
+            self.hide(&key);
+            return Ok(key);
         }
         let tried = tried.join("; ");
         if !self.answers.interactive {
@@ -351,6 +359,7 @@ impl Operator for CommandLine {
             prompt::secret(&question)
         })
         .await
+        .inspect(|key| self.hide(key))
     }
 
     fn stand_back(&mut self) {
@@ -377,6 +386,7 @@ impl Operator for CommandLine {
         })
         .await?
         .ok_or_else(|| OperatorError::Unusable("no PIN was chosen".into()))
+        .inspect(|pin| self.hide(pin))
     }
 
     async fn keep_recovery_key(

@@ -12,6 +12,7 @@ use keystone_protocol::plan::{Action, Destroyed, DeviceRef, Release, Step};
 use std::collections::BTreeMap;
 
 pub(super) use contents::signature;
+pub(super) use uses::group_of;
 
 /// What is there now and will be gone.
 pub(super) struct Occupancy {
@@ -153,6 +154,12 @@ fn step(release: Release) -> Step {
         }
         Release::CloseMapper { name, .. } => {
             (format!("release:mapper:{name}"), format!("close /dev/mapper/{name}"))
+        }
+        Release::StopArray { name } => {
+            (format!("release:raid:{name}"), format!("stop RAID {name}"))
+        }
+        Release::DeactivateGroup { name } => {
+            (format!("release:group:{name}"), format!("deactivate volume group {name}"))
         }
         Release::ExportPool { name, .. } => {
             (format!("release:pool:{name}"), format!("export pool {name}"))

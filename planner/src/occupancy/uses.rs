@@ -8,7 +8,8 @@ use crate::refuse::refuse;
 use crate::words::{self, list};
 use crate::{Context, TARGET};
 use super::{Disks, End};
-use keystone_protocol::inventory::{Disk, Holder, ImportedPool, Mapper};
+use keystone_protocol::inventory::{Disk, Holder, ImportedPool, Mapper, RunningArray};
+use keystone_protocol::layout::Content;
 use keystone_protocol::message::{Refusal, RefusalKind};
 use keystone_protocol::plan::{DeviceRef, Release};
 use std::collections::BTreeSet;
@@ -46,6 +47,7 @@ struct Uses<'a> {
     /// Kernel names of everything that is made of the disks, the disks among them.
     devices: BTreeSet<&'a str>,
     mappers: Vec<&'a Mapper>,
+    arrays: Vec<&'a RunningArray>,
     pools: Vec<&'a ImportedPool>,
 }
 
@@ -57,13 +59,16 @@ impl<'a> Uses<'a> {
             devices.extend(disk.contents.partitions.iter().map(|p| p.kernel_name.as_str()));
         }
         let inventory = context.inventory;
-        let mut uses = Uses { context, disks, end, devices, mappers: Vec::new(), pools: Vec::new() };
+        let (mappers, arrays, pools) = (Vec::new(), Vec::new(), Vec::new());
+        let mut uses = Uses { context, disks, end, devices, mappers, arrays, pools };
         // Each turn follows the dependencies by one level; the last finds nothing.
         loop {
             let before = uses.devices.len() + uses.pools.len();
             uses.mappers =
                 inventory.mappers.iter().filter(|mapper| uses.any(&mapper.slaves)).collect();
+            uses.arrays = inventory.arrays.iter().filter(|array| uses.any(&array.slaves)).collect();
             uses.pools = inventory.pools.iter().filter(|pool| uses.any(&pool.devices)).collect();
+            uses.devices.extend(uses.arrays.iter().map(|array| array.kernel_name.as_str()));
             uses.devices.extend(uses.mappers.iter().map(|mapper| mapper.kernel_name.as_str()));
             let volumes = uses.pools.iter().flat_map(|pool| pool.volumes.keys());
             uses.devices.extend(volumes.map(String::as_str));
@@ -73,8 +78,8 @@ impl<'a> Uses<'a> {
         }
     }
 
-    /// Whether a device is made of the disks. Partitions of volumes and of mappers count as
-    /// what they are on.
+    /// Whether a device is made of the disks. Partitions of volumes and of RAIDs count as what
+    /// they are on.
     fn has(&self, name: &str) -> bool {
         self.devices.contains(name) || self.devices.contains(whole(name))
     }
@@ -120,6 +125,39 @@ impl<'a> Uses<'a> {
                         list(&self.where_is(&elsewhere))
                     ),
                     format!("close it (dmsetup remove {}) if nothing needs it", mapper.name),
+                ));
+            }
+        }
+        for group in self.mappers.iter().filter_map(|mapper| group_of(mapper)) {
+            let volumes = self.context.inventory.mappers.iter();
+            let mut volumes = volumes.filter(|mapper| group_of(mapper).as_deref() == Some(&group));
+            let elsewhere = volumes.find(|mapper| !self.has(&mapper.kernel_name));
+            if let Some(mapper) = elsewhere {
+                return Err(refuse(
+                    RefusalKind::TargetUnfit,
+                    format!(
+                        "the volume group {group} is on a disk of the layout, and its volume \
+                         /dev/mapper/{} on {}",
+                        mapper.name,
+                        list(&self.where_is(&mapper.slaves.iter().collect::<Vec<_>>()))
+                    ),
+                    format!("deactivate it (vgchange -an {group}) if nothing needs it"),
+                ));
+            }
+        }
+        for array in &self.arrays {
+            let elsewhere: Vec<&String> =
+                array.slaves.iter().filter(|name| !self.has(name)).collect();
+            if !elsewhere.is_empty() {
+                return Err(refuse(
+                    RefusalKind::TargetUnfit,
+                    format!(
+                        "the RAID {} (/dev/{}) is made of a disk of the layout and of {} too",
+                        array.name,
+                        array.kernel_name,
+                        list(&self.where_is(&elsewhere))
+                    ),
+                    format!("stop it (mdadm --stop /dev/{}) if nothing needs it", array.kernel_name),
                 ));
             }
         }
@@ -250,6 +288,7 @@ impl<'a> Uses<'a> {
             }));
         }
         mounts.extend(self.mappers.iter().flat_map(|mapper| &mapper.mounts).map(String::as_str));
+        mounts.extend(self.arrays.iter().flat_map(|array| &array.mounts).map(String::as_str));
         mounts.extend(self.pools.iter().flat_map(|pool| &pool.mounts).map(String::as_str));
         mounts
     }
@@ -329,7 +368,10 @@ impl<'a> Uses<'a> {
             let mapper = self.mappers.iter().find(|mapper| mapper.kernel_name == *name);
             let volume = self.pools.iter().find_map(|pool| pool.volumes.get(whole(name)));
             if let Some(mapper) = mapper {
-                return Err(swap(format!("/dev/mapper/{}", mapper.name), name));
+                match self.own_swap(mapper) {
+                    Some(device) => releases.push(Release::Swapoff { device }),
+                    None => return Err(swap(format!("/dev/mapper/{}", mapper.name), name)),
+                }
             } else if let Some(dataset) = volume {
                 return Err(swap(format!("the volume {dataset}"), name));
             }
@@ -337,7 +379,20 @@ impl<'a> Uses<'a> {
         Ok(releases)
     }
 
-    /// Closes mappers and pools, each after everything that is made of it.
+    /// The layout's swap that a mapper is.
+    fn own_swap(&self, mapper: &Mapper) -> Option<DeviceRef> {
+        let contents = self.context.layout.contents().into_iter();
+        let mut swaps = contents.filter(|(_, content)| matches!(content, Content::Swap(_)));
+        let found = swaps.find(|(device, _)| match device {
+            DeviceRef::LogicalVolume { group, name } => {
+                mapper.uuid.starts_with(LVM) && mapper.name == volume_name(group, name)
+            }
+            _ => false,
+        });
+        found.map(|(device, _)| device)
+    }
+
+    /// Closes mappers, RAIDs and pools, each after everything that is made of it.
     fn close_all(&self, releases: &mut Vec<Release>) {
         let mut done = BTreeSet::new();
         for (_, disk) in self.disks() {
@@ -353,12 +408,30 @@ impl<'a> Uses<'a> {
         let made_of =
             |parts: &[String]| parts.iter().any(|part| part == name || whole(part) == name);
         for mapper in self.mappers.iter().filter(|mapper| made_of(&mapper.slaves)) {
-            if done.insert(&mapper.kernel_name) {
+            if !done.insert(&mapper.kernel_name) {
+                continue;
+            }
+            let Some(group) = group_of(mapper) else {
                 self.close_above(&mapper.kernel_name, releases, done);
                 releases.push(Release::CloseMapper {
                     name: mapper.name.clone(),
                     uuid: mapper.uuid.clone(),
                 });
+                continue;
+            };
+            // The group's volumes end together, after what is made of any of them.
+            let volumes = self.mappers.iter().filter(|other| group_of(other).as_ref() == Some(&group));
+            let volumes: Vec<_> = volumes.collect();
+            done.extend(volumes.iter().map(|volume| volume.kernel_name.as_str()));
+            for volume in volumes {
+                self.close_above(&volume.kernel_name, releases, done);
+            }
+            releases.push(Release::DeactivateGroup { name: group });
+        }
+        for array in self.arrays.iter().filter(|array| made_of(&array.slaves)) {
+            if done.insert(&array.kernel_name) {
+                self.close_above(&array.kernel_name, releases, done);
+                releases.push(Release::StopArray { name: array.name.clone() });
             }
         }
         for pool in self.pools.iter().filter(|pool| made_of(&pool.devices)) {
@@ -393,11 +466,37 @@ fn holders(disk: &Disk) -> impl Iterator<Item = &Holder> {
     disk.contents.holders.iter().chain(partitions)
 }
 
-/// The volume that `zd16p1` is a partition of.
+/// How the UUIDs of LVM's mappers begin. Source: lvm2, lib/activate/dev_manager.c, `UUID_PREFIX`.
+const LVM: &str = "LVM-";
+
+/// The volume group of a mapper that is LVM's. Source of the name's form: lvm2
+/// lib/misc/lvm-string.c, `build_dm_name`: dashes are doubled, one joins group and volume.
+pub(crate) fn group_of(mapper: &Mapper) -> Option<String> {
+    if !mapper.uuid.starts_with(LVM) {
+        return None;
+    }
+    let name = &mapper.name;
+    let mut at = 0;
+    while let Some(dash) = name[at..].find('-').map(|found| at + found) {
+        if !name[dash + 1..].starts_with('-') {
+            return Some(name[..dash].replace("--", "-"));
+        }
+        at = dash + 2;
+    }
+    None
+}
+
+/// The mapper's name of a logical volume.
+fn volume_name(group: &str, volume: &str) -> String {
+    format!("{}-{}", group.replace('-', "--"), volume.replace('-', "--"))
+}
+
+/// The volume or RAID that `zd16p1` or `md127p1` is a partition of.
 fn whole(name: &str) -> &str {
     match name.rsplit_once('p') {
         Some((whole, number))
-            if whole.starts_with("zd") && number.bytes().all(|b| b.is_ascii_digit()) =>
+            if (whole.starts_with("zd") || whole.starts_with("md"))
+                && number.bytes().all(|b| b.is_ascii_digit()) =>
         {
             whole
         }

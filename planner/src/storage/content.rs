@@ -144,7 +144,6 @@ impl Builder<'_> {
                 device: on,
                 name,
                 key_file: crate::unlock::key_file(luks),
-                make: self.context.mode.formats(),
             };
             self.push(id, format!("open container {} on {place}", luks.name), open);
         } else {

@@ -215,6 +215,7 @@ impl Builder<'_> {
             let Content::Luks(luks) = content else { continue };
             let plan = self.decisions.containers.iter().find(|plan| plan.name == luks.name);
             if let Some(plan) = plan {
+                let additional = crate::unlock::additional(luks, self.remarks);
                 self.push(
                     format!("enroll:{}", luks.name),
                     format!("give container {} its lasting keys", luks.name),
@@ -222,7 +223,7 @@ impl Builder<'_> {
                         device,
                         name: luks.name.clone(),
                         unlock: plan.unlock.clone(),
-                        additional: luks.additional_keys.clone(),
+                        additional,
                     },
                 );
             }

@@ -279,13 +279,13 @@ fn a_system_is_installed_into_what_is_mounted_formatted_or_made() {
 fn the_layouts_key_file_is_tried_on_what_is_there() {
     let unlock = |case: &Case| {
         planned(case, DiskoMode::Mount).steps.iter().find_map(|step| match &step.action {
-            Action::OpenLuks { key_file, make, .. } => Some((key_file.clone(), *make)),
+            Action::OpenLuks { key_file, .. } => Some(key_file.clone()),
             _ => None,
         })
     };
     let store = "/nix/store/ss9gm3a13m0764v5i11d169mwanlb1mi-credstore-password";
     let key_file = KeyFile { path: store.into(), trim_newline: true, offset: 0, size: None };
-    assert_eq!(unlock(&kept()), Some((Some(key_file), false)));
+    assert_eq!(unlock(&kept()), Some(Some(key_file)));
 }
 
 #[test]

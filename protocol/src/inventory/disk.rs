@@ -253,3 +253,16 @@ pub struct Mapper {
     /// Where it is mounted.
     pub mounts: Vec<String>,
 }
+
+/// A software RAID that runs now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningArray {
+    /// Kernel name (`md127`).
+    pub kernel_name: String,
+    /// The name that its members' superblocks have, without a host's (`raid1`).
+    pub name: String,
+    /// Kernel names of its members.
+    pub slaves: Vec<String>,
+    /// Where it or a partition on it is mounted.
+    pub mounts: Vec<String>,
+}

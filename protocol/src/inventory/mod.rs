@@ -36,6 +36,9 @@ pub struct Inventory {
     pub pools: Vec<ImportedPool>,
     /// Device-mapper devices that are open now.
     pub mappers: Vec<Mapper>,
+    /// Software RAIDs that run now.
+    #[serde(default)]
+    pub arrays: Vec<RunningArray>,
     /// Kernel names of the block devices that are active swap.
     #[serde(default)]
     pub swaps: Vec<String>,

@@ -177,8 +177,6 @@ pub enum Action {
         name: String,
         /// The layout's key file, tried too if it can be read.
         key_file: Option<KeyFile>,
-        /// Whether one is made, as by [`Action::FormatLuks`], if nothing is there.
-        make: bool,
     },
     /// Makes the lasting keyslots, opens each in a test, removes the ephemeral one.
     Enroll {
@@ -313,6 +311,16 @@ pub enum Release {
         name: String,
         /// Its UUID.
         uuid: String,
+    },
+    /// Stops a software RAID.
+    StopArray {
+        /// Its name.
+        name: String,
+    },
+    /// Ends all volumes of a volume group.
+    DeactivateGroup {
+        /// Its name.
+        name: String,
     },
     /// Exports an imported pool of the layout, and proves it from the labels.
     ExportPool {

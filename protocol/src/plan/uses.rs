@@ -68,6 +68,17 @@ impl Action {
         }
     }
 
+    /// The encryption root that the action makes or unlocks, and its key.
+    pub fn dataset_key(&self) -> Option<(&str, &DatasetKey)> {
+        match self {
+            Action::CreateDataset { dataset, key: Some(key), .. }
+            | Action::CreateVolume { dataset, key: Some(key), .. }
+            | Action::UnlockDataset { dataset, key } => Some((dataset, key)),
+            Action::CreatePool(PoolPlan { name, root_key: Some(key), .. }) => Some((name, key)),
+            _ => None,
+        }
+    }
+
     /// The devices that are there once the action is done.
     pub fn makes(&self) -> Vec<DeviceRef> {
         match self {

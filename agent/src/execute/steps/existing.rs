@@ -13,8 +13,7 @@ use crate::zfs::{self, Import, KeyStatus};
 use crate::{block, filesystem, gpt, luks};
 use crate::execute::machine::{Container, TARGET};
 use keystone_protocol::plan::{
-    Action, DatasetKey, DeviceRef, ImportPlan, KeyFile, LuksFormat, LuksOpen,
-    MountSource, PartitionTable,
+    Action, DatasetKey, DeviceRef, ImportPlan, KeyFile, MountSource, PartitionTable,
 };
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -88,18 +87,16 @@ fn guid_of(pool: &str, devices: &[PathBuf]) -> Result<u64, StepError> {
     found.ok_or_else(|| StepError::Label(LabelError::Several(pool.to_owned())))
 }
 
-/// Opens a container that is there, if something in it is needed. With `make`, one is made where
-/// nothing is.
+/// Opens a container that is there, if something in it is needed.
 pub(super) fn open(
     run: &mut Execution<'_>,
     device: &DeviceRef,
     name: &str,
     layout: Option<&KeyFile>,
-    make: bool,
 ) -> StepResult {
     let node = run.machine.node(device)?;
-    if make && block::wipe::is_blank(&block::Device::open_read(run.machine.roots(), &node.name)?)? {
-        return unlock::format(run, device, name, &LuksFormat::default(), &LuksOpen::default());
+    if block::wipe::is_blank(&block::Device::open_read(run.machine.roots(), &node.name)?)? {
+        return Err(StepError::NothingToOpen { name: name.to_owned(), device: node.path });
     }
     let is_open = luks::is_open(&node.path, name)?.is_some();
     if !is_open && !is_needed(run, name)? {

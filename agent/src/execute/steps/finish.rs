@@ -1,27 +1,22 @@
 //! Report, unmounting, export, proof.
 
-use super::StepError;
 use crate::ensure::Ensured;
 use crate::execute::machine::TARGET;
 use crate::execute::{Execution, StepResult};
 use crate::{mount, seal};
 use keystone_protocol::report::EndsAt;
-use std::fs::{self, File};
-use std::io::Write;
+use crate::store::fs::OpenDir;
 use std::path::Path;
 
-/// Where the machine keeps its copy of the report.
-const REPORT: &str = "var/lib/keystone/install.json";
-
-/// Writes the machine's copy of the report, durably.
+/// Writes the machine's copy of the report to `/var/lib/keystone/install.json`, durably.
 pub(super) fn write_report(run: &mut Execution<'_>) -> StepResult {
-    let path = Path::new(TARGET).join(REPORT);
-    let fail = |source| StepError::Report { path: path.display().to_string(), source };
     let report = serde_json::to_vec_pretty(&run.report(EndsAt::BeforeSeal))
         .expect("a report has no type that JSON can't hold");
-    fs::create_dir_all(path.parent().expect("the path has a directory")).map_err(fail)?;
-    let mut file = File::create(&path).map_err(fail)?;
-    file.write_all(&report).and_then(|()| file.sync_all()).map_err(fail)?;
+    // Step by step: the target's own code ran, and no link may lead out of the target.
+    let (var, _) = OpenDir::open(Path::new(TARGET))?.ensure("var", 0o755)?;
+    let (lib, _) = var.ensure("lib", 0o755)?;
+    let (directory, _) = lib.ensure("keystone", 0o755)?;
+    directory.write_file("install.json", 0o644, &report)?;
     Ok(Ensured::Created)
 }
 

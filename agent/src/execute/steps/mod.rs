@@ -79,6 +79,11 @@ pub enum StepError {
     HostKey(#[from] crate::activation::hostkey::HostKeyError),
     #[error(transparent)]
     BootCheck(#[from] crate::bootloader::BootCheckError),
+    #[error(
+        "there is no container {name} on {}: its making was interrupted; to make everything anew: \
+         --disko-mode disko --erase", device.display()
+    )]
+    NothingToOpen { name: String, device: std::path::PathBuf },
     #[error(transparent)]
     EspCopy(#[from] crate::bootloader::copy::CopyError),
     #[error("a partition of {0:?} does not fit into it: {1}")]
@@ -115,12 +120,6 @@ pub enum StepError {
         #[source]
         source: std::io::Error,
     },
-    #[error("writing the report {path}")]
-    Report {
-        path: String,
-        #[source]
-        source: std::io::Error,
-    },
 }
 
 impl StepError {
@@ -147,13 +146,13 @@ pub(super) fn run(run: &mut Execution<'_>, step: &Step) -> StepResult {
         return Ok(Ensured::AlreadySo);
     }
     match &step.action {
-        Action::Release(what) => release::release(run, what),
+        Action::Release(what) => release::release(run, id, what),
         Action::WipeDisk { disk, discard } => release::wipe(run, disk, *discard),
         Action::Partition(table) => storage::partition(run, table),
         Action::FindPartitions(table) => existing::partitions(run, table),
         Action::ImportPool(pool) => existing::import(run, pool),
-        Action::OpenLuks { device, name, key_file, make } => {
-            existing::open(run, device, name, key_file.as_ref(), *make)
+        Action::OpenLuks { device, name, key_file } => {
+            existing::open(run, device, name, key_file.as_ref())
         }
         Action::LoadKey { dataset, device, file, bytes } => {
             existing::load_key(run, dataset, device, file, *bytes)

@@ -1,10 +1,10 @@
 //! Pools, volumes, datasets, snapshots.
 
-use super::StepError;
+use super::{StepError, unlock};
 use crate::execute::machine::TARGET;
 use crate::execute::{Execution, StepResult};
 use crate::zfs::{self, Class, PoolSpec, TopVdev, VolumeOptions};
-use keystone_protocol::plan::{DatasetKey, DeviceRef, PoolPlan, Vdev};
+use keystone_protocol::plan::{DatasetKey, DeviceRef, KeyFile, PoolPlan, Vdev};
 use keystone_protocol::secret::Secret;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -115,11 +115,13 @@ pub(super) fn create_snapshot(run: &mut Execution<'_>, snapshot: &str) -> StepRe
 fn key_of(run: &Execution<'_>, key: &DatasetKey) -> Result<Secret, StepError> {
     match key {
         DatasetKey::Made { device, file } => Ok(run.machine.key(device, file)?),
-        DatasetKey::File { path } => std::fs::read(path)
-            .map(Secret::new)
-            .map_err(|source| StepError::KeyFile { path: path.clone(), source }),
+        DatasetKey::File { path } => unlock::key_file(run, &whole_file(path)),
         DatasetKey::Asked => {
             run.supplies.password().cloned().ok_or(StepError::NoSecret("password"))
         }
     }
+}
+
+fn whole_file(path: &str) -> KeyFile {
+    KeyFile { path: path.to_owned(), trim_newline: false, offset: 0, size: None }
 }

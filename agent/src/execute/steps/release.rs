@@ -1,5 +1,6 @@
 //! Ending what uses the disks, and wiping them.
 
+use super::volumes;
 use crate::execute::{Execution, StepResult};
 use crate::block::find;
 use crate::{block, luks, mount, seal};
@@ -7,10 +8,16 @@ use keystone_protocol::plan::{DeviceRef, Release};
 use std::path::Path;
 
 /// Ends one use.
-pub(super) fn release(run: &mut Execution<'_>, what: &Release) -> StepResult {
+pub(super) fn release(run: &mut Execution<'_>, step: &str, what: &Release) -> StepResult {
     let roots = run.machine.roots().clone();
     match what {
-        Release::Unmount { target } => Ok(mount::unmount_all_below(&roots, Path::new(target))?),
+        Release::Unmount { target } => {
+            let target = Path::new(target);
+            let swap = mount::swap::swapoff_below(&roots, target)?;
+            Ok(mount::unmount_all_below(&roots, target)?.and(swap))
+        }
+        Release::StopArray { name } => volumes::stop_array(run, name),
+        Release::DeactivateGroup { name } => volumes::deactivate_group(run, step, name),
         Release::Swapoff { device } => Ok(mount::swapoff(&roots, &run.machine.node(device)?)?),
         Release::CloseMapper { name, uuid } => {
             let another = find::mapper_now(&roots, |found, has| found == name && has != uuid);

@@ -32,8 +32,9 @@ pub(super) fn format(
         keyslots: BTreeMap::new(),
         kdf: luks::lasting_kdf(format),
     };
-    run.machine.container_opened(name, container);
+    // Noted once it is ours: what has that name otherwise is not to be closed.
     let (opened, _) = luks::open_as(&node.path, name, &bootstrap, open)?;
+    run.machine.container_opened(name, container);
     Ok(formatted.and(opened))
 }
 
