@@ -28,7 +28,7 @@ impl std::fmt::Display for Process {
 pub fn of(roots: &Roots, name: &str, mounts: &[MountPoint]) -> Vec<Holder> {
     let mut found = Vec::new();
     if let Some(devno) = sysfs::devno(roots, name) {
-        let mounted = mounts.iter().filter(|m| is_of(roots, m, name, devno));
+        let mounted = mounts_of(roots, name, devno, mounts);
         found.extend(mounted.map(|m| Holder::Mount { target: m.target.clone() }));
         if swaps(roots).iter().any(|path| is_node(roots, path, name, devno)) {
             found.push(Holder::Swap);
@@ -39,6 +39,22 @@ pub fn of(roots: &Roots, name: &str, mounts: &[MountPoint]) -> Vec<Holder> {
         found.push(Holder::Device { kernel_name: holder, name: mapper });
     }
     found
+}
+
+/// Mounts of the device `name`, those of file systems with numbers of their own (btrfs) too.
+fn mounts_of<'a>(
+    roots: &'a Roots,
+    name: &'a str,
+    devno: DevNo,
+    mounts: &'a [MountPoint],
+) -> impl Iterator<Item = &'a MountPoint> {
+    mounts.iter().filter(move |mount| is_of(roots, mount, name, devno))
+}
+
+/// Where the device `name` is mounted.
+pub fn mounted_at(roots: &Roots, name: &str, mounts: &[MountPoint]) -> Vec<String> {
+    let Some(devno) = sysfs::devno(roots, name) else { return Vec::new() };
+    mounts_of(roots, name, devno, mounts).map(|mount| mount.target.clone()).collect()
 }
 
 /// Who uses a disk, its partitions, or a partition: a phrase each. This process is left out: it

@@ -39,7 +39,6 @@ mod raw {
 
     nix::ioctl_read!(blkgetsize64, 0x12, 114, usize);
     nix::ioctl_read_bad!(blksszget, 0x1268, c_int);
-    nix::ioctl_read_bad!(blkroget, 0x125e, c_int);
     nix::ioctl_none!(blkrrpart, 0x12, 95);
     // `_IO(0x12, 119)`, with a pointer all the same.
     nix::ioctl_write_ptr_bad!(blkdiscard, 0x1277, [u64; 2]);

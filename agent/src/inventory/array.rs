@@ -1,6 +1,6 @@
 //! Software RAIDs that run.
 
-use crate::block::{Device, Roots, sysfs};
+use crate::block::{Device, Roots, holders, sysfs};
 use crate::md::superblock;
 use crate::mount::MountPoint;
 use keystone_protocol::inventory::RunningArray;
@@ -17,11 +17,9 @@ fn array(roots: &Roots, mounts: &[MountPoint], kernel_name: String) -> Option<Ru
     let member = Device::open_read(roots, slaves.first()?).ok()?;
     let name = superblock::read(&member).ok()??.name;
     let partitions = sysfs::partitions(roots, &kernel_name).into_iter().map(|found| found.name);
-    let devices: Vec<_> = partitions
+    let mounts = partitions
         .chain([kernel_name.clone()])
-        .filter_map(|device| sysfs::devno(roots, &device))
+        .flat_map(|device| holders::mounted_at(roots, &device, mounts))
         .collect();
-    let mounted = mounts.iter().filter(|mount| devices.contains(&mount.devno));
-    let mounts = mounted.map(|mount| mount.target.clone()).collect();
     Some(RunningArray { kernel_name, name, slaves, mounts })
 }

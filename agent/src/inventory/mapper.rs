@@ -1,6 +1,6 @@
 //! Open device-mapper devices.
 
-use crate::block::{Roots, sysfs};
+use crate::block::{Roots, holders, sysfs};
 use crate::mount::MountPoint;
 use keystone_protocol::inventory::Mapper;
 
@@ -10,13 +10,11 @@ pub fn all(roots: &Roots, mounts: &[MountPoint]) -> Vec<Mapper> {
         .into_iter()
         .filter_map(|kernel_name| {
             let name = sysfs::mapper_name(roots, &kernel_name)?;
-            let devno = sysfs::devno(roots, &kernel_name);
-            let mounted = mounts.iter().filter(|mount| Some(mount.devno) == devno);
             Some(Mapper {
                 name,
                 uuid: sysfs::attribute(roots, &kernel_name, "dm/uuid").unwrap_or_default(),
                 slaves: sysfs::slaves(roots, &kernel_name),
-                mounts: mounted.map(|mount| mount.target.clone()).collect(),
+                mounts: holders::mounted_at(roots, &kernel_name, mounts),
                 kernel_name,
             })
         })
