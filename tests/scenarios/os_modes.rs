@@ -113,8 +113,7 @@ fn installed(
     let Live { running, machine, ssh } = Live::boot(hardware, &medium)?;
     let request = steps::request(cx, &ssh, &medium, toplevel, &layout)?;
     let options = [files.outputs(), vec!["--no-reboot".to_owned()]].concat();
-    let options = [steps::words(&options), more.to_vec()].concat();
-    timed("install", || cx.keystone()?.install(&request, &[], &options)?.ok())?;
+    timed("install", || cx.keystone()?.install(&request, more, &steps::words(&options))?.ok())?;
     running.kill()?;
     Ok(Machined { machine, medium, toplevel: toplevel.to_owned(), report: files.report()? })
 }
