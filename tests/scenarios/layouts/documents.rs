@@ -4,7 +4,7 @@
 use super::{CLEAN, DISKS, KEYS};
 use crate::keystone::{Ended, run as run_command};
 use crate::machine::Hardware;
-use crate::machine::disk::Disk;
+use crate::machine::disk::{Bus, Disk};
 use crate::native;
 use crate::runner::{Context, Live};
 use crate::scenarios::steps;
@@ -20,19 +20,41 @@ const TARGET_UNFIT: i32 = 66;
 /// Disks need no more than the largest layout takes: swap of 8 GiB, an ESP, and something else.
 const GIB: u64 = 14;
 
+/// Layouts that are made on a disk with sectors of 4096 bytes too.
+const NATIVE_4K: [&str; 4] = ["single-disk-root", "os-ext4-single", "luks-lvm", "simple-efi"];
+
+/// Disks of all kinds; the last has sectors of 4096 bytes.
+fn disks() -> Vec<Disk> {
+    let [nvme, first, sata, emulated, second] = DISKS.map(|serial| Disk::blank(serial, GIB));
+    vec![
+        nvme.on(Bus::Nvme),
+        first,
+        sata.on(Bus::Sata),
+        emulated.sectors(512, 4096),
+        second,
+        Disk::blank("native4k", GIB).sectors(4096, 4096),
+    ]
+}
+
 /// Runs the scenario.
 pub(in crate::scenarios) fn run(cx: &Context) -> Result<()> {
-    let hardware = DISKS.iter().fold(Hardware::new("layouts-documents"), |hardware, serial| {
-        hardware.disk(Disk::blank(serial, GIB))
-    });
+    let disks = disks();
+    let hardware = disks.iter().cloned().fold(Hardware::new("layouts-documents"), Hardware::disk);
     let medium = cx.oracle()?;
     let live = Live::boot(hardware, &medium)?;
     live.ssh.ok(KEYS)?;
     let documents = documents()?;
-    let mut failed = Vec::new();
+    let mut cases = Vec::new();
     for path in &documents {
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let case = Case::new(cx, &live, &medium.key, path)?;
+        cases.push((stem(path), Case::new(cx, &live, &medium.key, path, &disks)?));
+    }
+    for path in documents.iter().filter(|path| NATIVE_4K.contains(&stem(path).as_str())) {
+        let case = Case::new(cx, &live, &medium.key, path, &disks[DISKS.len()..])?;
+        cases.push((format!("{} on sectors of 4096 bytes", stem(path)), case));
+    }
+    let mut failed = Vec::new();
+    let count = cases.len();
+    for (name, case) in cases {
         match case.run() {
             Ok(times) => println!("    {name}: as it says ({times})"),
             Err(error) => {
@@ -42,7 +64,7 @@ pub(in crate::scenarios) fn run(cx: &Context) -> Result<()> {
             }
         }
     }
-    println!("    {} of {} documents are as they say", documents.len() - failed.len(), documents.len());
+    println!("    {} of {} documents are as they say", count - failed.len(), count);
     ensure!(failed.is_empty(), "{} failed", failed.join(", "));
     live.running.kill()
 }
@@ -63,6 +85,10 @@ fn documents() -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
+fn stem(path: &Path) -> String {
+    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}
+
 /// One document on the machine's disks.
 struct Case<'a> {
     cx: &'a Context,
@@ -70,15 +96,21 @@ struct Case<'a> {
     key: &'a Path,
     path: &'a Path,
     files: steps::Files,
-    /// Serial numbers, by the layout's names.
-    disks: Vec<(String, &'static str)>,
+    /// Disks, by the layout's names.
+    disks: Vec<(String, &'a Disk)>,
 }
 
 impl<'a> Case<'a> {
-    fn new(cx: &'a Context, live: &'a Live, key: &'a Path, path: &'a Path) -> Result<Self> {
+    fn new(
+        cx: &'a Context,
+        live: &'a Live,
+        key: &'a Path,
+        path: &'a Path,
+        disks: &'a [Disk],
+    ) -> Result<Self> {
         let document: Value = serde_json::from_str(&fs::read_to_string(path)?)?;
         let names = document["disk"].as_object().context("a layout has disks")?.keys();
-        let disks: Vec<_> = names.cloned().zip(DISKS).collect();
+        let disks: Vec<_> = names.cloned().zip(disks).collect();
         Ok(Case { cx, live, key, path, files: steps::Files::new()?, disks })
     }
 
@@ -114,9 +146,9 @@ impl<'a> Case<'a> {
             super::closed(self.live).context("after mounting and unmounting")?;
         }
         self.changes("destroy", &[])?;
-        for (_, serial) in &self.disks {
-            let left = ssh.ok(&format!("wipefs -n /dev/disk/by-id/virtio-{serial}"))?;
-            ensure!(left.is_empty(), "{serial} is not blank: {left}");
+        for (_, disk) in &self.disks {
+            let left = ssh.ok(&format!("wipefs -n /dev/disk/by-id/{}", disk.by_id()))?;
+            ensure!(left.is_empty(), "{} is not blank: {left}", disk.serial);
         }
         Ok(format!(
             "planned in {:.1} s with the connection, made in {:.1} s, mounted in {:.1} s",
@@ -141,14 +173,14 @@ impl<'a> Case<'a> {
     fn keystone(&self, mode: &str, more: &[&str]) -> Result<Ended> {
         let mut command = self.cx.keystone()?.on("disko", &self.live.ssh, self.key);
         command.args(["--disko-mode", mode, "--json", "--layout"]).arg(self.path);
-        for (name, serial) in &self.disks {
-            command.arg("--disk").arg(format!("{name}=serial:{serial}"));
+        for (name, disk) in &self.disks {
+            command.arg("--disk").arg(format!("{name}=serial:{}", disk.serial));
         }
         let dry = more.contains(&"--dry-run");
         if matches!(mode, "disko" | "destroy") && !dry {
             command.arg("--yes");
-            for (_, serial) in &self.disks {
-                command.arg("--disk-id").arg(format!("virtio-{serial}"));
+            for (_, disk) in &self.disks {
+                command.arg("--disk-id").arg(disk.by_id());
             }
         }
         if mode == "disko" && !dry {

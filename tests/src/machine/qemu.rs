@@ -1,6 +1,7 @@
 //! QEMU's command line.
 
 use super::Hardware;
+use super::disk::Bus;
 use super::accel::Accel;
 use anyhow::{Context, Result};
 use std::ffi::OsString;
@@ -105,13 +106,19 @@ pub fn arguments(hardware: &Hardware, accel: Accel, files: &Files<'_>) -> Vec<Os
     for (index, disk) in hardware.disks.iter().enumerate() {
         let node = format!("disk{index}");
         push("-blockdev", blockdev(&node, &disk.image(files.dir), false));
+        let device = match disk.bus {
+            Bus::Virtio => "virtio-blk-pci".to_owned(),
+            Bus::Nvme => "nvme".to_owned(),
+            // q35 has six ports.
+            Bus::Sata => format!("ide-hd,bus=ide.{}", index % 6),
+        };
         push(
             "-device",
             format!(
-                "virtio-blk-pci,drive={node},serial={},logical_block_size={},physical_block_size={},bootindex={}",
+                "{device},drive={node},serial={},logical_block_size={},physical_block_size={},bootindex={}",
                 disk.serial,
                 disk.sector_size,
-                disk.sector_size.max(512),
+                disk.physical_sector_size.max(disk.sector_size),
                 index + 1
             ),
         );

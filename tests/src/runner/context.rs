@@ -119,7 +119,7 @@ impl Context {
                 Disk::blank("target", 24),
                 Disk::blank("spare", 24),
                 Disk::blank("small", 1),
-                Disk { sector_size: 4096, ..Disk::blank("native4k", 24) },
+                Disk::blank("native4k", 24).sectors(4096, 4096),
             ];
             let hardware =
                 disks.into_iter().fold(Hardware::new("live").memory(4096).tpm(), Hardware::disk);
