@@ -66,6 +66,17 @@ fn container(
     remarks: &mut Remarks,
 ) -> Result<ContainerPlan, Refusal> {
     let name = luks.name.clone();
+    if luks.format.version == Some(1) {
+        return Err(refuse(
+            RefusalKind::Layout,
+            format!(
+                "{}.extraFormatArgs: container {name} is to be LUKS1, which can hold neither a \
+                 TPM's key nor a recovery key's mark",
+                luks.path
+            ),
+            "leave --type luks1 out: LUKS2 is made then",
+        ));
+    }
     match &luks.key {
         LuksKey::File(file) if is_public(file) => {
             let path = &file.path;

@@ -24,7 +24,7 @@ fn named(case: &mut Case, disk: &str) {
 
 #[test]
 fn disks() {
-    use RefusalKind::TargetUnfit;
+    use RefusalKind::{Layout, TargetUnfit};
     let refusals = refusals(&[
         ("no such disk", TargetUnfit, |case| named(case, "/dev/disk/by-id/nvme-none")),
         ("no disk at all", TargetUnfit, |case| {
@@ -78,6 +78,11 @@ fn disks() {
         }),
         ("a pool on little", TargetUnfit, |case| {
             case.disk("vda").identity.size = 9 * GIB + (40 << 20)
+        }),
+        ("LUKS1", Layout, |case| {
+            let (none, old) = ("\"extraFormatArgs\": []", "\"extraFormatArgs\": [\"--type=luks1\"]");
+            assert!(case.layout.contains(none), "{}", case.layout);
+            case.layout = case.layout.replace(none, old);
         }),
         ("large volumes", TargetUnfit, |case| {
             case.layout = case.layout.replace("\"100M\"", "\"1T\"");

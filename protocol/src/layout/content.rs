@@ -37,7 +37,7 @@ pub enum Content {
 }
 
 /// Types of disko that stand on a block device, supported or not.
-const CONTENT_TYPES: [&str; 12] = [
+pub(super) const CONTENT_TYPES: [&str; 12] = [
     "bcache_backing",
     "bcache_cache",
     "bcachefs",

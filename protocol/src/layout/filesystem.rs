@@ -54,6 +54,12 @@ const NAMES: [(&str, Format); 8] = [
 /// Formats that people use with disko and this version can't make.
 const NOT_YET: [&str; 4] = ["exfat", "jfs", "ntfs", "reiserfs"];
 
+/// All names, those of formats that can't be made yet among them.
+#[cfg(test)]
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    NAMES.iter().map(|(name, _)| *name).chain(NOT_YET)
+}
+
 impl Format {
     /// The name in the layout, in fstab and for mount(2).
     pub fn name(self) -> &'static str {

@@ -286,3 +286,16 @@ fn each_difference_is_told() {
     }
     insta::assert_snapshot!(found.join("\n"));
 }
+
+/// Every type has its row in the documentation, and so has what is not supported yet.
+#[test]
+fn the_documentation_has_every_type() {
+    let text = include_str!("../../../docs/layouts.md");
+    let elsewhere = ["disk", "zpool", "zfs_fs", "zfs_volume", "lvm_vg", "mdadm", "nodev"];
+    for name in super::content::CONTENT_TYPES.iter().chain(&elsewhere) {
+        assert!(text.contains(&format!("`{name}`")), "{name}");
+    }
+    for name in super::filesystem::names() {
+        assert!(text.contains(&format!("`{name}`")), "{name}");
+    }
+}
