@@ -1,36 +1,35 @@
 //! Software RAID and LVM.
 
 use super::StepError;
+use crate::block::Roots;
 use crate::block::find::Node;
 use crate::ensure::Ensured;
 use crate::execute::{Execution, StepResult};
 use crate::lvm::{self, Group, Size, Volume};
 use crate::md::{self, Array};
+use crate::tool::Say;
 use keystone_protocol::plan::{ArrayPlan, DeviceRef, LogicalVolumePlan, LvSize};
 
 /// Makes a RAID.
-pub(super) fn create_array(
-    run: &mut Execution<'_>,
-    step: &str,
-    plan: &ArrayPlan,
-) -> StepResult {
-    let array = noted(run, plan)?;
-    let roots = run.machine.roots().clone();
-    let mut say = |line: &str| run.output(step, line);
-    let (ensured, _) = array.ensure(&roots, &mut say)?;
-    Ok(ensured)
+pub(super) fn create_array(run: &mut Execution<'_>, step: &str, plan: &ArrayPlan) -> StepResult {
+    array(run, step, plan, Array::ensure)
 }
 
 /// Starts a RAID that is there.
-pub(super) fn assemble_array(
+pub(super) fn assemble_array(run: &mut Execution<'_>, step: &str, plan: &ArrayPlan) -> StepResult {
+    array(run, step, plan, Array::ensure_assembled)
+}
+
+fn array(
     run: &mut Execution<'_>,
     step: &str,
     plan: &ArrayPlan,
+    ensure: impl FnOnce(&Array, &Roots, Say<'_>) -> md::Result<(Ensured, Node)>,
 ) -> StepResult {
     let array = noted(run, plan)?;
     let roots = run.machine.roots().clone();
     let mut say = |line: &str| run.output(step, line);
-    let (ensured, _) = array.ensure_assembled(&roots, &mut say)?;
+    let (ensured, _) = ensure(&array, &roots, &mut say)?;
     Ok(ensured)
 }
 
