@@ -11,6 +11,7 @@ use crate::runner::{Context, Live};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 const OURS: &str = "ours";
 const THEIRS: &str = "theirs";
@@ -28,6 +29,20 @@ const VOLATILE_DATASET: &[&str] = &[
     "refcompressratio", "mounted", "keystatus", "snapshots_changed", "longname",
 ];
 
+/// What the same storage took, made by the agent's steps and by the tools.
+fn compare_times(theirs: Duration, report: &Value) -> Result<()> {
+    let steps = report["steps"].as_array().context("a report has steps")?;
+    let until = steps.iter().position(|step| step["id"] == "closure").context("a closure came")?;
+    let ours: u64 = steps[..until].iter().filter_map(|step| step["elapsed_ms"].as_u64()).sum();
+    let (ours, theirs) = (ours as f64 / 1e3, theirs.as_secs_f64());
+    println!(
+        "    storage made and mounted: {ours:.1} s by the agent, {theirs:.1} s by sgdisk, zpool, zfs and \
+         cryptsetup: a ratio of {:.2}",
+        ours / theirs
+    );
+    Ok(())
+}
+
 /// Runs the scenario.
 pub(super) fn run(cx: &Context) -> Result<()> {
     let toplevel = &cx.system()?.toplevels.reference;
@@ -43,7 +58,9 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     timed("install on one disk", || {
         cx.keystone()?.install(&request, &named, &steps::words(&options))?.ok()
     })?;
+    let began = Instant::now();
     timed("disko's commands on the other", || by_hand::storage(&ssh, THEIRS))?;
+    compare_times(began.elapsed(), &files.report()?)?;
 
     let theirs = Looked::at(&ssh, THEIRS)?;
     ssh.ok("umount -R /mnt; udevadm settle; zpool export rpool")?;
