@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`render`] | the plan as text |
 //! | [`action`] | a step's exact parameters as text |
+//! | `tree` | what will be on the disks, as a tree |
 //! | `device` | devices, keys |
 //! | `storage` | tables, pools, logical volumes, RAIDs |
 //! | [`machine`] | the inventory as text |
@@ -15,6 +16,7 @@ mod device;
 pub mod machine;
 pub mod render;
 mod storage;
+mod tree;
 
 pub use consent::Consent;
 pub use render::plan_text;

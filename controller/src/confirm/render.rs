@@ -3,13 +3,11 @@
 use super::action::parameters;
 use super::device::unlock;
 use super::machine::{identity_details, machine_lines};
+use super::tree::{Line, tree};
 use crate::ui::format::bytes;
 use crate::ui::style::Style;
 use keystone_protocol::inventory::Inventory;
 use keystone_protocol::plan::Plan;
-
-/// Longest line before it is broken.
-const WIDTH: usize = 100;
 
 /// Everything that the operator agrees to.
 pub fn plan_text(host: &str, inventory: &Inventory, plan: &Plan, style: Style) -> String {
@@ -48,6 +46,12 @@ pub fn plan_text(host: &str, inventory: &Inventory, plan: &Plan, style: Style) -
         }
     }
 
+    let tree = tree(plan, style);
+    if !tree.is_empty() {
+        out.heading("AFTERWARDS");
+        tree.iter().for_each(|line| out.branch(line));
+    }
+
     out.heading("STEPS");
     for (number, step) in (1..).zip(&plan.steps) {
         // Numbers end in one column; lines are indented by what is left of it.
@@ -83,9 +87,19 @@ impl Text {
         items.iter().for_each(|text| self.line(2, &format!("- {text}")));
     }
 
+    /// A line of the tree, broken as others are.
+    fn branch(&mut self, line: &Line) {
+        let room = self.style.columns().saturating_sub(line.rest.chars().count() + 2);
+        for (index, piece) in wrap(&line.text, room).into_iter().enumerate() {
+            let before = if index == 0 { &line.branches } else { &line.rest };
+            self.out.push_str(&format!("  {before}{piece}\n"));
+        }
+    }
+
     /// Broken at spaces; what follows is indented by two more.
     fn line(&mut self, indent: usize, text: &str) {
-        for (index, piece) in wrap(text, WIDTH - indent - 2).into_iter().enumerate() {
+        let room = self.style.columns().saturating_sub(indent + 2);
+        for (index, piece) in wrap(text, room).into_iter().enumerate() {
             let indent = if index == 0 { indent } else { indent + 2 };
             self.out.push_str(&format!("{:indent$}{piece}\n", ""));
         }
@@ -97,7 +111,8 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut pieces = vec![String::new()];
     for word in text.split(' ') {
         let last = pieces.last_mut().expect("never empty");
-        if !last.is_empty() && last.chars().count() + 1 + word.chars().count() > width {
+        let length = |text: &str| console::measure_text_width(text);
+        if !last.is_empty() && length(last) + 1 + length(word) > width {
             pieces.push(word.to_owned());
         } else {
             if !last.is_empty() {

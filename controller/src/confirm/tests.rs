@@ -5,6 +5,7 @@ use super::machine::inventory_text;
 use super::plan_text;
 use crate::ui::style::Style;
 use keystone_protocol::inventory::Inventory;
+use keystone_protocol::layout::Layout;
 use keystone_protocol::plan::{
     Action, Basis, ContainerPlan, ContainerUnlock, DatasetKey, Destroyed, DeviceRef, MountPlan,
     MountSource, PartitionTable, Plan, PlannedPartition, PoolPlan, Release, Step, Vdev, basis_hash,
@@ -232,4 +233,79 @@ fn agreement_names_what_it_agrees_to() {
         let error = consent.given(&plan).unwrap_err().to_string();
         assert!(error.contains(says), "{consent:?}: {error}");
     }
+}
+
+/// The plan of a layout for a machine with the disks that it names, blank, and every program.
+fn planned(layout: &str) -> (Inventory, Plan) {
+    let path = format!("{}/../tests/layouts/{layout}.json", env!("CARGO_MANIFEST_DIR"));
+    let layout = std::fs::read_to_string(path).unwrap();
+    let machine = include_str!("../../../planner/src/fixtures/machine.json");
+    let mut machine: Inventory = serde_json::from_str(machine).unwrap();
+    let blank = machine.disks.iter().find(|disk| disk.kernel_name == "vdb").unwrap().clone();
+    let known = |machine: &Inventory, device: &String| {
+        let names = machine.disks.iter().map(|disk| format!("/dev/{}", disk.kernel_name));
+        let links = machine.disks.iter().flat_map(|disk| disk.links.iter().cloned());
+        names.chain(links).any(|name| name == *device)
+    };
+    for (number, wanted) in Layout::parse(&layout).unwrap().disks.iter().enumerate() {
+        if !known(&machine, &wanted.device) {
+            let mut disk = blank.clone();
+            disk.kernel_name = match wanted.device.strip_prefix("/dev/") {
+                Some(node) if !node.contains('/') => node.to_owned(),
+                _ => format!("vdx{number}"),
+            };
+            disk.devno = format!("300:{number}");
+            disk.identity.serial = Some(format!("serial-{number}"));
+            disk.identity.name = format!("virtio-serial-{number}");
+            disk.links = vec![wanted.device.clone()];
+            machine.disks.push(disk);
+        }
+    }
+    for tool in ["bash", "btrfs", "lvm", "mdadm", "mkfs.btrfs", "mkfs.ext4", "mkfs.xfs"] {
+        machine.tools.insert(tool.to_owned(), format!("/bin/{tool}"));
+    }
+    let plan = keystone_planner::plan_disks(&machine, &layout, &Default::default());
+    (machine, plan.unwrap_or_else(|refusal| panic!("{refusal}")))
+}
+
+fn drawn(layout: &str, columns: usize) -> String {
+    let (machine, plan) = planned(layout);
+    let text = plan_text("nas", &machine, &plan, Style::PLAIN.with_columns(columns));
+    for line in text.lines().filter(|line| line.trim().contains(' ')) {
+        let long = line.split_whitespace().any(|word| word.chars().count() > 40);
+        assert!(line.chars().count() <= columns || long, "{} columns: {line}", line.chars().count());
+    }
+    text
+}
+
+/// The tree of a plan.
+fn afterwards(layout: &str) -> String {
+    let text = drawn(layout, 80);
+    let from = text.split_once("AFTERWARDS\n").unwrap().1;
+    format!("{layout}\n{}\n", from.split_once("STEPS\n").unwrap().0)
+}
+
+#[test]
+fn trees_of_layouts() {
+    let layouts = [
+        "keystone/single-disk-root",
+        "keystone/os-zfs-mirror",
+        "keystone/os-ext4-single",
+        "disko/luks-lvm",
+        "disko/luks-btrfs-subvolumes",
+        "disko/mdadm",
+        "disko/complex",
+        "disko/tmpfs",
+    ];
+    insta::assert_snapshot!(layouts.map(afterwards).concat());
+}
+
+#[test]
+fn a_plan_in_80_columns() {
+    insta::assert_snapshot!(drawn("keystone/single-disk-root", 80));
+}
+
+#[test]
+fn a_plan_in_140_columns() {
+    insta::assert_snapshot!(drawn("keystone/single-disk-root", 140));
 }
