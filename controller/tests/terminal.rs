@@ -20,6 +20,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 const KEY: &str = "cbdefghi-jklnrtuv";
+/// Rows that a key and what is said of it take in 80 columns: a line of it is longer.
+const SHOWN: usize = 7;
 
 fn main() -> ExitCode {
     let child = std::env::args().nth(1).filter(|arg| arg == "child");
@@ -101,8 +103,10 @@ fn child_main(what: &str) -> ExitCode {
             }
             "key" => {
                 let key = Secret::new(KEY.as_bytes().to_vec());
-                operator.keep_recovery_key("credstore", &key).await.unwrap();
-                println!("KEPT {:?}", operator.kept());
+                match operator.keep_recovery_key("credstore", &key).await {
+                    Ok(()) => println!("KEPT {:?}", operator.kept()),
+                    Err(error) => println!("NO: {error}"),
+                }
             }
             other => panic!("{other}"),
         }
@@ -222,11 +226,22 @@ fn recovery_key() {
     terminal.type_line("cbdefghi");
     terminal.expect("type its last group: ");
     terminal.type_line("jklnrtuv");
-    // Eight lines up: the seven that were written and the two questions, less the one it is on.
     let shown = terminal.expect("KEPT");
-    assert!(shown.contains("\u{1b}[") && shown.contains("A\u{1b}[J"), "{shown:?}");
+    assert!(shown.contains(&format!("\u{1b}[{}A\u{1b}[J", SHOWN + 2)), "{shown:?}");
     let (rest, _) = terminal.end();
     assert!(rest.contains("credstore shown once") && !rest.contains(KEY), "{rest}");
+
+    // Who does not type it right has it taken off the screen too, and is told.
+    let mut terminal = Terminal::child("key");
+    for _ in 0..3 {
+        terminal.expect("type its last group: ");
+        terminal.type_line("cbdefghi");
+    }
+    let shown = terminal.expect("NO: ");
+    assert!(shown.contains(&format!("\u{1b}[{}A\u{1b}[J", SHOWN + 3)), "{shown:?}");
+    assert!(shown.contains("was taken off the screen"), "{shown:?}");
+    let (rest, _) = terminal.end();
+    assert!(rest.contains("was not written down") && !rest.contains(KEY), "{rest}");
 }
 
 /// `keystone` itself, interrupted while echo is off.

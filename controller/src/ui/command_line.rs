@@ -414,27 +414,36 @@ impl Operator for CommandLine {
     }
 }
 
-/// Shows a key until its last group is typed, then takes it off the screen.
+/// Shows a key until its last group is typed, or was not in so many tries; takes it off the screen
+/// in either case.
 fn show_key(container: &str, key: &Secret) -> io::Result<bool> {
     use zeroize::Zeroizing;
     let text = Zeroizing::new(String::from_utf8_lossy(key.expose()).into_owned());
     let last = text.rsplit('-').next().unwrap_or_default();
-    let mut err = io::stderr();
     let shown = Zeroizing::new(format!(
         "\nThe recovery key of {container}:\n\n    {}\n\nIt opens the disk when nothing else does. \
          It is shown here once and kept nowhere.\n",
         text.as_str()
     ));
-    err.write_all(shown.as_bytes())?;
+    io::stderr().write_all(shown.as_bytes())?;
+    let columns = usize::from(console::Term::stderr().size().1);
+    let mut rows = prompt::rows(&shown, columns);
     let question = "Write it down, then type its last group: ";
-    for tries in 1..=TRIES {
-        if prompt::line(question)? == last {
-            let lines = shown.matches('\n').count() + tries;
-            // Up and clear to the end of the screen.
-            write!(err, "\x1b[{lines}A\x1b[J")?;
-            err.flush()?;
-            return Ok(true);
+    let mut kept = false;
+    for _ in 0..TRIES {
+        let answer = Zeroizing::new(prompt::line(question)?);
+        rows += prompt::rows(&format!("{question}{}\n", answer.as_str()), columns);
+        kept = answer.as_str() == last;
+        if kept {
+            break;
         }
     }
-    Ok(false)
+    // Up and clear to the end of the screen.
+    let mut err = io::stderr();
+    write!(err, "\x1b[{rows}A\x1b[J")?;
+    if !kept {
+        writeln!(err, "The recovery key of {container} was taken off the screen: what was typed is not its end.")?;
+    }
+    err.flush()?;
+    Ok(kept)
 }

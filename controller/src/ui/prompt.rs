@@ -23,6 +23,14 @@ pub fn line(question: &str) -> io::Result<String> {
     Ok(answer.trim().to_owned())
 }
 
+/// Rows of a terminal of so many columns (0 if that is not known) that the lines of `text` take,
+/// each with its end.
+pub fn rows(text: &str, columns: usize) -> usize {
+    let columns = if columns == 0 { usize::MAX } else { columns };
+    let row = |line: &str| console::measure_text_width(line).div_ceil(columns).max(1);
+    text.lines().map(row).sum()
+}
+
 /// Asks for a secret, without echo.
 pub fn secret(question: &str) -> io::Result<Secret> {
     let text = secret_text(question)?;
@@ -77,5 +85,16 @@ impl Restore {
 impl Drop for Restore {
     fn drop(&mut self) {
         self.restore();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::rows;
+
+    #[test]
+    fn long_lines_take_more_rows() {
+        assert_eq!(rows("\none\n\n12345\n123456\n", 5), 1 + 1 + 1 + 1 + 2);
+        assert_eq!(rows("a longer line\n", 0), 1);
     }
 }
