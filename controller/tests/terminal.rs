@@ -20,7 +20,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 const KEY: &str = "cbdefghi-jklnrtuv";
-/// Rows that a key and what is said of it take in 80 columns: a line of it is longer.
+/// Rows that a key and what is said of it take.
 const SHOWN: usize = 7;
 
 fn main() -> ExitCode {

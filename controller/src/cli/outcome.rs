@@ -143,23 +143,21 @@ impl Trouble {
             Some(step) => format!("step {step} failed"),
             None => "error".to_owned(),
         };
-        let _ = writeln!(out, "{}: {}", style.red(&head), self.message);
+        out += &style.line(&format!("{}: {}", style.red(&head), self.message), 2);
         for cause in &self.causes {
-            let _ = writeln!(out, "  because: {cause}");
+            out += &style.line(&format!("  because: {cause}"), 4);
         }
         let mut list = |title: &str, items: &[String], mark: &str| {
             if !items.is_empty() {
                 let _ = writeln!(out, "{title}:");
-                for item in items {
-                    let _ = writeln!(out, "  {mark} {item}");
-                }
+                items.iter().for_each(|item| out += &style.line(&format!("  {mark} {item}"), 4));
             }
         };
         list("last lines", &self.last_lines, "|");
         list("warnings until then", &self.warnings, "-");
         list("on the machine now", &self.left, "-");
         if let Some(next) = &self.next {
-            let _ = writeln!(out, "next: {}", style.bold(next));
+            out += &style.line(&format!("next: {}", style.bold(next)), 2);
         }
         out
     }
@@ -223,8 +221,45 @@ pub fn success_text(
     if !all.is_empty() {
         let _ = writeln!(out, "{}", style.yellow("warnings"));
         for warning in all {
-            let _ = writeln!(out, "  - {warning}");
+            out += &style.line(&format!("  - {warning}"), 4);
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trouble() -> Trouble {
+        Trouble {
+            kind: Kind::Storage,
+            step: Some("5/27 make volume rpool/credstore of 100.0 MiB".into()),
+            message: "making the volume rpool/credstore failed".into(),
+            causes: vec!["cannot create 'rpool/credstore': out of space".into()],
+            last_lines: vec!["cannot create 'rpool/credstore': out of space, and a long line of a program's own that goes on".into()],
+            left: vec!["disk root (virtio-target) is partly written".into()],
+            next: Some("mend the cause and run the same command again, with `--erase`: it begins anew (on virtio-target)".into()),
+            warnings: vec!["EFI variables can't be read here: no boot entry can be made or checked, and the machine boots by the fallback path".into()],
+        }
+    }
+
+    #[test]
+    fn a_failure_in_80_columns() {
+        let text = trouble().text(Style::PLAIN.with_columns(80));
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn a_failure_in_140_columns() {
+        insta::assert_snapshot!(trouble().text(Style::PLAIN.with_columns(140)));
+    }
+
+    /// What programs may look through has no line breaks of ours.
+    #[test]
+    fn a_failure_that_is_not_for_a_terminal() {
+        let text = trouble().text(Style::PLAIN);
+        assert!(text.contains("again, with `--erase`: it begins anew (on virtio-target)\n"), "{text}");
+    }
 }

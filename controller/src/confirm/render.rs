@@ -4,7 +4,7 @@ use super::action::parameters;
 use super::device::unlock;
 use super::machine::{identity_details, machine_lines};
 use super::tree::{Line, tree};
-use crate::ui::format::bytes;
+use crate::ui::format::{bytes, wrap};
 use crate::ui::style::Style;
 use keystone_protocol::inventory::Inventory;
 use keystone_protocol::plan::Plan;
@@ -104,22 +104,4 @@ impl Text {
             self.out.push_str(&format!("{:indent$}{piece}\n", ""));
         }
     }
-}
-
-/// Cuts at spaces into pieces of at most `width` characters; a longer word stays whole.
-fn wrap(text: &str, width: usize) -> Vec<String> {
-    let mut pieces = vec![String::new()];
-    for word in text.split(' ') {
-        let last = pieces.last_mut().expect("never empty");
-        let length = |text: &str| console::measure_text_width(text);
-        if !last.is_empty() && length(last) + 1 + length(word) > width {
-            pieces.push(word.to_owned());
-        } else {
-            if !last.is_empty() {
-                last.push(' ');
-            }
-            last.push_str(word);
-        }
-    }
-    pieces
 }

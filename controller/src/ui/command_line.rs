@@ -421,7 +421,7 @@ fn show_key(container: &str, key: &Secret) -> io::Result<bool> {
     let text = Zeroizing::new(String::from_utf8_lossy(key.expose()).into_owned());
     let last = text.rsplit('-').next().unwrap_or_default();
     let shown = Zeroizing::new(format!(
-        "\nThe recovery key of {container}:\n\n    {}\n\nIt opens the disk when nothing else does. \
+        "\nThe recovery key of {container}:\n\n    {}\n\nIt opens the disk when nothing else does.\n\
          It is shown here once and kept nowhere.\n",
         text.as_str()
     ));

@@ -1,4 +1,4 @@
-//! Sizes and times for people.
+//! Sizes and times for people, and lines that are not too long.
 
 use std::time::Duration;
 
@@ -44,6 +44,24 @@ pub fn count(n: u64, what: &str) -> String {
         1 => format!("1 {what}"),
         n => format!("{n} {what}s"),
     }
+}
+
+/// Cuts at spaces into pieces of at most `width` characters; a longer word stays whole.
+pub fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut pieces = vec![String::new()];
+    for word in text.split(' ') {
+        let last = pieces.last_mut().expect("never empty");
+        let length = |text: &str| console::measure_text_width(text);
+        if !last.is_empty() && length(last) + 1 + length(word) > width {
+            pieces.push(word.to_owned());
+        } else {
+            if !last.is_empty() {
+                last.push(' ');
+            }
+            last.push_str(word);
+        }
+    }
+    pieces
 }
 
 #[cfg(test)]

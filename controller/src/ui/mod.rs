@@ -10,7 +10,7 @@
 //! | [`terminal`] | a live display |
 //! | [`plain`] | a line for each thing that happens |
 //! | [`json`] | a JSON document for each thing that happens |
-//! | [`style`], [`format`] | emphasis; sizes and times |
+//! | [`style`], [`format`] | emphasis; sizes, times, lines |
 
 pub mod command_line;
 pub mod format;

@@ -61,7 +61,7 @@ impl<W: Write + Send> Plain<W> {
                 }
                 self.said_ms = event.at_ms;
                 let text = head(step, &self.steps, "...");
-                let progress = self.steps.get(step).map(|(_, v)| progress(v, true)).unwrap_or_default();
+                let progress = self.steps.get(step).map(|(_, v)| progress(v)).unwrap_or_default();
                 self.line(&format!("{text}: {progress}"));
             }
             EventKind::Output { line, .. } if self.verbose => self.line(&format!("    | {line}")),
@@ -88,31 +88,40 @@ impl<W: Write + Send> Plain<W> {
     }
 }
 
-/// `12 %, 150.0 MiB of 1.2 GiB, 37 of 312 paths, 45.0 MiB/s, 20 s left`; paths only if `all`.
-pub fn progress(view: &StepView, all: bool) -> String {
-    let mut parts = Vec::new();
-    if let Some((done, total)) = view.bytes() {
-        match total {
-            Some(total) if total > 0 => {
-                parts.push(format!("{} %", done.min(total) * 100 / total));
-                parts.push(format!("{} of {}", bytes(done), bytes(total)));
-            }
-            _ => parts.push(bytes(done)),
-        }
-    }
-    if let Some((done, total)) = view.paths().filter(|_| all) {
-        parts.push(match total {
-            Some(total) => format!("{done} of {}", count(total, "path")),
-            None => count(done, "path"),
-        });
-    }
-    if let Some(rate) = view.rate() {
-        parts.push(format!("{}/s", bytes(rate)));
-    }
-    if let Some(eta) = view.eta() {
-        parts.push(format!("{} left", guess(eta)));
-    }
-    parts.join(", ")
+/// `12 %, 150.0 MiB of 1.2 GiB, 37 of 312 paths, 45.0 MiB/s, 20 s left`
+pub fn progress(view: &StepView) -> String {
+    let parts = percent(view).into_iter().chain(amounts(view)).chain(speed(view));
+    parts.collect::<Vec<_>>().join(", ")
+}
+
+/// The same in two: `12 %, 45.0 MiB/s, 20 s left` and `150.0 MiB of 1.2 GiB, 37 of 312 paths`.
+pub fn progress_in_two(view: &StepView) -> (String, String) {
+    let how_far: Vec<String> = percent(view).into_iter().chain(speed(view)).collect();
+    (how_far.join(", "), amounts(view).join(", "))
+}
+
+fn percent(view: &StepView) -> Option<String> {
+    let (done, total) = view.bytes()?;
+    let total = total.filter(|total| *total > 0)?;
+    Some(format!("{} %", done.min(total) * 100 / total))
+}
+
+fn amounts(view: &StepView) -> Vec<String> {
+    let of_bytes = view.bytes().map(|(done, total)| match total {
+        Some(total) if total > 0 => format!("{} of {}", bytes(done), bytes(total)),
+        _ => bytes(done),
+    });
+    let of_paths = view.paths().map(|(done, total)| match total {
+        Some(total) => format!("{done} of {}", count(total, "path")),
+        None => count(done, "path"),
+    });
+    of_bytes.into_iter().chain(of_paths).collect()
+}
+
+fn speed(view: &StepView) -> Vec<String> {
+    let rate = view.rate().map(|rate| format!("{}/s", bytes(rate)));
+    let rest = view.eta().map(|eta| format!("{} left", guess(eta)));
+    rate.into_iter().chain(rest).collect()
 }
 
 /// What is said of a notice that is not an event; `None` for those shown otherwise.

@@ -1,5 +1,7 @@
 //! Emphasis, or none: `NO_COLOR` (no-color.org), no terminal, `TERM=dumb`. And how wide text is.
 
+use super::format::wrap;
+use std::fmt::Write;
 use std::io::IsTerminal;
 
 /// Columns of text that is not for a terminal.
@@ -11,12 +13,13 @@ const READABLE: std::ops::RangeInclusive<usize> = 60..=140;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Style {
     on: bool,
-    columns: usize,
+    /// A terminal's columns.
+    columns: Option<usize>,
 }
 
 impl Style {
     /// Never.
-    pub const PLAIN: Style = Style { on: false, columns: COLUMNS };
+    pub const PLAIN: Style = Style { on: false, columns: None };
 
     /// For what is written to `stream`.
     pub fn of(stream: &impl IsTerminal) -> Self {
@@ -25,18 +28,32 @@ impl Style {
         let terminal = stream.is_terminal();
         let size = || console::Term::stdout().size_checked().or(console::Term::stderr().size_checked());
         let columns = terminal.then(size).flatten().map(|(_, columns)| usize::from(columns));
-        Style { on: terminal && unset("NO_COLOR") && !dumb, ..Style::PLAIN }
-            .with_columns(columns.unwrap_or(COLUMNS))
+        let style = Style { on: terminal && unset("NO_COLOR") && !dumb, columns: None };
+        columns.map_or(style, |columns| style.with_columns(columns))
     }
 
     /// For a page of so many columns.
     pub fn with_columns(self, columns: usize) -> Self {
-        Style { columns: columns.clamp(*READABLE.start(), *READABLE.end()), ..self }
+        Style { columns: Some(columns.clamp(*READABLE.start(), *READABLE.end())), ..self }
     }
 
     /// Columns there are for text.
     pub fn columns(self) -> usize {
-        self.columns
+        self.columns.unwrap_or(COLUMNS)
+    }
+
+    /// A line, on a terminal broken at spaces; what is broken off is indented by `indent`. Where
+    /// programs may read it, it stays whole.
+    pub fn line(self, text: &str, indent: usize) -> String {
+        let Some(columns) = self.columns else { return format!("{text}\n") };
+        let before = text.chars().take_while(|c| *c == ' ').count();
+        let room = columns.saturating_sub(indent.max(before) + 1);
+        let mut out = String::new();
+        for (index, piece) in wrap(text.trim_start(), room).iter().enumerate() {
+            let indent = if index == 0 { before } else { indent };
+            let _ = writeln!(out, "{:indent$}{piece}", "");
+        }
+        out
     }
 
     fn with(self, code: &str, text: &str) -> String {

@@ -1,7 +1,7 @@
 //! A live display: finished steps stay as lines, below them what goes on now.
 
-use super::format::elapsed;
-use super::plain::{progress, sentence};
+use super::format::{elapsed, wrap};
+use super::plain::{progress, progress_in_two, sentence};
 use super::screen::{Pause, Screen};
 use super::steps::{State, Steps};
 use super::style::Style;
@@ -56,6 +56,15 @@ impl Terminal {
         let _ = self.display.println(text);
     }
 
+    /// Something to be remembered, broken at spaces.
+    fn print_remark(&self, text: &str) {
+        let pieces = wrap(text, (self.room() + AROUND).saturating_sub(3));
+        let mark = self.style.yellow("!");
+        for (index, piece) in pieces.iter().enumerate() {
+            self.print(&if index == 0 { format!("{mark} {piece}") } else { format!("  {piece}") });
+        }
+    }
+
     /// The line of what goes on: a spinner, the time it takes, words.
     fn spin(&mut self, words: &str) {
         let words = cut(words, self.room());
@@ -77,16 +86,19 @@ impl Terminal {
         }
     }
 
-    /// The line below: what comes next.
-    fn announce_next(&mut self) {
+    /// The line below: what there is no room for above, and what comes next.
+    fn announce_next(&mut self, besides: &str) {
         let room = self.room() + AROUND;
         let all = self.steps.all();
         let pending = all.iter().filter(|step| step.state == State::Pending);
         let words = match (pending.clone().next(), pending.count()) {
-            (Some(step), 1) => format!("  then {}", step.title),
-            (Some(step), n) => format!("  then {}, and {} more", step.title, n - 1),
+            (Some(step), 1) => format!("then {}", step.title),
+            (Some(step), n) => format!("then {}, and {} more", step.title, n - 1),
             (None, _) => String::new(),
         };
+        let both = [besides, &words];
+        let words = both.into_iter().filter(|words| !words.is_empty()).collect::<Vec<_>>();
+        let words = format!("  {}", words.join("; "));
         let display = &self.display;
         let next = self.next.get_or_insert_with(|| {
             let bar = display.add(ProgressBar::new_spinner());
@@ -114,28 +126,32 @@ impl Terminal {
                 self.end_spin();
                 let words = head(self, step);
                 self.spin(&words);
-                self.announce_next();
+                self.announce_next("");
             }
             EventKind::Progress { step, .. } => {
-                let words = head(self, step);
-                let view = self.steps.get(step).map(|(_, view)| view);
-                let in_words = |all| view.map(|view| progress(view, all)).unwrap_or_default();
-                let length = |text: &str| text.chars().count();
-                // Where there is no room for all of it, paths go first, then the title's end.
+                let Some((number, view)) = self.steps.get(step) else { return };
+                // What there is in all stands in the title's end, and in what follows.
+                let title = view.title.split(": ").next().unwrap_or_default();
+                let words = self.head(number, title);
                 let room = self.room();
-                let said = in_words(true);
-                let fits = length(&words) + 2 + length(&said) <= room;
-                let said = if fits { said } else { in_words(false) };
-                let left = room.saturating_sub(length(&said) + 2);
-                let line = format!("{}: {said}", cut(&words, left));
+                let whole = format!("{words}: {}", progress(view));
+                let (line, besides) = match whole.chars().count() <= room {
+                    true => (whole, String::new()),
+                    false => {
+                        let (how_far, amounts) = progress_in_two(view);
+                        let left = room.saturating_sub(how_far.chars().count() + 2);
+                        (format!("{}: {how_far}", cut(&words, left)), amounts)
+                    }
+                };
                 self.spin(&line);
+                self.announce_next(&besides);
             }
             EventKind::Output { line, .. } if self.verbose => {
                 self.print(&self.style.dim(&format!("    | {line}")));
             }
             EventKind::Output { .. } => {}
             EventKind::Warning { message, .. } => {
-                self.print(&format!("{} {message}", self.style.yellow("!")));
+                self.print_remark(message);
             }
             EventKind::StepFinished { step, outcome, elapsed_ms } => {
                 self.end_spin();
@@ -184,7 +200,7 @@ impl Screen for Terminal {
                     self.print(&self.style.dim(&format!("    nix: {line}")));
                 }
             }
-            Notice::Remark(text) => self.print(&format!("{} {text}", self.style.yellow("!"))),
+            Notice::Remark(text) => self.print_remark(text),
             Notice::Nix { .. }
             | Notice::Connecting { .. } | Notice::Uploading { .. } | Notice::Waiting { .. } => {
                 self.spin(&sentence(notice).unwrap_or_default());
