@@ -200,6 +200,17 @@ fn a_flakes_layout_as_a_document() {
         .unwrap();
     assert!(planned.status.success(), "{planned:?}");
 
+    // The disks alone need the layout alone.
+    let nowhere = ["root@127.0.0.1:1", "--agent", "/bin/cat"];
+    let disko = ["--disko-mode", "mount"];
+    for (command, more) in [("rescue", &[][..]), ("disko", &disko)] {
+        let (code, _, err) = place.keystone(command, "nas", &[&nowhere[..], more].concat());
+        assert_eq!(code, 68, "{command}: {err}");
+        let (code, _, err) = place.keystone(command, "other", &[&nowhere[..], more].concat());
+        assert_eq!(code, 65, "{command}: {err}");
+    }
+    assert!(!place.built("-nixos-system-nas-25.11"), "built for nothing");
+
     let (code, _, err) = place.keystone("layout", "nobody", &["--show-trace"]);
     assert_eq!(code, 78, "{err}");
     assert!(err.contains("nobody"), "{err}");

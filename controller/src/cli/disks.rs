@@ -2,10 +2,12 @@
 
 use super::args::LinkArgs;
 use super::args::agreement::{AgreementArgs, MadeSecretsArgs};
+use super::args::nix::{self, EvaluationArgs};
 use super::args::writing::{DiskNameArgs, WritingArgs};
+use crate::flake::Flake;
 use super::link::link_options;
 use super::output::{closing, print};
-use super::system::read_layout;
+use super::system::layout_of;
 use crate::confirm::{Consent, plan_text};
 use crate::disks::{self, DisksRequest, RescueRequest};
 use crate::install::InstallError;
@@ -26,8 +28,15 @@ use std::path::PathBuf;
 #[derive(Debug, Args)]
 pub struct DiskArgs {
     /// The layout of its disks: disko.devices as JSON (- for standard input)
-    #[arg(long, value_name = "LAYOUT.json")]
-    pub layout: PathBuf,
+    #[arg(long, value_name = "LAYOUT.json", required_unless_present = "flake")]
+    pub layout: Option<PathBuf>,
+    /// The layout of a flake's configuration, which nix evaluates
+    #[arg(short, long, value_name = "URI#NAME", value_parser = nix::flake,
+          conflicts_with = "layout")]
+    pub flake: Option<Flake>,
+    /// How it is evaluated.
+    #[command(flatten)]
+    pub evaluation: EvaluationArgs,
     /// Which disks.
     #[command(flatten)]
     pub names: DiskNameArgs,
@@ -35,6 +44,18 @@ pub struct DiskArgs {
     /// (- for standard input); the TPM is tried first
     #[arg(long, value_name = "FILE")]
     pub unlock_key_file: Option<SecretSource>,
+}
+
+impl DiskArgs {
+    /// The layout document, JSON.
+    async fn layout(
+        &self,
+        operator: &mut CommandLine,
+        stop: &Stop,
+    ) -> Result<String, InstallError> {
+        let evaluation = self.evaluation.options();
+        layout_of(self.layout.as_deref(), self.flake.as_ref(), &evaluation, operator, stop).await
+    }
 }
 
 /// `keystone disko`
@@ -116,7 +137,7 @@ async fn run_disko(
     let options =
         InstallOptions { disko_mode: args.mode, ..args.writing.options(&args.disks.names) };
     let request = DisksRequest {
-        layout: read_layout(&args.disks.layout)?,
+        layout: args.disks.layout(operator, stop).await?,
         link: link_options(&args.link, operator)?,
         options,
         dry_run: args.agreement.dry_run,
@@ -167,7 +188,7 @@ async fn run_rescue(
     stop: &Stop,
 ) -> Result<Exit, InstallError> {
     let request = RescueRequest {
-        layout: read_layout(&args.disks.layout)?,
+        layout: args.disks.layout(operator, stop).await?,
         link: link_options(&args.link, operator)?,
         options: args.disks.names.options(),
         command: args.command.clone(),

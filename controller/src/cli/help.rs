@@ -89,7 +89,7 @@ Examples:
 pub(super) const RESCUE: &str = "\
 Examples:
   A shell in the system:
-    keystone rescue root@10.0.0.5 --layout layout.json
+    keystone rescue root@10.0.0.5 --flake .#nas
 
   One command, with the recovery key from a file:
     keystone rescue root@10.0.0.5 --layout layout.json --unlock-key-file nas.key \\

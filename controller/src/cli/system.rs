@@ -5,7 +5,7 @@ use super::args::nix::BuildOn;
 use super::run::stoppable;
 use crate::additions::{Archive, HostKeyFile, keys};
 use crate::closure::{Closure, ClosureError, ClosureSource};
-use crate::flake;
+use crate::flake::{self, Flake, NixOptions};
 use crate::install::{Additions, InstallError, PreflightError};
 use crate::operator::{Notice, Operator};
 use crate::stop::Stop;
@@ -48,26 +48,19 @@ pub(super) async fn find(
                 .to_owned(),
         ));
     }
-    let layout = match (&system.layout, &system.flake, system.store_paths.as_slice()) {
-        (Some(path), ..) => read_layout(path)?,
-        (None, Some(flake), _) => {
-            let options = system.nix.options(debug);
-            // Before anything is built: what is wrong with it is known in seconds.
-            let layout = flake::layout(flake, &options, operator, stop).await?;
-            Layout::parse(&layout)
-                .map_err(|error| InstallError::Preflight(PreflightError::from(error)))?;
-            layout
-        }
-        (None, None, [script, _]) => {
-            return Err(InstallError::Usage(format!(
-                "--store-paths {}: disko's script is not run, since it asks nobody and checks \
-                 nothing; give the layout that it was made from with --layout LAYOUT.json \
-                 (nix/layout.nix extracts it)",
-                script.display()
-            )));
-        }
-        _ => return Err(InstallError::Usage("there is no layout: give --layout".to_owned())),
-    };
+    if let (None, None, [script, _]) =
+        (&system.layout, &system.flake, system.store_paths.as_slice())
+    {
+        return Err(InstallError::Usage(format!(
+            "--store-paths {}: disko's script is not run, since it asks nobody and checks nothing; \
+             give the layout that it was made from with --layout LAYOUT.json (keystone layout \
+             --flake URI#NAME writes it)",
+            script.display()
+        )));
+    }
+    let options = system.nix.options(debug);
+    let layout =
+        layout_of(system.layout.as_deref(), system.flake.as_ref(), &options, operator, stop).await?;
     let mut origin = system.origin.clone();
     match (&system.flake, system.store_paths.as_slice()) {
         (Some(flake), _) => {
@@ -88,6 +81,27 @@ pub(super) async fn find(
     }
     let (closure, source) = stoppable(stop, move || origin.system()).await?;
     Ok(Found { closure, source, layout })
+}
+
+/// The layout document, read from a file, or evaluated: then what is wrong with it is known before
+/// anything is built or any machine called.
+pub(super) async fn layout_of(
+    file: Option<&Path>,
+    flake: Option<&Flake>,
+    options: &NixOptions,
+    operator: &mut CommandLine,
+    stop: &Stop,
+) -> Result<String, InstallError> {
+    match (file, flake) {
+        (Some(path), _) => read_layout(path),
+        (None, Some(flake)) => {
+            let layout = flake::layout(flake, options, operator, stop).await?;
+            Layout::parse(&layout)
+                .map_err(|error| InstallError::Preflight(PreflightError::from(error)))?;
+            Ok(layout)
+        }
+        (None, None) => Err(InstallError::Usage("there is no layout: give --layout".to_owned())),
+    }
 }
 
 /// The text of a layout document.

@@ -101,6 +101,7 @@ impl PeerArgs {
 #[cfg(test)]
 mod tests {
     use super::super::tests::install;
+    use clap::CommandFactory;
 
     #[test]
     fn nothing_is_ignored() {
@@ -118,6 +119,32 @@ mod tests {
             &["--post-kexec-ssh-host", "10.0.0.9"],
         ] {
             assert!(refused(more).contains("medium"), "{more:?}");
+        }
+    }
+
+    /// Everything that nixos-anywhere's `--help` has is taken, and stands in the table.
+    #[test]
+    fn the_documentation_has_every_option() {
+        let text = include_str!("../../../../docs/nixos-anywhere.md");
+        let command = super::super::Cli::command();
+        let install = command.find_subcommand("install").unwrap();
+        for option in [
+            "--build-on", "--build-on-remote", "--chown", "--copy-host-keys", "--debug",
+            "--disk-encryption-keys", "--disko-mode", "--env-password", "--extra-files", "--flake",
+            "--force-kexec", "--from", "--generate-hardware-config", "--kexec",
+            "--kexec-extra-flags", "--no-disko-deps", "--no-reboot",
+            "--no-substitute-on-destination", "--no-use-machine-substituters", "--option",
+            "--phases", "--post-kexec-ssh-port", "--print-build-logs", "--show-trace",
+            "--ssh-option", "--ssh-port", "--ssh-store-setting", "--stop-after-disko",
+            "--store-paths", "--target-host", "--tty", "--vm-test",
+        ] {
+            let long = option.trim_start_matches('-');
+            let known = install.get_arguments().any(|arg| {
+                arg.get_long() == Some(long)
+                    || arg.get_all_aliases().is_some_and(|aliases| aliases.contains(&long))
+            });
+            assert!(known, "{option} is not taken");
+            assert!(text.contains(&format!("`{option}")), "{option} is not in the table");
         }
     }
 
