@@ -17,19 +17,29 @@ struct Said {
     err: String,
 }
 
-/// Runs `keystone` without a terminal and without the machine's own keys.
-fn keystone(args: &[&str]) -> Said {
-    let home = tempfile::tempdir().unwrap();
-    let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_keystone"))
+/// `keystone` without a terminal and without the machine's own keys.
+fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_keystone"));
+    command
         .args(args)
-        .env("HOME", home.path())
+        .env("HOME", "/nonexistent")
         .env_remove("SSH_AUTH_SOCK")
+        .env_remove("SSH_PRIVATE_KEY")
         .env_remove("KEYSTONE_AGENT")
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
+        .stdin(Stdio::null());
+    command
+}
+
+fn said(command: &mut Command) -> Said {
+    let Output { status, stdout, stderr } = command.output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     Said { code: status.code().unwrap(), out: text(stdout), err: text(stderr) }
+}
+
+/// Runs `keystone`, with a home of its own.
+fn keystone(args: &[&str]) -> Said {
+    let home = tempfile::tempdir().unwrap();
+    said(command(args).env("HOME", home.path()))
 }
 
 #[track_caller]
@@ -212,6 +222,31 @@ fn host_keys_and_logins() {
     let refused = with(&["--host-key", &print, "-i", &stranger]);
     assert_refused(&refused, 69, &["accepts none of these", "authorized_keys"]);
     assert_refused(&with(&["--host-key", &print]), 69, &["no key to log in to"]);
+}
+
+/// The key itself in the environment, as nixos-anywhere takes it: used if no other is named.
+#[test]
+fn a_key_in_the_environment() {
+    let sshd = Sshd::in_namespace("mount -t tmpfs none /run");
+    let print = fingerprint(&sshd.host_key("ed25519"));
+    let at = sshd.destination().to_string();
+    let other = sshd.dir.path().join("other");
+    common::sshd::keygen(&other, "ed25519", "");
+    let other = other.display().to_string();
+    let with = |key: &str, more: &[&str]| {
+        let mut args = vec!["inventory", &at, "--agent", "/bin/cat", "--host-key", &print];
+        args.extend(more);
+        said(command(&args).env("SSH_PRIVATE_KEY", key))
+    };
+    let key = std::fs::read_to_string(sshd.key()).unwrap();
+    // Logged in: `cat` is no agent.
+    assert_refused(&with(&key, &[]), 71, &["can't understand the agent"]);
+    assert_refused(&with(&key, &["-i", &other]), 69, &["accepts none of these"]);
+    assert_refused(&with("", &[]), 69, &["no key to log in to"]);
+    let none = with("no key", &[]);
+    assert_refused(&none, 67, &["SSH_PRIVATE_KEY", "-i"]);
+    let wrong = with(&std::fs::read_to_string(&other).unwrap(), &[]);
+    assert_refused(&wrong, 69, &["accepts none of these", "SSH_PRIVATE_KEY"]);
 }
 
 /// `cat` sends our own hello back: not an agent, and nothing of it is left behind.

@@ -12,6 +12,7 @@ use crate::ui::CommandLine;
 use crate::ui::login::TerminalPrompt;
 use crate::upload::LocalAgent;
 use keystone_protocol::secret::Secret;
+use russh::keys::{PrivateKey, decode_secret_key};
 use std::ffi::OsStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,6 +70,7 @@ pub(super) fn reach_at(
         host_key: args.host_key.clone(),
         known_hosts: args.known_hosts.clone(),
         identities: args.identities.clone(),
+        key: key_of_environment(args, operator)?,
         login,
         timeout: args.connect_timeout.map(Duration::from_secs),
         ..Given::nothing(prompt)
@@ -92,6 +94,32 @@ pub(super) fn link_options(
         agent_log: if args.output.verbose > 1 { "debug" } else { "info" }.to_owned(),
         patience: Duration::ZERO,
     })
+}
+
+/// The variable that holds a private key itself.
+const KEY_VARIABLE: &str = "SSH_PRIVATE_KEY";
+
+/// The key in the environment, where no other is named.
+fn key_of_environment(
+    args: &LinkArgs,
+    operator: &mut CommandLine,
+) -> Result<Option<(String, PrivateKey)>, InstallError> {
+    let text = std::env::var(KEY_VARIABLE).map(Zeroizing::new).unwrap_or_default();
+    if !args.identities.is_empty() || text.trim().is_empty() {
+        return Ok(None);
+    }
+    operator.hide(&Secret::new(text.as_bytes().to_vec()));
+    match decode_secret_key(&text, None) {
+        Ok(key) => Ok(Some((KEY_VARIABLE.to_owned(), key))),
+        Err(error) => {
+            let why = crate::chain(&error);
+            Err(OperatorError::Unusable(format!(
+                "{KEY_VARIABLE} holds no private key that can be used: {why}; give a file with -i, \
+                 or keep a key with a passphrase in an ssh-agent"
+            ))
+            .into())
+        }
+    }
 }
 
 fn password(args: &LinkArgs) -> Result<Option<GivenPassword>, InstallError> {

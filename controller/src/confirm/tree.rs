@@ -258,28 +258,8 @@ impl Tree<'_> {
                 self.device(to).say(format!("a copy of {mountpoint}"));
             }
             Action::Mount(mount) => self.mount(mount),
-            Action::Release(_)
-            | Action::WipeDisk { .. }
-            | Action::CreatePhysicalVolume { .. }
-            | Action::Swapoff { .. }
-            | Action::StopArray { .. }
-            | Action::DeactivateGroup { .. }
-            | Action::Hook(_)
-            | Action::CreateSnapshot { .. }
-            | Action::Enroll { .. }
-            | Action::UnlockDataset { .. }
-            | Action::CloseLuks { .. }
-            | Action::ReceiveClosure { .. }
-            | Action::SetProfile { .. }
-            | Action::PutFiles(_)
-            | Action::Chown(_)
-            | Action::HostKey { .. }
-            | Action::InstallBootloader { .. }
-            | Action::VerifyBootloader { .. }
-            | Action::WriteReport
-            | Action::Unmount
-            | Action::ExportPool { .. }
-            | Action::ProveSeal => {}
+            // Neither made nor mounted by it.
+            _ => {}
         }
     }
 

@@ -87,6 +87,15 @@ impl Identities {
         Identities { files, certificates: Vec::new(), only_files: false, agent, prompt }
     }
 
+    /// With a key that is in no file, known as `name` in messages: tried first, and none of the
+    /// usual ones besides.
+    pub fn with_key(mut self, name: &str, key: PrivateKey) -> Self {
+        self.files.retain(|file| file.origin != Origin::Usual);
+        let key = Arc::new(Mutex::new(Some(Arc::new(key))));
+        self.files.insert(0, KeyFile { path: name.into(), origin: Origin::Named, key });
+        self
+    }
+
     /// With another agent than that of the environment, or none.
     pub fn with_agent(mut self, socket: Option<PathBuf>) -> Self {
         self.agent = socket;

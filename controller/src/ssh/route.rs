@@ -7,6 +7,7 @@ use super::host_key::{HostKeyPolicy, Pin};
 use super::known_hosts;
 use super::prompt::{NoPrompt, Prompt};
 use super::{Address, Destination, Identities, Login, Method};
+use russh::keys::PrivateKey;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,8 @@ pub struct Given {
     pub known_hosts: Vec<PathBuf>,
     /// Key files.
     pub identities: Vec<PathBuf>,
+    /// A key that is in no file, and what it is called.
+    pub key: Option<(String, PrivateKey)>,
     /// Passwords.
     pub login: Login,
     /// Who is asked for passphrases and passwords.
@@ -43,6 +46,7 @@ impl Given {
             host_key: None,
             known_hosts: Vec::new(),
             identities: Vec::new(),
+            key: None,
             login: Login::new(Arc::clone(&prompt)),
             prompt,
             timeout: None,
@@ -194,6 +198,9 @@ impl Given {
         let mut keys = Identities::with_listed(&self.identities, listed.as_deref(), prompt)
             .with_certificates(paths(&settings.certificate_files, tokens)?)
             .only_files(settings.identities_only.unwrap_or(false));
+        if let Some((name, key)) = &self.key {
+            keys = keys.with_key(name, key.clone());
+        }
         match settings.identity_agent.as_deref() {
             None | Some("SSH_AUTH_SOCK") => {}
             Some(none) if none.eq_ignore_ascii_case("none") => keys = keys.with_agent(None),

@@ -25,7 +25,8 @@ pub struct LinkArgs {
     /// Look for its host key in this file instead of ~/.ssh/known_hosts; may be repeated
     #[arg(long, value_name = "FILE")]
     pub known_hosts: Vec<PathBuf>,
-    /// Log in with this private key; may be repeated. Else ~/.ssh/id_* and the ssh-agent
+    /// Log in with this private key; may be repeated. Else the key in the environment's variable
+    /// SSH_PRIVATE_KEY, or ~/.ssh/id_*; and the ssh-agent
     #[arg(short, long = "identity", value_name = "KEY")]
     pub identities: Vec<PathBuf>,
     /// Read this file instead of ~/.ssh/config and /etc/ssh/ssh_config; none for none
