@@ -14,6 +14,7 @@
 //! | [`nixos`] | an installed NixOS, as its boot entries say it |
 //! | [`boot`] | which disks the running system was booted from |
 //! | [`mapper`] | open device-mapper devices |
+//! | [`array`] | running software RAIDs |
 //! | [`pool`] | ZFS: labels, imported pools, the module |
 
 pub mod array;

@@ -80,6 +80,18 @@ impl std::fmt::Debug for Tpm {
     }
 }
 
+/// What the kernel's resource manager makes of a TPM that fails (Linux
+/// `drivers/char/tpm/tpm2-space.c`): EFAULT, and the TPM's own code in the kernel's log.
+fn failed(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(nix::libc::EFAULT) => {
+            ": it has failed; `dmesg | grep tpm` has its code. Turn the machine off and on, or \
+             install with --unlock password"
+        }
+        _ => "",
+    }
+}
+
 /// What can go wrong with a TPM.
 #[derive(Debug, thiserror::Error)]
 pub enum TpmError {
@@ -87,7 +99,7 @@ pub enum TpmError {
     #[error("open {DEVICE}")]
     Open(#[source] io::Error),
     /// No command goes through.
-    #[error("talk to the TPM ({command})")]
+    #[error("talk to the TPM ({command}){}", failed(source))]
     Io {
         /// The command.
         command: &'static str,

@@ -3,6 +3,7 @@
 //! | module | job |
 //! |---|---|
 //! | [`source`] | reads a secret from a file, a pipe or standard input |
+//! | `private` | memory kept out of core dumps |
 //! | [`recovery`] | the file that takes the recovery keys |
 //!
 //! Never in arguments, environment, logs or `--json`; zeroed when no longer needed.
