@@ -65,10 +65,12 @@ impl Ended {
     }
 
     /// Fails unless it ended with exit code `code` and last words that have each of `words`. Only
-    /// what is said from the error (or the stop) on counts: names on the command line or in the
+    /// what is said from the error (or the stop, or the failed step) on counts: names on the command line or in the
     /// progress don't.
     pub fn refused(&self, code: i32, words: &[&str]) -> Result<()> {
-        let begins = |line: &&str| line.starts_with("error") || line.starts_with("stopped");
+        let failed = |line: &str| line.starts_with("step ") && line.contains(" failed: ");
+        let begins =
+            |line: &&str| line.starts_with("error") || line.starts_with("stopped") || failed(line);
         let lines: Vec<&str> = self.stderr.lines().collect();
         let from = lines.iter().rposition(|line| begins(&line)).unwrap_or(lines.len());
         let error = lines[from..].join("\n");
