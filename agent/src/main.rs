@@ -39,6 +39,8 @@ fn serve() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .without_time()
+        // Nobody may read it any more: no reason to die.
+        .log_internal_errors(false)
         .init();
     if !nix::unistd::geteuid().is_root() {
         eprintln!("keystone-agent: must run as root: log in as root");

@@ -108,7 +108,7 @@ pub struct PlanRequest {
 }
 
 /// Confirms a plan and starts it.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ExecuteRequest {
     /// What the plan is made from, again: the agent plans anew and compares.
     pub request: PlanRequest,
@@ -126,6 +126,12 @@ pub struct ExecuteRequest {
     /// SSH host keys given by the operator, in OpenSSH's format, in the order of the plan's
     /// public halves.
     pub host_keys: Vec<Secret>,
+    /// Whether an earlier connection confirmed and began it, and broke. The phase `install` that it
+    /// left is gone on with; if it ended meanwhile, its report is the answer.
+    pub goes_on: bool,
+    /// If this connection breaks once the target is mounted, everything stays open for another one
+    /// that goes on, for so many seconds; then it is closed.
+    pub patience_s: u64,
 }
 
 /// Asks for a closure in a store below a directory. Answered like an execution: events, with

@@ -3,7 +3,7 @@
 use crate::keystone::{Ended, Keystone};
 use crate::loopback::{Disk, Line, Source, Sshd, offsets};
 use crate::runner::Context;
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use std::fs;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -60,10 +60,10 @@ pub(super) fn run(context: &Context) -> Result<()> {
     let keystone = context.keystone()?;
     let bed = Bed { keystone, sshd: Sshd::start()?, source: Source::make(SIZE)? };
     let whole = uncut(&bed).context("a whole copy")?;
-    cut(&bed, whole).context("a line that is cut")?;
-    flipped(&bed, whole).context("a line that flips bits")?;
     killed(&bed).context("an agent that is killed")?;
-    full(&bed).context("a disk that is full")
+    full(&bed).context("a disk that is full")?;
+    cut(&bed, whole).context("a line that is cut")?;
+    flipped(&bed, whole).context("a line that flips bits")
 }
 
 /// Returns how many bytes a copy sends.
@@ -76,7 +76,7 @@ fn uncut(bed: &Bed<'_>) -> Result<u64> {
 
 fn cut(bed: &Bed<'_>, whole: u64) -> Result<()> {
     let (line, disk) = (Line::to(&bed.sshd)?, Disk::new(300)?);
-    let at = offsets(seed()?, CUTS, whole);
+    let at = offsets(seed()?, CUTS, whole / 10 * 9);
     println!("cuts at {at:?} of {whole}");
     line.cut_at(at);
     bed.copied(&line, &disk)?;
@@ -96,7 +96,7 @@ fn seed() -> Result<u64> {
 /// SSH notices each and ends the connection; nothing that was altered counts.
 fn flipped(bed: &Bed<'_>, whole: u64) -> Result<()> {
     let (line, disk) = (Line::to(&bed.sshd)?, Disk::new(300)?);
-    let at = offsets(seed()?, FLIPS, whole);
+    let at = offsets(seed()?, FLIPS, whole / 10 * 9);
     println!("flips at {at:?} of {whole}");
     line.flip_at(at);
     let ended = bed.copied(&line, &disk)?;
@@ -120,7 +120,10 @@ fn killed(bed: &Bed<'_>) -> Result<()> {
             ensure!(began.elapsed() < Duration::from_secs(120), "it does not get on");
             thread::sleep(Duration::from_millis(10));
         }
-        ensure!(bed.sshd.kill("keystone-agent")? > 0, "no agent was there to be killed, {part}");
+        if bed.sshd.kill("keystone-agent")? == 0 {
+            copy.kill()?;
+            bail!("kill {part}: no agent was there: {:?}", Ended::from(copy.wait_with_output()?));
+        }
     }
     line.slow_down(0);
     Ended::from(copy.wait_with_output()?).ok()?;

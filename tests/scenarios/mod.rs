@@ -6,6 +6,7 @@ mod by_hand;
 mod equals_the_tools;
 pub mod installed;
 mod layouts;
+mod line_breaks;
 mod live_system;
 mod luks_device;
 mod modes;
@@ -69,6 +70,12 @@ pub const ALL: &[Scenario] = &[
         gate: false,
         about: "phase by phase, with files, owners and host keys of the operator's; a wrong order and another plan are refused",
         run: phases::run,
+    },
+    Scenario {
+        name: "line-breaks",
+        gate: false,
+        about: "an installation whose line is cut amid the closure goes on by itself; one whose controller is killed is closed by the machine",
+        run: line_breaks::run,
     },
     Scenario {
         name: "unsealed",

@@ -184,10 +184,18 @@ impl Line {
     /// # Errors
     /// No port is free.
     pub fn to(sshd: &Sshd) -> Result<Line> {
+        Line::to_port(sshd.port)
+    }
+
+    /// A line to a port of loopback.
+    ///
+    /// # Errors
+    /// No port is free.
+    pub fn to_port(to: u16) -> Result<Line> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let port = listener.local_addr()?.port();
         let shared = Arc::new(Shared {
-            to: sshd.port,
+            to,
             sent: AtomicU64::new(0),
             cuts: Mutex::default(),
             flips: Mutex::default(),
@@ -230,6 +238,11 @@ impl Line {
     /// How many cuts and flips are left.
     pub fn left(&self) -> usize {
         lock(&self.shared.cuts).len() + lock(&self.shared.flips).len()
+    }
+
+    /// Cuts it now.
+    pub fn cut(&self) {
+        lock(&self.shared.cuts).push_front(0);
     }
 
     /// Makes it slower: bytes per second, 0 for as fast as it can be.
@@ -324,10 +337,10 @@ impl Source {
         let name = |n: char, what: &str| format!("{}-{what}", n.to_string().repeat(32));
         let (big, tree, text, top) =
             (name('1', "big"), name('2', "tree"), name('3', "text"), name('4', "top"));
-        let third = (mib << 20) / 3;
+        let half = (mib << 20) / 2;
         let mut noise = Noise(0x2545_f491_4f6c_dd1d);
-        fs::write(store.join(&big), noise.bytes(third))?;
-        let per_file = third / 3000;
+        fs::write(store.join(&big), noise.bytes(half))?;
+        let per_file = half / 3000;
         for n in 0..3000 {
             let at = store.join(&tree).join(format!("d{}", n % 50)).join(format!("e{}", n % 3));
             fs::create_dir_all(&at)?;
@@ -336,7 +349,8 @@ impl Source {
         fs::create_dir(store.join(&tree).join("empty"))?;
         std::os::unix::fs::symlink("/nowhere", store.join(&tree).join("link"))?;
         let line = "a line that is repeated, number ".repeat(30);
-        let lines: String = (0..third / line.len()).map(|n| format!("{line}{n}\n")).collect();
+        // Little of it, so that how much is sent hardly depends on whether it is compressed.
+        let lines: String = (0..half / 20 / line.len()).map(|n| format!("{line}{n}\n")).collect();
         fs::write(store.join(&text), lines)?;
         fs::create_dir(store.join(&top))?;
         std::os::unix::fs::symlink(format!("/nix/store/{tree}"), store.join(&top).join("tree"))?;

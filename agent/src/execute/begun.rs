@@ -1,4 +1,5 @@
-//! An installation that is done phase by phase: what one agent leaves for the next.
+//! An installation that is done phase by phase, or whose connection broke: what one agent leaves
+//! for the next.
 //!
 //! It lies in `/run/keystone` of the running installer and is gone with it, as are the open
 //! containers and loaded keys that it speaks of. It holds no secret.

@@ -11,17 +11,37 @@ pub struct Cancelled;
 
 /// A flag that asks an execution to stop. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub struct Cancel(Arc<AtomicBool>);
+pub struct Cancel(Arc<Flags>);
+
+#[derive(Debug, Default)]
+struct Flags {
+    stop: AtomicBool,
+    abandoned: AtomicBool,
+}
 
 impl Cancel {
     /// Asks to stop.
     pub fn cancel(&self) {
-        self.0.store(true, Ordering::SeqCst);
+        self.0.stop.store(true, Ordering::SeqCst);
     }
 
-    /// Whether it was asked for.
+    /// Asks to stop because nobody is there any more, though somebody may come: what is done and
+    /// open is of use to who goes on. After [`Cancel::cancel`] it changes nothing.
+    pub fn abandon(&self) {
+        if !self.is_cancelled() {
+            self.0.abandoned.store(true, Ordering::SeqCst);
+            self.cancel();
+        }
+    }
+
+    /// Whether it was asked for, one way or the other.
     pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
+        self.0.stop.load(Ordering::SeqCst)
+    }
+
+    /// Whether it was asked for because nobody is there any more.
+    pub fn is_abandoned(&self) -> bool {
+        self.0.abandoned.load(Ordering::SeqCst)
     }
 
     /// An error once it was asked for.
@@ -31,6 +51,22 @@ impl Cancel {
 
     /// The flag itself, for effects that poll it.
     pub fn flag(&self) -> &AtomicBool {
-        &self.0
+        &self.0.stop
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asked_to_stop_has_not_abandoned_it() {
+        let asked = Cancel::default();
+        asked.cancel();
+        asked.abandon();
+        assert!(asked.check().is_err() && !asked.is_abandoned());
+        let gone = Cancel::default();
+        gone.abandon();
+        assert!(gone.check().is_err() && gone.is_abandoned());
     }
 }

@@ -212,6 +212,8 @@ impl Machine {
         self.ssh_host_key = state.ssh_host_key.clone();
         self.opened = state.opened.clone();
         self.started_at = state.started_at;
+        // Whether the other agent came that far is not known.
+        self.boot_loader_begun = true;
     }
 
     /// What another agent needs to go on.

@@ -8,8 +8,9 @@
 //! | module | job |
 //! |---|---|
 //! | [`supplies`] | what an execution needs from outside |
-//! | [`begun`] | an installation done phase by phase: what one agent leaves for the next |
+//! | [`begun`] | what one agent leaves for the next: phase by phase, or when its connection broke |
 //! | [`cancel`] | stopping between two writes |
+//! | [`lock`] | one execution at a time |
 //! | [`journal`] | start and end of each step, on stable storage |
 //! | [`machine`] | what the plan's names are on this machine: nodes, GUIDs, keys in memory |
 //! | `progress` | how far a step is, said not too often |
@@ -23,6 +24,7 @@ pub mod begun;
 pub mod cancel;
 pub mod failure;
 pub mod journal;
+pub mod lock;
 pub mod machine;
 pub(crate) mod progress;
 pub mod steps;
@@ -38,6 +40,7 @@ use keystone_protocol::phase::Phases;
 use keystone_protocol::plan::{Action, Plan, Step};
 use keystone_protocol::report::{EndsAt, Report, StepReport};
 use machine::Machine;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 use supplies::{EventSink, Supplies};
 
@@ -54,6 +57,10 @@ pub struct Execution<'a> {
     steps: Vec<StepReport>,
     warnings: Vec<String>,
     phases: Phases,
+    leaves: Option<PathBuf>,
+    /// Whether what another agent needs was left, and whether everything is open for it.
+    left: bool,
+    open: bool,
 }
 
 impl<'a> Execution<'a> {
@@ -79,7 +86,28 @@ impl<'a> Execution<'a> {
             steps: Vec::new(),
             warnings: plan.warnings.clone(),
             phases: Phases::ALL,
+            leaves: None,
+            left: false,
+            open: false,
         }
+    }
+
+    /// Leaves what another agent needs to go on at `path` when the target is mounted; and if the
+    /// execution is abandoned after that, everything open.
+    pub fn leaving(mut self, path: &Path) -> Self {
+        self.leaves = Some(path.to_owned());
+        self
+    }
+
+    /// Whether it was abandoned, and everything is open for another agent.
+    pub fn is_open(&self) -> bool {
+        self.open
+    }
+
+    /// Closes what is open, as far as it goes, and says what is there then.
+    pub fn close(&mut self) -> Vec<String> {
+        self.open = false;
+        self.machine.close_after_failure(self.plan)
     }
 
     /// Runs only these phases; with the first left out, going on with what was begun.
@@ -124,7 +152,13 @@ impl<'a> Execution<'a> {
             .map(|step| StepSummary { id: step.id.clone(), title: step.title.clone() })
             .collect();
         self.emit(EventKind::Started { plan: self.plan.hash.clone(), steps });
+        let mounted = &self.plan.steps[..self.plan.mounted_at()];
         for step in wanted {
+            if self.phases.install
+                && (!self.phases.disko || !mounted.iter().any(|other| std::ptr::eq(other, step)))
+            {
+                self.leave();
+            }
             if let Err(failure) = self.run_step(step) {
                 self.emit(EventKind::Failed { failure: failure.clone() });
                 return Err(failure);
@@ -161,7 +195,11 @@ impl<'a> Execution<'a> {
             }
             Err(error) => {
                 self.journal_best_effort(step, Err(&error));
-                let left = self.machine.close_after_failure(self.plan);
+                self.open = self.left && self.cancel.is_abandoned();
+                let left = match self.open {
+                    true => vec!["everything is open, for another agent to go on".to_owned()],
+                    false => self.end(),
+                };
                 let failure = failure::of_step(&error, left, self.plan, self.phases);
                 self.emit(EventKind::StepFailed {
                     step: step.id.clone(),
@@ -170,6 +208,26 @@ impl<'a> Execution<'a> {
                 Err(failure)
             }
         }
+    }
+
+    /// Leaves what another agent needs, once.
+    fn leave(&mut self) {
+        let Some(path) = self.leaves.clone().filter(|_| !self.left) else { return };
+        let report = self.report(EndsAt::Mounted);
+        match (Begun { done: false, ..self.begun(&report) }).write(&path) {
+            Ok(()) => self.left = true,
+            Err(error) => tracing::warn!("if the connection breaks, nobody can go on: {error}"),
+        }
+    }
+
+    /// Closes everything; nobody can go on.
+    fn end(&mut self) -> Vec<String> {
+        if let (true, Some(path)) = (self.left, &self.leaves)
+            && let Err(error) = Begun::forget(path)
+        {
+            tracing::warn!("{error}");
+        }
+        self.machine.close_after_failure(self.plan)
     }
 
     /// A step's end is told even if the journal can no longer be written: the step was done.

@@ -10,6 +10,7 @@ use crate::execute::begun::{BEGUN, Begun, nothing_begun};
 use crate::execute::cancel::Cancel;
 use crate::execute::failure::causes;
 use crate::execute::journal::{JOURNAL, Journal};
+use crate::execute::lock::{LOCK, Lock};
 use crate::execute::machine::Machine;
 use crate::{inventory, plan};
 use keystone_protocol::event::Failure;
@@ -26,6 +27,14 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long another agent may go on with its execution: longer than one waits for a controller
+/// that is silent.
+const OTHER_AGENT: Duration = Duration::from_secs(150);
+
+/// How often it is looked whether another agent goes on.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Serves the conversation on stdin and stdout until the stream ends.
 pub fn serve() -> Result<(), WireError> {
@@ -120,9 +129,23 @@ impl Session<'_> {
             pin,
             key_files,
             host_keys,
+            goes_on,
+            patience_s,
         } = request;
         let secrets = Secrets { password, pin, key_files, host_keys };
         let phases = request.phases;
+        let lock = match Lock::take(Path::new(LOCK), OTHER_AGENT) {
+            Ok(lock) => lock,
+            Err(error) => {
+                return self.send(&refused(RefusalKind::TargetUnfit, chain(&error), None));
+            }
+        };
+        if goes_on && let Ok(Some(Begun { done: true, plan, report, .. })) = Begun::read(Path::new(BEGUN))
+            && plan.hash == confirmed
+        {
+            self.installed = true;
+            return self.send(&ToController::Done(Box::new(report)));
+        }
         // The target is looked at again: what was confirmed must still be what is there.
         let (inventory, plan, begun) = match inventory_and_plan(&request) {
             Ok(found) => found,
@@ -191,9 +214,12 @@ impl Session<'_> {
             journal,
         )
         .only(phases, begun.as_ref());
+        let installs = !plan.basis.toplevel.is_empty();
+        if installs && patience_s > 0 {
+            execution = execution.leaving(Path::new(BEGUN));
+        }
         match execution.run() {
             Ok(mut report) => {
-                let installs = !plan.basis.toplevel.is_empty();
                 self.installed = phases.install && installs;
                 if installs
                     && let Err(error) = execution.begun(&report).write(Path::new(BEGUN))
@@ -204,6 +230,11 @@ impl Session<'_> {
                     ));
                 }
                 self.send(&ToController::Done(Box::new(report)))
+            }
+            Err(_) if execution.is_open() => {
+                drop(lock);
+                wait_for_another(&mut execution, Duration::from_secs(patience_s));
+                Err(WireError::Ended)
             }
             Err(failure) => self.failed(failure),
         }
@@ -228,6 +259,26 @@ impl Session<'_> {
             Ok(()) => self.send(&ToController::Rebooting { boot_id }),
             Err(error) => self.send(&refused(RefusalKind::TargetUnfit, chain(&error), None)),
         }
+    }
+}
+
+/// Waits until another agent goes on with an execution that is open; closes it if none does.
+fn wait_for_another(execution: &mut Execution<'_>, patience: Duration) {
+    let (began, left) = (Instant::now(), Path::new(BEGUN));
+    tracing::info!("the connection broke; waiting {} s for another one", patience.as_secs());
+    while left.exists() {
+        // Who has the lock looks at what was left, and may take it.
+        if began.elapsed() >= patience
+            && let Ok(_lock) = Lock::take(Path::new(LOCK), Duration::ZERO)
+        {
+            if left.exists() && Begun::forget(left).is_ok() {
+                for line in execution.close() {
+                    tracing::info!("{line}");
+                }
+            }
+            return;
+        }
+        std::thread::sleep(LOOK);
     }
 }
 

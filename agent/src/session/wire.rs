@@ -145,6 +145,8 @@ impl Wire {
                 Err(RecvTimeoutError::Timeout) => {
                     waited += POLL;
                     if waited >= bound {
+                        // A connection may be gone without a word.
+                        self.cancel.abandon();
                         return Err(WireError::Silent(bound.as_secs(), what));
                     }
                 }
@@ -169,6 +171,7 @@ impl Reader {
                 Err(error) => {
                     if matches!(error, WireError::Ended | WireError::Io(_)) {
                         self.wait_for_last_blocks();
+                        self.cancel.abandon();
                     }
                     self.cancel.cancel();
                     true

@@ -125,6 +125,10 @@ pub struct InstallArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 900,
           value_parser = clap::value_parser!(u64).range(1..))]
     pub boot_timeout: u64,
+    /// After a broken connection, go on connecting for this many seconds; the machine waits as
+    /// long, and closes what is open then. 0: neither does
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    pub patience: u64,
     /// Write the report to this file (- for standard output)
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,

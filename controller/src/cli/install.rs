@@ -61,6 +61,7 @@ pub(super) async fn install_and_tell(
         Some(options) => options,
         None => link_options(link, operator)?,
     };
+    options.patience = Duration::from_secs(args.map_or(0, |args| args.patience));
     let destination = options.destination.clone();
     let agent = options.agent.hash;
     let until = match args {

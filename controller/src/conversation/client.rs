@@ -38,6 +38,8 @@ pub struct Conversation {
     pub(super) log: LogTail,
     /// NAR bytes that the agent says it has unpacked.
     pub(super) received: u64,
+    /// The step that was begun last.
+    pub(super) step: Option<String>,
     hello: AgentHello,
 }
 
@@ -69,7 +71,7 @@ impl Conversation {
         operator: &mut impl Operator,
     ) -> Result<Self, ConversationError> {
         let hello = AgentHello { version: String::new(), exe: String::new() };
-        let mut conversation = Conversation { wire, log: LogTail::default(), received: 0, hello };
+        let mut conversation = Conversation { wire, log: LogTail::default(), received: 0, step: None, hello };
         conversation.say(&ToAgent::Hello {
             protocol: PROTOCOL_VERSION,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -99,6 +101,11 @@ impl Conversation {
     /// How much of a closure the agent says it has received in this conversation, in NAR bytes.
     pub fn received(&self) -> u64 {
         self.received
+    }
+
+    /// The step of an execution that was begun last.
+    pub fn step(&self) -> Option<&str> {
+        self.step.as_deref()
     }
 
     /// The end of the agent's log.

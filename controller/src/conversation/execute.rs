@@ -28,6 +28,7 @@ const MIN_WINDOW_LOG: u32 = 20;
 const MAX_WINDOW_LOG: u32 = 27;
 
 /// What is executed.
+#[derive(Clone)]
 pub struct Execution {
     /// The confirmed plan, the closure and the secrets.
     pub request: ExecuteRequest,
@@ -116,7 +117,14 @@ impl Conversation {
         drop(message);
         let (stream, step, stopping, cause) = (None, None, None, None);
         let mut run = Run { paths, source, extra_files, stream, step, stopping, cause };
-        run.run_through(self, operator, stop).await
+        let outcome = run.run_through(self, operator, stop).await;
+        if let Err(ExecuteError::Conversation(error)) = &outcome
+            && !matches!(error, ConversationError::Lost { .. })
+        {
+            // It must not take this for a connection that broke. It may be one all the same.
+            let _ = self.say(&ToAgent::Abort);
+        }
+        outcome
     }
 }
 
@@ -164,7 +172,10 @@ impl Run {
             match message {
                 ToController::Event(event) => {
                     match &event.kind {
-                        EventKind::StepStarted { step } => self.step = Some(step.clone()),
+                        EventKind::StepStarted { step } => {
+                            self.step = Some(step.clone());
+                            agent.step = Some(step.clone());
+                        }
                         EventKind::StepFinished { .. } => self.step = None,
                         EventKind::Progress { done, unit: Unit::Bytes, .. } => {
                             agent.received = *done;

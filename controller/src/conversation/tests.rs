@@ -230,6 +230,8 @@ fn execution(nars: Vec<Vec<u8>>) -> Execution {
         pin: None,
         key_files: Default::default(),
         host_keys: vec![],
+        goes_on: false,
+        patience_s: 0,
     };
     Execution { request, source: Arc::new(Given(nars)), extra_files: None }
 }
@@ -413,6 +415,7 @@ async fn paths_that_do_not_exist_are_not_sent() {
     let agent = |mut peer: Peer| async move {
         peer.hear().await;
         peer.say(want(&[(7, 0)], 1 << 30)).await;
+        assert!(matches!(peer.hear().await, ToAgent::Abort));
         assert!(peer.frame().await.is_none());
     };
     let error = fails(agent, vec![vec![1]], Notes::default(), &Stop::never()).await;
@@ -518,6 +521,7 @@ async fn files_that_nobody_gave_are_not_sent() {
     let agent = |mut peer: Peer| async move {
         peer.hear().await;
         peer.say(ToController::WantExtraFiles { credit: 1 << 30, window_log: 23 }).await;
+        assert!(matches!(peer.hear().await, ToAgent::Abort));
         assert!(peer.frame().await.is_none());
     };
     let error = fails(agent, vec![vec![1]], Notes::default(), &Stop::never()).await;

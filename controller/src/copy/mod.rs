@@ -42,7 +42,9 @@ pub async fn copy<O: Operator>(
             },
             Err(error) => (error, false),
         };
-        line.broke(error, got_on, operator, stop).await?;
+        if !line.broke(&error, got_on, operator, stop).await {
+            return Err(error);
+        }
     }
 }
 
@@ -58,6 +60,7 @@ async fn over<O: Operator>(
     let done = link.conversation.copy(request, source, operator, stop).await;
     let log = link.conversation.log().lines().map(str::to_owned).collect();
     let got_on = link.conversation.received() > 0;
-    link.close().await;
-    done.map_err(|error| (InstallError::Copy { error: Box::new(error), log }, got_on))
+    let done = done.map_err(|error| InstallError::Copy { error: Box::new(error), log });
+    link.end(done.as_ref().err()).await;
+    done.map_err(|error| (error, got_on))
 }

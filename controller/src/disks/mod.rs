@@ -102,6 +102,8 @@ async fn in_mode<O: Operator>(
             pin: secrets.pin,
             key_files: Default::default(),
             host_keys: Vec::new(),
+            goes_on: false,
+            patience_s: 0,
         },
         source,
         extra_files: None,

@@ -56,39 +56,38 @@ impl<'a> Line<'a> {
     /// After a connection ended with `error`: waits until it is time for another one. `got_on`
     /// says whether it brought something to its end.
     ///
-    /// # Errors
-    /// `error`, if another connection would do no better or patience is over; the operator asked
+    /// `false` if another connection would do no better, patience is over, or the operator asked
     /// to stop.
     pub async fn broke<O: Operator>(
         &mut self,
-        error: InstallError,
+        error: &InstallError,
         got_on: bool,
         operator: &mut O,
         stop: &Stop,
-    ) -> Result<(), InstallError> {
+    ) -> bool {
         // Who could not be reached at all is not called again and again.
-        if !self.contact.reached || !is_of_the_line(&error) {
-            return Err(error);
+        if !self.contact.reached || !is_of_the_line(error) {
+            return false;
         }
         if got_on || std::mem::take(&mut self.contact.trail.gets_on) {
             (self.pause, self.broken) = (FIRST_PAUSE, None);
         }
         let since = self.broken.get_or_insert_with(Instant::now);
         if since.elapsed() + self.pause > self.options.patience {
-            return Err(error);
+            return false;
         }
-        operator.notice(Notice::Reconnecting { pause: self.pause, why: &crate::chain(&error) });
+        operator.notice(Notice::Reconnecting { pause: self.pause, why: &crate::chain(error) });
+        let pause = self.pause;
+        self.pause = (pause * 2).min(LONGEST_PAUSE);
         tokio::select! {
-            () = tokio::time::sleep(self.pause) => {}
-            () = stop.asked(1) => return Err(InstallError::Interrupted),
+            () = tokio::time::sleep(pause) => true,
+            () = stop.asked(1) => false,
         }
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-        Ok(())
     }
 }
 
 /// Whether the connection is at fault, and another one may do better.
-fn is_of_the_line(error: &InstallError) -> bool {
+pub(super) fn is_of_the_line(error: &InstallError) -> bool {
     let ssh = |error: &SshError| {
         matches!(
             error,

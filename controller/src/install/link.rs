@@ -1,7 +1,7 @@
 //! Connection, agent, conversation: what every command that looks at a machine needs.
 
 use super::error::InstallError;
-use super::line::Contact;
+use super::line::{Contact, is_of_the_line};
 use crate::conversation::Conversation;
 use crate::operator::{Notice, Operator};
 use crate::ssh::host_key::fingerprint;
@@ -95,7 +95,16 @@ impl Link {
         session.disconnect().await;
     }
 
-    /// Ends everything at once: the machine goes down, and what is on it with it.
+    /// Ends it after `error`, if there was one: a link that broke leaves the agent where it is, for
+    /// the next one.
+    pub async fn end(self, error: Option<&InstallError>) {
+        match error {
+            Some(error) if is_of_the_line(error) => self.leave().await,
+            _ => self.close().await,
+        }
+    }
+
+    /// Ends everything at once: the machine goes down, and what is on it with it, or sees to it.
     pub async fn leave(self) {
         let Link { session, conversation, .. } = self;
         drop(conversation);

@@ -5,12 +5,14 @@
 //! | [`preflight`] | what can be refused before the machine is contacted |
 //! | [`link`](mod@link) | connection, agent, conversation |
 //! | [`line`](mod@line) | connections one after another, as they break |
+//! | `going_on` | an execution over one connection after another |
 //! | [`hardware`] | a description of the hardware by the machine's own tools |
 //! | [`error`] | what can go wrong, and which kind of failure it is |
 //!
 //! [`install`] is the whole; front ends call it with their own [`Operator`].
 
 pub mod error;
+mod going_on;
 pub mod hardware;
 pub mod line;
 pub mod link;
@@ -106,10 +108,8 @@ pub async fn install<O: Operator>(
     let (choices, closure_facts) = (request.options, Some(closure.facts));
     let plan_request =
         PlanRequest { layout, options: choices, closure: closure_facts, phases };
-    let mut link = tokio::select! {
-        link = Link::open(&options, operator) => link?,
-        () = stop.asked(1) => return Err(InstallError::Interrupted),
-    };
+    let mut line = Line::to(&options);
+    let mut link = line.open(operator, stop).await?;
     let confirmed = tokio::select! {
         confirmed = plan_and_confirm(&mut link, &plan_request, &options, &until, operator) => confirmed,
         () = stop.asked(1) => Err(InstallError::Interrupted),
@@ -134,20 +134,14 @@ pub async fn install<O: Operator>(
             pin: secrets.pin,
             key_files: additions.disk_keys,
             host_keys: additions.host_keys,
+            goes_on: false,
+            patience_s: options.patience.as_secs(),
         },
         source,
         extra_files: additions.archive,
     };
-    let executed = link.conversation.execute(execution, operator, stop).await;
-    let mut report = match executed {
-        Ok(report) => report,
-        Err(error) => {
-            let log = link.conversation.log().lines().map(str::to_owned).collect();
-            link.close().await;
-            let plan = Box::new(plan);
-            return Err(InstallError::Execute { error: Box::new(error), plan, log });
-        }
-    };
+    let (mut link, mut report) =
+        going_on::execute(line, link, execution, &plan, operator, stop).await?;
     let verification = match until {
         Until::Verified(reboot) => {
             let boot_id = link.conversation.reboot(operator).await;

@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 const SWALLOWED: u64 = 4 << 20;
 /// What is measured at once, at least.
 const SPAN: Duration = Duration::from_millis(250);
-/// From this rate on compressing takes longer than sending, in bytes per second.
-const RAW_FROM: f64 = 190e6;
+/// From this rate on compressing takes longer than sending, in bytes per second: whatever is faster
+/// than a line of 1 Gbit/s. A fast line on busy processors is not taken for a slow one, which
+/// would make them busier.
+const RAW_FROM: f64 = 140e6;
 /// Below this rate one stream with a large window is worth its work, in bytes per second.
 const STREAM_BELOW: f64 = 60e6;
 /// Less than this is not worth a stream, in bytes.

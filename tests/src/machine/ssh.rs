@@ -25,6 +25,18 @@ impl Ssh {
         Ok(Ssh { port, key: key.to_owned(), dir })
     }
 
+    /// The same machine, behind another port of 127.0.0.1.
+    ///
+    /// # Errors
+    /// Its host key is not pinned yet.
+    pub fn behind(&self, port: u16) -> Result<Ssh> {
+        let other = Ssh::new(port, &self.key)?;
+        let known = std::fs::read_to_string(self.known_hosts()).context("the pinned host key")?;
+        let from = format!("[127.0.0.1]:{}", self.port);
+        std::fs::write(other.known_hosts(), known.replace(&from, &format!("[127.0.0.1]:{port}")))?;
+        Ok(other)
+    }
+
     /// The file with the pinned host key, in `known_hosts` form.
     pub fn known_hosts(&self) -> PathBuf {
         self.dir.path().join("known_hosts")
