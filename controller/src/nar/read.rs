@@ -6,13 +6,15 @@ use crate::closure::{ClosureError, ClosureSource};
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 /// Paths that are read at the same time.
 const READERS: usize = 2;
 /// Pieces of a path that are read ahead.
 const AHEAD: usize = 3;
+/// Bytes of paths behind the one that is handed out which are read ahead, in all.
+const BUDGET: usize = 24 << 20;
 
 /// A piece of a path's NAR.
 #[derive(Debug)]
@@ -28,11 +30,55 @@ pub(super) struct Piece {
 }
 
 type Pieces = Receiver<Result<Piece, ClosureError>>;
-type Waiting = Mutex<VecDeque<(Item, SyncSender<Result<Piece, ClosureError>>)>>;
+type Waiting = Mutex<VecDeque<(usize, Item, SyncSender<Result<Piece, ClosureError>>)>>;
 
 /// The pieces of a list of paths, in order.
 pub(super) struct Reader {
     paths: VecDeque<Pieces>,
+    ahead: Arc<Ahead>,
+}
+
+/// Bounds what is read ahead of paths that are small: many of them have few pieces each.
+#[derive(Debug, Default)]
+struct Ahead {
+    state: Mutex<Window>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Window {
+    /// Bytes that were read and not handed out.
+    bytes: usize,
+    /// The number of the path that is handed out. Its reader never waits here: others would wait
+    /// for it.
+    front: usize,
+    ended: bool,
+}
+
+impl Ahead {
+    fn lock(&self) -> MutexGuard<'_, Window> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until `bytes` of the path `number` may be read ahead.
+    fn take(&self, number: usize, bytes: usize) {
+        let mut window = self.lock();
+        while window.bytes >= BUDGET && window.front != number && !window.ended {
+            window = self.changed.wait(window).unwrap_or_else(PoisonError::into_inner);
+        }
+        window.bytes += bytes;
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Window)) {
+        change(&mut self.lock());
+        self.changed.notify_all();
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.ahead.change(|window| window.ended = true);
+    }
 }
 
 impl Reader {
@@ -43,39 +89,43 @@ impl Reader {
     ) -> Result<Self, BlockError> {
         let mut paths = VecDeque::new();
         let mut waiting = VecDeque::new();
-        for item in items {
+        for (number, item) in items.into_iter().enumerate() {
             let (sender, pieces) = sync_channel(AHEAD);
             paths.push_back(pieces);
-            waiting.push_back((item, sender));
+            waiting.push_back((number, item, sender));
         }
-        let waiting = Arc::new(Mutex::new(waiting));
+        let (waiting, ahead) = (Arc::new(Mutex::new(waiting)), Arc::new(Ahead::default()));
         for _ in 0..READERS.min(paths.len()) {
             let (source, waiting) = (Arc::clone(&source), Arc::clone(&waiting));
+            let ahead = Arc::clone(&ahead);
             thread::Builder::new()
                 .name("nar-read".to_owned())
-                .spawn(move || read(source.as_ref(), &waiting))
+                .spawn(move || read(source.as_ref(), &waiting, &ahead))
                 .map_err(|e| BlockError::Thread(e.to_string()))?;
         }
-        Ok(Reader { paths })
+        Ok(Reader { paths, ahead })
     }
 
     /// The next piece.
     pub(super) fn next(&mut self) -> Option<Result<Piece, ClosureError>> {
         while let Some(pieces) = self.paths.front() {
             if let Ok(piece) = pieces.recv() {
+                let bytes = piece.as_ref().map_or(0, |piece| piece.raw.len());
+                self.ahead.change(|window| window.bytes -= bytes);
                 return Some(piece);
             }
             self.paths.pop_front();
+            self.ahead.change(|window| window.front += 1);
         }
         None
     }
 }
 
 /// A reader's life.
-fn read(source: &dyn ClosureSource, waiting: &Waiting) {
+fn read(source: &dyn ClosureSource, waiting: &Waiting, ahead: &Ahead) {
     loop {
         let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-        let Some((item, sender)) = next else { return };
+        let Some((number, item, sender)) = next else { return };
         let Item { index, info, from } = &item;
         let mut cutter = Cutter {
             index: *index,
@@ -83,6 +133,8 @@ fn read(source: &dyn ClosureSource, waiting: &Waiting) {
             offset: *from,
             raw: Vec::new(),
             sender: &sender,
+            number,
+            ahead,
         };
         let differs = |found| ClosureError::SizeDiffers {
             path: info.path.clone(),
@@ -112,6 +164,8 @@ struct Cutter<'a> {
     offset: u64,
     raw: Vec<u8>,
     sender: &'a SyncSender<Result<Piece, ClosureError>>,
+    number: usize,
+    ahead: &'a Ahead,
 }
 
 impl Write for Cutter<'_> {
@@ -132,6 +186,7 @@ impl Write for Cutter<'_> {
             let raw = std::mem::take(&mut self.raw);
             let length = raw.len() as u64;
             let piece = Piece { path: self.index, offset: self.offset, last, raw };
+            self.ahead.take(self.number, length as usize);
             let gone = |_| io::Error::other("nobody takes the pieces");
             self.sender.send(Ok(piece)).map_err(gone)?;
             self.offset += length;
