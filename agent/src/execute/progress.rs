@@ -11,15 +11,17 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 #[derive(Debug, Default)]
 pub(crate) struct ClosureProgress {
     throttle: Throttle,
+    said: Option<Progress>,
 }
 
 impl ClosureProgress {
-    /// What to say of `step` now: nothing, if it was said a moment ago.
+    /// What to say of `step` now: nothing, if something was said a moment ago, or the same.
     pub(crate) fn events(&mut self, step: &str, at: &Progress) -> Vec<EventKind> {
         let end = at.bytes == at.bytes_total && at.paths == at.paths_total;
-        if !self.throttle.due(end) {
+        if self.said.as_ref() == Some(at) || !self.throttle.due(end) {
             return Vec::new();
         }
+        self.said = Some(*at);
         [(at.paths, at.paths_total, Unit::Paths), (at.bytes, at.bytes_total, Unit::Bytes)]
             .map(|(done, total, unit)| EventKind::Progress {
                 step: step.to_owned(),
@@ -69,5 +71,6 @@ mod tests {
         assert_eq!(said.events("closure", &at(10, 1)), []);
         let last = counts(said.events("closure", &at(10, 2)));
         assert_eq!(last, [(2, Some(2), Unit::Paths), (10, Some(10), Unit::Bytes)]);
+        assert_eq!(said.events("closure", &at(10, 2)), [], "said twice");
     }
 }

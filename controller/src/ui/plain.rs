@@ -4,7 +4,7 @@ use super::format::{bytes, count, elapsed, guess};
 use super::screen::Screen;
 use super::steps::{StepView, Steps};
 use crate::operator::Notice;
-use keystone_protocol::event::{Event, EventKind, Outcome};
+use keystone_protocol::event::{Event, EventKind, Outcome, Unit};
 use std::io::Write;
 
 /// A step's progress is said this often.
@@ -45,24 +45,27 @@ impl<W: Write + Send> Plain<W> {
         };
         match &event.kind {
             EventKind::Started { steps, .. } => {
-                self.line(&format!("installing in {}", count(steps.len() as u64, "step")));
+                self.line(&format!("{} to do", count(steps.len() as u64, "step")));
             }
             EventKind::StepStarted { step } => {
                 self.said_ms = event.at_ms;
                 let text = head(step, &self.steps, "start");
                 self.line(&text);
             }
-            EventKind::Progress { step, .. } => {
-                let whole = self.steps.get(step).is_some_and(|(_, view)| {
-                    view.bytes().is_some_and(|(done, total)| Some(done) == total)
-                });
+            EventKind::Progress { step, unit, .. } => {
+                let Some((_, view)) = self.steps.get(step) else { return };
+                // Paths are said together with the bytes that come after them.
+                if *unit == Unit::Paths && view.bytes().is_some() {
+                    return;
+                }
+                let whole = view.bytes().is_some_and(|(done, total)| Some(done) == total);
                 if event.at_ms < self.said_ms + EVERY_MS && !whole {
                     return;
                 }
                 self.said_ms = event.at_ms;
                 let text = head(step, &self.steps, "...");
-                let progress = self.steps.get(step).map(|(_, v)| progress(v)).unwrap_or_default();
-                self.line(&format!("{text}: {progress}"));
+                let line = format!("{text}: {}", progress(view));
+                self.line(&line);
             }
             EventKind::Output { line, .. } if self.verbose => self.line(&format!("    | {line}")),
             EventKind::Output { .. } => {}
