@@ -212,7 +212,8 @@ impl Place {
     /// The server can't be started.
     pub fn serve_cache(&mut self) -> Result<()> {
         if self.http.is_none() {
-            let config = "daemon off; error_log /dev/null; pid /run/nginx-bench.pid;\n\
+            // One process: a worker would outlive a master that is killed.
+            let config = "daemon off; master_process off; error_log /dev/null; pid /run/nginx-bench.pid;\n\
                 events { worker_connections 256; }\n\
                 http { access_log off; sendfile on; tcp_nodelay on; keepalive_requests 100000;\n\
                 server { listen 8080; root /bench/cache; } }\n";
