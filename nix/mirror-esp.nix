@@ -42,10 +42,7 @@ in
     ];
     boot.loader.systemd-boot.extraInstallCommands = lib.mkIf loader.systemd-boot.enable command;
     boot.loader.grub.extraInstallCommands = lib.mkIf loader.grub.enable command;
-    # Without its disk the machine goes on; disko's options are kept.
-    fileSystems.${esp}.options = [
-      "nofail"
-      "x-systemd.device-timeout=20s"
-    ];
+    # Without its disk the machine goes on, and waits for nothing; disko's options are kept.
+    fileSystems.${esp}.options = [ "nofail" ];
   };
 }

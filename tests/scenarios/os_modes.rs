@@ -123,6 +123,8 @@ impl Machined {
         let mut running = self.machine.start(None)?;
         let ssh = running.ssh(&self.medium.key)?;
         timed("boot, no key pressed", || running.wait_ssh(&ssh, BOOT))?;
+        // What is mounted with `nofail` may come after SSH.
+        ssh.run("timeout 300 systemctl is-system-running --wait")?;
         Ok(Booted { machine: self, running, ssh })
     }
 }

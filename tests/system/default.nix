@@ -114,7 +114,7 @@ let
         else
           [ "/dev/mapper/cryptroot / ext4 x-initrd.mount 0 1" ];
       # Without its disk a machine whose ESP has copies goes on.
-      espOptions = if espCopies == [ ] then "defaults" else "defaults,nofail,x-systemd.device-timeout=20s";
+      espOptions = if espCopies == [ ] then "defaults" else "defaults,nofail";
       fstab = lines (
         [ (builtins.head roots) "${espDevice} /boot vfat ${espOptions} 0 2" ]
         ++ builtins.tail roots
