@@ -120,7 +120,7 @@ impl<'a> Case<'a> {
         let planned = self.keystone("disko", &["--erase", "--dry-run"])?.ok()?;
         let plan_time = began.elapsed();
         let (made, made_time) = self.changes("disko", &["--erase"])?;
-        ensure!(made > 0, "nothing was made");
+        ensure!(!made.is_empty(), "nothing was made");
         let mounts = mounts(&planned.stdout)?;
         self.mounted(&mounts)?;
         let kept = mounts.iter().find(|(_, fstype)| fstype != "vfat" && fstype != "tmpfs");
@@ -140,8 +140,10 @@ impl<'a> Case<'a> {
             if let Some(kept) = &kept {
                 ensure!(ssh.ok(&format!("cat '{kept}'"))? == "still here", "the file is not as it was");
             }
-            let (changed, _) = self.changes("mount", &[])?;
-            ensure!(changed == 0, "mounting what is mounted changed {changed} steps");
+            let (mut changed, _) = self.changes("mount", &[])?;
+            // Hooks are run every time, as by disko.
+            changed.retain(|step| !step.starts_with("hook:"));
+            ensure!(changed.is_empty(), "mounting what is mounted changed {}", changed.join(", "));
             self.changes("unmount", &[])?;
             super::closed(self.live).context("after mounting and unmounting")?;
         }
@@ -158,15 +160,16 @@ impl<'a> Case<'a> {
         ))
     }
 
-    /// How many steps changed something, and what they took.
-    fn changes(&self, mode: &str, more: &[&str]) -> Result<(usize, Duration)> {
+    /// The steps that changed something, and what they took.
+    fn changes(&self, mode: &str, more: &[&str]) -> Result<(Vec<String>, Duration)> {
         let ended = self.keystone(mode, more)?.ok().with_context(|| format!("--disko-mode {mode}"))?;
         let changed = ended
             .stdout
             .lines()
             .filter_map(|line| serde_json::from_str::<Value>(line).ok())
             .filter(|line| line["event"] == "step-finished" && line["outcome"] == "created")
-            .count();
+            .filter_map(|line| line["step"].as_str().map(str::to_owned))
+            .collect();
         Ok((changed, elapsed(&ended)?))
     }
 
