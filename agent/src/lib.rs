@@ -14,7 +14,6 @@
 //! | [`lvm`], [`md`] | volume groups, software RAID | disks, device-mapper, md |
 //! | [`filesystem`], [`btrfs`] | file systems, swap headers, subvolumes | disks |
 //! | [`hook`] | shell text of the layout | whatever it says |
-//! | [`private`] | memory kept out of core dumps | this process |
 //! | [`tool`] | programs of the running system | see there |
 //! | [`mount`] | mounting and unmounting | mount table |
 //! | [`store`] | NARs into the store, the database, profiles | the target's `/nix` |
@@ -42,7 +41,6 @@ pub mod mbr;
 pub mod md;
 pub mod mount;
 pub mod operator;
-pub mod private;
 pub use keystone_planner as plan;
 pub mod seal;
 pub mod session;

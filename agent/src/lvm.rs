@@ -9,6 +9,7 @@ use crate::block::{BlockError, Device, Poll, Roots, Timeout, probe, sysfs, wait}
 use crate::ensure::Ensured;
 use crate::filesystem::describe;
 use crate::tool::{self, Run, Say, ToolError};
+use keystone_planner::lvm::group_of;
 use keystone_protocol::inventory::Signature;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -19,9 +20,6 @@ use thiserror::Error;
 
 /// How long volumes may stay busy: udev's probes take a moment.
 const BUSY_BOUND: Duration = Duration::from_secs(30);
-
-/// The start of the device-mapper UUID of everything that LVM made.
-const DM_UUID: &str = "LVM-";
 
 /// Something about LVM failed.
 #[derive(Debug, Error)]
@@ -272,25 +270,12 @@ pub fn active(roots: &Roots, group: &str) -> Vec<String> {
 
 /// Kernel names of the same.
 pub fn active_devices(roots: &Roots, group: &str) -> Vec<String> {
-    let prefix = format!("{}-", escaped(group));
     let is_volume = |device: &String| {
         let uuid = sysfs::attribute(roots, device, "dm/uuid").unwrap_or_default();
         let name = sysfs::mapper_name(roots, device).unwrap_or_default();
-        // In `a--b-c` only the single dash ends the group's name.
-        let rest = name.strip_prefix(&prefix);
-        uuid.starts_with(DM_UUID) && rest.is_some_and(|rest| !rest.starts_with('-'))
+        group_of(&name, &uuid).as_deref() == Some(group)
     };
     sysfs::whole_devices(roots).into_iter().filter(is_volume).collect()
-}
-
-/// The device-mapper name of a volume: dashes are doubled, one joins group and volume (lvm2
-/// `lib/misc/lvm-string.c`, `build_dm_name`).
-pub fn mapper_name(group: &str, volume: &str) -> String {
-    format!("{}-{}", escaped(group), escaped(volume))
-}
-
-fn escaped(name: &str) -> String {
-    name.replace('-', "--")
 }
 
 fn same_kind(wanted: &str, found: &str) -> bool {
@@ -444,6 +429,6 @@ mod tests {
         let roots = Roots::below(root.path());
         assert_eq!(active(&roots, "pool"), ["pool-root", "pool-a--b_rimage_0"]);
         assert_eq!(active(&roots, "pool-2"), ["pool--2-root"]);
-        assert_eq!(mapper_name("pool-2", "a-b"), "pool--2-a--b");
+        assert_eq!(keystone_planner::lvm::mapper_name("pool-2", "a-b"), "pool--2-a--b");
     }
 }

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use tracing_subscriber::filter::LevelFilter;
 
 fn main() -> ExitCode {
-    keystone_agent::private::keep_memory_private();
+    keystone_protocol::secret::keep_memory_private();
     let mut arguments = std::env::args_os().skip(1);
     match arguments.next() {
         None => serve(),

@@ -2,7 +2,7 @@
 //!
 //! | program | Debian package | for |
 //! |---|---|---|
-//! | `mkfs.ext4`, `mkfs.xfs`, `mkfs.btrfs`, `mkfs.f2fs`, `mkfs.bcachefs` | see [`package`] | file systems |
+//! | `mkfs.ext2` to `mkfs.ext4`, `mkfs.xfs`, `mkfs.btrfs`, `mkfs.f2fs`, `mkfs.bcachefs` | see [`package`] | file systems |
 //! | `lvm` | lvm2 | volume groups |
 //! | `mdadm` | mdadm | software RAID |
 //! | `bash`, else `sh` | | hooks |
@@ -13,6 +13,7 @@
 
 use crate::block::Timeout;
 use crate::lines::Lines;
+use keystone_planner::programs::{DIRECTORIES, package};
 use keystone_protocol::secret::Secret;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
@@ -28,23 +29,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use thiserror::Error;
-
-/// Where programs are looked for after PATH.
-pub const DIRECTORIES: [&str; 4] = ["/run/current-system/sw/bin", "/usr/sbin", "/sbin", "/usr/bin"];
-
-/// The programs that a step may need, for the inventory.
-pub const KNOWN: [&str; 10] = [
-    "bash",
-    "btrfs",
-    "lvm",
-    "mdadm",
-    "mkfs.bcachefs",
-    "mkfs.btrfs",
-    "mkfs.ext4",
-    "mkfs.f2fs",
-    "mkfs.xfs",
-    "sh",
-];
 
 /// How long a program may take, unless it is told otherwise.
 const BOUND: Duration = Duration::from_secs(600);
@@ -95,20 +79,6 @@ pub enum ToolError {
     /// The execution was asked to stop, and it was ended.
     #[error("{} was stopped", .0.display())]
     Stopped(PathBuf),
-}
-
-/// The package that has a program.
-pub fn package(name: &str) -> Option<&'static str> {
-    Some(match name {
-        "mkfs.ext4" => "e2fsprogs",
-        "mkfs.xfs" => "xfsprogs",
-        "mkfs.btrfs" | "btrfs" => "btrfs-progs",
-        "mkfs.f2fs" => "f2fs-tools",
-        "mkfs.bcachefs" => "bcachefs-tools",
-        "lvm" => "lvm2",
-        "mdadm" => "mdadm",
-        _ => return None,
-    })
 }
 
 fn in_package(name: &str) -> String {

@@ -61,3 +61,9 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+/// The directory that a file is or will be in.
+pub(crate) fn parent(path: &std::path::Path) -> &std::path::Path {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    parent.unwrap_or(std::path::Path::new("."))
+}

@@ -3,6 +3,6 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    keystone_controller::secrets::keep_memory_private();
+    keystone_protocol::secret::keep_memory_private();
     keystone_controller::cli::main()
 }

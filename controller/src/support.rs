@@ -9,11 +9,10 @@ use crate::ui::json::value;
 use keystone_protocol::event::EventKind;
 use keystone_protocol::secret::Secret;
 use serde_json::Value;
-use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use tar::{Builder, Header};
+use tempfile::NamedTempFile;
 
 /// What stands in a secret's place.
 const REDACTED: &str = "[redacted]";
@@ -68,13 +67,8 @@ impl Recorder {
         files.extend(self.plan.as_ref().map(|plan| ("plan.json", pretty(plan))));
         files.extend(self.inventory.as_ref().map(|found| ("inventory.json", pretty(found))));
 
-        let partial = path.with_added_extension("new");
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&partial)?;
+        // Only its owner can read it.
+        let file = NamedTempFile::new_in(crate::parent(path))?;
         let mut builder = Builder::new(zstd::Encoder::new(file, 3)?);
         for (name, text) in files {
             let text = self.redacted(&text);
@@ -86,8 +80,9 @@ impl Recorder {
         }
         let mut file = builder.into_inner()?.finish()?;
         file.flush()?;
-        file.sync_all()?;
-        std::fs::rename(&partial, path)
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        Ok(())
     }
 
     /// Without secrets.

@@ -8,8 +8,9 @@
 //! its members are, a RAID and a volume group by what they are made of, never by name alone. What
 //! is in a container, a RAID or a volume group shows only once that is open: the steps look then.
 
+use super::geometry::Extent;
 use super::refuse::refuse;
-use super::{Context, Remarks, words};
+use super::{Context, Remarks, tables, words};
 use keystone_protocol::inventory::{Disk, Partition, PoolState, Signature, Table};
 use keystone_protocol::layout::{self, Content, Gpt};
 use keystone_protocol::message::{Refusal, RefusalKind};
@@ -22,8 +23,8 @@ pub(super) struct Existing {
     /// Disks that stay and are not blank.
     disks: BTreeSet<String>,
     tables: BTreeMap<String, PartitionTable>,
-    /// Partitions of those tables that are to be made, by disk.
-    missing: BTreeMap<String, BTreeSet<u32>>,
+    /// Partitions of those tables that are to be made.
+    missing: BTreeSet<DeviceRef>,
     /// Partitions that are there and hold nothing.
     empty: BTreeSet<DeviceRef>,
     pools: BTreeMap<String, ExistingPool>,
@@ -69,10 +70,10 @@ pub(super) fn find(context: &Context<'_>, remarks: &mut Remarks) -> Result<Exist
         supported(context, wanted)?;
         existing.disks.insert(wanted.name.clone());
         if let Some(Content::Gpt(gpt)) = &wanted.content {
+            let whole = DeviceRef::Disk { disk: wanted.name.clone() };
             let (table, missing) = table(context, wanted, gpt, disk)?;
             existing.tables.insert(wanted.name.clone(), table);
-            existing.missing.insert(wanted.name.clone(), missing);
-            let whole = DeviceRef::Disk { disk: wanted.name.clone() };
+            existing.missing.extend(missing.into_iter().map(|number| whole.partition(number)));
             let empty = disk.contents.partitions.iter().filter(|found| found.signatures.is_empty());
             existing.empty.extend(empty.map(|found| whole.partition(found.number)));
         }
@@ -92,15 +93,14 @@ impl Existing {
         self.tables.get(disk)
     }
 
-    fn is_missing(&self, disk: &str, number: u32) -> bool {
-        self.missing.get(disk).is_some_and(|missing| missing.contains(&number))
-    }
-
     /// Whether all partitions of a table of the plan are there.
     pub(super) fn has_all_of(&self, table: &PartitionTable) -> bool {
         let disk = table.device.disk().unwrap_or_default();
         self.tables.contains_key(disk)
-            && !table.partitions.iter().any(|partition| self.is_missing(disk, partition.number))
+            && !table
+                .partitions
+                .iter()
+                .any(|partition| self.missing.contains(&table.device.partition(partition.number)))
     }
 
     /// A pool that is there.
@@ -112,9 +112,9 @@ impl Existing {
     pub(super) fn has(&self, layout: &layout::Layout, device: &DeviceRef) -> bool {
         match device {
             DeviceRef::Disk { disk } => self.disks.contains(disk),
-            DeviceRef::Partition { disk, number } => {
+            DeviceRef::Partition { disk, .. } => {
                 self.disks.contains(disk)
-                    && !self.is_missing(disk, *number)
+                    && !self.missing.contains(device)
                     && !self.empty.contains(device)
             }
             DeviceRef::Volume { dataset } => {
@@ -157,7 +157,7 @@ fn table(
     wanted: &layout::Disk,
     gpt: &Gpt,
     disk: &Disk,
-) -> Result<(PartitionTable, BTreeSet<u32>), Refusal> {
+) -> Result<(PartitionTable, Vec<u32>), Refusal> {
     let other = |what: String| {
         let shown = words::disk(&disk.identity);
         refuse(RefusalKind::TargetUnfit, format!("disk {:?}, {shown}, {what}", wanted.name), ANEW)
@@ -170,24 +170,23 @@ fn table(
         None => return Err(other("is not blank and has no GPT".to_owned())),
     }
     let sector = u64::from(disk.identity.sector_size);
+    let last = |found: &Partition| found.first_lba + (found.size / sector).max(1) - 1;
     let mut partitions = Vec::new();
-    let mut missing = BTreeSet::new();
-    let blank = super::tables::on_disk(context, wanted, gpt, &disk.identity)?;
-    for planned in &blank.partitions {
+    let mut missing = Vec::new();
+    for planned in &wanted_partitions(context, wanted, gpt, disk)? {
         let number = planned.number;
         let Some(found) = numbered(disk, number) else {
             let none = format!("has no partition {number}, which is {:?} in the layout", planned.label);
             if !context.mode.formats() {
                 return Err(other(none));
             }
-            let last = |found: &Partition| found.first_lba + (found.size / sector).max(1) - 1;
             let in_the_way = disk.contents.partitions.iter().find(|found| {
                 found.first_lba <= planned.last_lba && planned.first_lba <= last(found)
             });
             if let Some(found) = in_the_way {
                 return Err(other(format!("{none}, and partition {} is in its place", found.number)));
             }
-            missing.insert(number);
+            missing.push(number);
             partitions.push(planned.clone());
             continue;
         };
@@ -217,14 +216,10 @@ fn table(
             )));
         }
         partitions.push(PlannedPartition {
-            number,
-            name: planned.name.clone(),
-            label: planned.label.clone(),
-            type_guid: planned.type_guid.clone(),
             guid: found.guid.clone(),
             first_lba: found.first_lba,
-            last_lba: found.first_lba + (found.size / sector).saturating_sub(1),
-            attributes: planned.attributes,
+            last_lba: last(found),
+            ..planned.clone()
         });
     }
     let table = PartitionTable {
@@ -234,6 +229,23 @@ fn table(
         hybrid: None,
     };
     Ok((table, missing))
+}
+
+/// The layout's partitions. Where they would be on a blank disk matters only where some are to be
+/// added: what is there already may be mounted from a disk that is too small for the layout.
+fn wanted_partitions(
+    context: &Context<'_>,
+    wanted: &layout::Disk,
+    gpt: &Gpt,
+    disk: &Disk,
+) -> Result<Vec<PlannedPartition>, Refusal> {
+    let complete = (1..).zip(&gpt.partitions).all(|(number, _)| numbered(disk, number).is_some());
+    if context.options.mirror_esp || (context.mode.formats() && !complete) {
+        return Ok(tables::on_disk(context, wanted, gpt, &disk.identity)?.partitions);
+    }
+    let nowhere = Extent { first: 0, last: 0 };
+    let partitions = (1..).zip(&gpt.partitions);
+    Ok(partitions.map(|(number, partition)| tables::planned(number, partition, nowhere)).collect())
 }
 
 fn numbered(disk: &Disk, number: u32) -> Option<&Partition> {

@@ -2,12 +2,12 @@
 
 use super::refuse::refuse;
 use super::words::human;
-use super::{Context, Remarks, words};
+use super::{Context, Remarks, programs, words};
 use keystone_protocol::layout::{Content, Format, Mounted};
 use keystone_protocol::message::{Refusal, RefusalKind};
 use keystone_protocol::options::ClosureFacts;
 use keystone_protocol::plan::HookKind;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Least memory, in bytes: ZFS, the argon2id of LUKS2 (which takes up to half of it) and the
 /// installer's own system beside them. A machine sold with 1 GiB shows a little less.
@@ -169,20 +169,6 @@ fn needed_tools(context: &Context<'_>) -> BTreeMap<String, String> {
     needed
 }
 
-/// The package that has a program, in nixpkgs' words.
-fn package(tool: &str) -> &'static str {
-    match tool {
-        "bash" => "bash",
-        "btrfs" | "mkfs.btrfs" => "btrfs-progs",
-        "lvm" => "lvm2",
-        "mdadm" => "mdadm",
-        "mkfs.bcachefs" => "bcachefs-tools",
-        "mkfs.f2fs" => "f2fs-tools",
-        "mkfs.xfs" => "xfsprogs",
-        _ => "e2fsprogs",
-    }
-}
-
 fn tools(context: &Context<'_>) -> Result<(), Refusal> {
     let missing: Vec<(String, String)> = needed_tools(context)
         .into_iter()
@@ -191,17 +177,18 @@ fn tools(context: &Context<'_>) -> Result<(), Refusal> {
     if missing.is_empty() {
         return Ok(());
     }
-    let mut packages: Vec<&str> = missing.iter().map(|(tool, _)| package(tool)).collect();
-    packages.dedup();
+    let packages: BTreeSet<&str> =
+        missing.iter().filter_map(|(tool, _)| programs::package(tool)).collect();
+    let packages: Vec<&str> = packages.into_iter().collect();
     let missing: Vec<String> =
         missing.iter().map(|(tool, path)| format!("{tool} (for {path})")).collect();
     Err(refuse(
         RefusalKind::TargetUnfit,
         format!("the running system lacks what the layout needs: {}", words::list(&missing)),
         format!(
-            "boot an installer with {}; programs are looked for in PATH, \
-             /run/current-system/sw/bin, /usr/sbin and /sbin",
-            words::list(&packages)
+            "boot an installer with {}; programs are looked for in PATH, {}",
+            words::list(&packages),
+            words::list(&programs::DIRECTORIES)
         ),
     ))
 }

@@ -20,7 +20,7 @@
 //! The tests compare with the real program over many sizes, both sector sizes.
 
 use super::words::human;
-use keystone_protocol::layout::{Anchor, Position};
+use keystone_protocol::layout::{Anchor, Partition, Position};
 use thiserror::Error;
 
 /// Entries of the table. gptfdisk and the UEFI specification's minimum agree.
@@ -43,6 +43,12 @@ pub struct Wanted {
     pub end: Position,
     /// Alignment in sectors, instead of the disk's.
     pub alignment: Option<u32>,
+}
+
+impl From<&Partition> for Wanted {
+    fn from(partition: &Partition) -> Self {
+        Wanted { start: partition.start, end: partition.end, alignment: partition.alignment }
+    }
 }
 
 /// A partition's place, in logical sectors.

@@ -15,6 +15,8 @@
 //! | [`conflicts`] | other disks with names that the installed system would confuse |
 //! | [`existing`] | what of the layout is on the disks already, for plans that keep it |
 //! | [`occupancy`] | what is on the disks, who uses it, and how that ends |
+//! | [`programs`] | programs that steps may need |
+//! | [`lvm`] | names of LVM's volumes in the device mapper |
 //! | [`geometry`] | where partitions lie, as sgdisk would put them |
 //! | [`parted`] | where the partitions of a `table` lie, near what parted makes |
 //! | [`mirror`] | copies of the ESP on the other disks, if asked for |
@@ -39,12 +41,14 @@ mod existing;
 pub mod features;
 mod fit;
 pub mod geometry;
+pub mod lvm;
 mod matching;
 mod mirror;
 mod occupancy;
 mod parted;
 pub mod policy;
 mod pools;
+pub mod programs;
 mod refuse;
 mod resolve;
 mod sizes;

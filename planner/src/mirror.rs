@@ -104,11 +104,7 @@ fn esp(context: &Context<'_>) -> Result<Option<(String, u64)>, Refusal> {
         };
         let Some(index) = disk.partitions().iter().position(is_esp) else { continue };
         let identity = &context.disks[disk.name.as_str()].identity;
-        let wanted: Vec<Wanted> = disk
-            .partitions()
-            .iter()
-            .map(|p| Wanted { start: p.start, end: p.end, alignment: p.alignment })
-            .collect();
+        let wanted: Vec<Wanted> = disk.partitions().iter().map(Wanted::from).collect();
         // A disk that is too small is refused where its own table is made.
         let places = geometry::allocate(identity.size, identity.sector_size, &wanted);
         let Ok(places) = places else { return Ok(None) };

@@ -3,7 +3,7 @@
 use super::geometry::{self, Wanted};
 use super::{Context, tables::Tables};
 use keystone_protocol::layout::{
-    Content, Dataset, Gpt, PoolMode, TopologyVdev, VdevMode, partition_type,
+    Content, Dataset, PoolMode, TopologyVdev, VdevMode, partition_type,
 };
 use keystone_protocol::plan::{DeviceRef, LvSize};
 
@@ -91,7 +91,8 @@ impl<'a> Sizes<'a> {
             _ => None,
         });
         let sector_size = self.sector_size(on)?;
-        let places = geometry::allocate(self.device(on)?, sector_size, &wanted(table?)).ok()?;
+        let wanted: Vec<Wanted> = table?.partitions.iter().map(Wanted::from).collect();
+        let places = geometry::allocate(self.device(on)?, sector_size, &wanted).ok()?;
         let place = places.get(usize::try_from(number.checked_sub(1)?).ok()?)?;
         Some(place.sectors() * u64::from(sector_size))
     }
@@ -181,11 +182,4 @@ impl<'a> Sizes<'a> {
             })
         })
     }
-}
-
-fn wanted(gpt: &Gpt) -> Vec<Wanted> {
-    gpt.partitions
-        .iter()
-        .map(|p| Wanted { start: p.start, end: p.end, alignment: p.alignment })
-        .collect()
 }

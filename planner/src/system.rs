@@ -82,7 +82,7 @@ pub(super) fn steps(
 }
 
 /// The steps that close everything that was opened, and prove it: the seal.
-pub(super) fn closing(context: &Context<'_>, remarks: &mut Remarks) -> Vec<Step> {
+fn closing(context: &Context<'_>, remarks: &mut Remarks) -> Vec<Step> {
     let mut steps = Steps(Vec::new());
     steps.push("unmount", "unmount everything", Action::Unmount);
     swapoffs(context, &mut steps);
@@ -96,7 +96,7 @@ pub(super) fn closing(context: &Context<'_>, remarks: &mut Remarks) -> Vec<Step>
         return steps.0;
     }
     close_all(context, &mut steps);
-    steps.push("seal", "prove that everything is closed", Action::ProveSeal);
+    steps.0.push(seal());
     steps.0
 }
 
@@ -110,11 +110,6 @@ pub(super) fn closing_again(context: &Context<'_>, existing: &Existing) -> Vec<S
     };
     let mut steps = Steps(Vec::new());
     steps.close(close(Needed::Mounted));
-    let imported = |id: &str| {
-        id.strip_prefix("export:")
-            .and_then(|name| existing.pool(name))
-            .is_some_and(|pool| pool.imported)
-    };
     let inventory = context.inventory;
     let active = |group: &str| {
         inventory.mappers.iter().any(|open| group_of(open).as_deref() == Some(group))
@@ -126,10 +121,17 @@ pub(super) fn closing_again(context: &Context<'_>, existing: &Existing) -> Vec<S
         Action::CloseLuks { name } => was_open(name),
         Action::DeactivateGroup { name } => active(name),
         Action::StopArray { name } => running(name),
-        _ => imported(&step.id),
+        Action::ExportPool { pool } => existing.pool(pool).is_some_and(|pool| pool.imported),
+        _ => false,
     };
     steps.0.extend(rest.0.into_iter().filter(|step| !was_open(step)));
     steps.0
+}
+
+/// The proof that everything is closed.
+pub(super) fn seal() -> Step {
+    let title = "prove that everything is closed".to_owned();
+    Step { id: "seal".to_owned(), title, action: Action::ProveSeal }
 }
 
 struct Steps(Vec<Step>);

@@ -65,10 +65,6 @@ pub(super) fn tables(context: &Context<'_>, existing: &Existing) -> Result<Table
     Ok(tables)
 }
 
-fn wanted(partition: &layout::Partition) -> Wanted {
-    Wanted { start: partition.start, end: partition.end, alignment: partition.alignment }
-}
-
 /// The layout's GPT on a blank disk.
 pub(super) fn on_disk(
     context: &Context<'_>,
@@ -78,7 +74,7 @@ pub(super) fn on_disk(
 ) -> Result<PartitionTable, Refusal> {
     let esp = mirror::esp_for(context, disk, identity)?;
     let mut places: Vec<Wanted> = esp.iter().map(|esp| esp.wanted).collect();
-    places.extend(gpt.partitions.iter().map(wanted));
+    places.extend(gpt.partitions.iter().map(Wanted::from));
     let extents = geometry::allocate(identity.size, identity.sector_size, &places)
         .map_err(|error| too_small(disk, identity, usize::from(esp.is_some()), &error))?;
     let mut extents = extents.into_iter();
@@ -87,22 +83,31 @@ pub(super) fn on_disk(
     let mut partitions: Vec<PlannedPartition> = (1..)
         .zip(&gpt.partitions)
         .zip(extents)
-        .map(|((number, partition), extent)| PlannedPartition {
-            number,
-            name: partition.name.clone(),
-            label: partition.label.clone(),
-            type_guid: partition.type_guid.clone(),
-            guid: partition.guid.clone(),
-            first_lba: extent.first,
-            last_lba: extent.last,
-            attributes: partition.attributes,
-        })
+        .map(|((number, partition), extent)| planned(number, partition, extent))
         .collect();
     if let Some((esp, extent)) = copy {
         partitions.push(esp.planned(partitions.len() as u32 + 1, extent));
     }
     let device = DeviceRef::Disk { disk: disk.name.clone() };
     Ok(PartitionTable { device, keep: false, partitions, hybrid: hybrid(gpt) })
+}
+
+/// A partition of the layout at a place.
+pub(super) fn planned(
+    number: u32,
+    partition: &layout::Partition,
+    extent: geometry::Extent,
+) -> PlannedPartition {
+    PlannedPartition {
+        number,
+        name: partition.name.clone(),
+        label: partition.label.clone(),
+        type_guid: partition.type_guid.clone(),
+        guid: partition.guid.clone(),
+        first_lba: extent.first,
+        last_lba: extent.last,
+        attributes: partition.attributes,
+    }
 }
 
 fn hybrid(gpt: &Gpt) -> Option<HybridMbr> {

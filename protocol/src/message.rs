@@ -31,7 +31,8 @@
 //! ```
 //!
 //! `Abort` may be sent at any time; the agent stops between two writes, undoes what it opened
-//! and answers `Failed`. The end of the stream means the same.
+//! and answers `Failed`. The end of the stream means the same, unless patience was given: then the
+//! agent waits with everything open for another one to go on.
 
 use crate::event::{Event, Failure};
 use crate::frame::{ControlBytes, Frame, FrameError, encode_control};

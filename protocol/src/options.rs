@@ -45,8 +45,6 @@ pub struct InstallOptions {
     /// Where the system's SSH host keys come from.
     #[serde(default)]
     pub host_keys: HostKeys,
-    /// Do not reboot: stop after the seal.
-    pub no_reboot: bool,
     /// What is done with the disks.
     #[serde(default, skip_serializing_if = "DiskoMode::is_default")]
     pub disko_mode: DiskoMode,

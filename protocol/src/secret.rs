@@ -2,8 +2,20 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use nix::sys::prctl::set_dumpable;
+use nix::sys::resource::{Resource, setrlimit};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::{Zeroize, Zeroizing};
+
+/// Keeps this process's memory out of core dumps and away from debuggers, as both ends do before
+/// anything else. What it executes dumps nothing either.
+///
+/// Source: prctl(2), `PR_SET_DUMPABLE`; core(5): a limit of 0 does not stop a dump into a pipe.
+pub fn keep_memory_private() {
+    let dumpable = set_dumpable(false);
+    let limit = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+    debug_assert!(dumpable.is_ok() && limit.is_ok(), "{dumpable:?} {limit:?}");
+}
 
 /// A key, password or recovery key. Zeroed when dropped; `Debug` shows only its length.
 ///

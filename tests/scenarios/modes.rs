@@ -9,7 +9,6 @@ use crate::machine::disk::Disk;
 use crate::machine::ssh::Ssh;
 use crate::runner::{Context, Live};
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// Exit codes: docs/exit-codes.md.
@@ -110,10 +109,7 @@ impl Disks<'_> {
     /// Agrees to the plan that was shown, and has it done.
     fn agreed(&self, mode: &str, more: &[&str]) -> Result<Done> {
         let planned = self.run(mode, &[more, &["--dry-run"]].concat())?.ok()?;
-        let plan = lines(&planned.stdout)?
-            .into_iter()
-            .find_map(|line| line.get("plan").filter(|plan| plan.get("hash").is_some()).cloned())
-            .with_context(|| format!("no plan of {mode}:\n{}", planned.stdout))?;
+        let plan = planned.plan()?;
         let hash = plan["hash"].as_str().context("a plan has a hash")?;
         let recovery = self.recovery.display().to_string();
         let mut agreed = vec!["--yes", "--plan-hash", hash];
@@ -124,21 +120,9 @@ impl Disks<'_> {
             let kernel = self.ssh.ok("dmesg | grep -i tpm | tail -n 20").unwrap_or_default();
             error.context(format!("{mode} failed; of the TPM the kernel says:\n{kernel}"))
         })?;
-        let mut what = Vec::new();
-        for line in lines(&ended.stdout)? {
-            let created = line["kind"] == "step-finished" || line["event"] == "step-finished";
-            if created && line["outcome"] == "created" {
-                what.push(line["step"].as_str().unwrap_or_default().to_owned());
-            }
-        }
+        let what = ended.changed()?;
         Ok(Done { changed: what.len(), what })
     }
-}
-
-fn lines(text: &str) -> Result<Vec<Value>> {
-    text.lines()
-        .map(|line| serde_json::from_str(line).with_context(|| format!("not JSON: {line}")))
-        .collect()
 }
 
 /// Foreign uses of the disk, each refused by a plan that would wipe it.

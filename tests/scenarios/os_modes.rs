@@ -20,7 +20,10 @@ const ON_ZFS: &[&str] = &[
 /// What does not depend on ZFS either.
 const ON_EXT4: &[&str] = &["system", "host name", "units", "firewall", "ESP", "report"];
 
-/// What is left of the ESP's mount point when its disk is gone.
+/// NixOS's name for the swap of `os-ext4-single.json`, open under a key of the boot.
+const SWAP: &str = "dev-disk-byx2dpartlabel-diskx2drootx2dswap";
+
+/// The copy of the ESP, on the second disk.
 const COPY: &str = "/dev/disk/by-partlabel/disk-disk1-ESP";
 
 /// One disk with a pool.
@@ -46,8 +49,11 @@ pub(super) fn ext4_single(cx: &Context) -> Result<()> {
     for token in ["systemd-tpm2", "systemd-recovery"] {
         ensure!(dump.contains(token), "no token {token}:\n{dump}");
     }
-    let swap = ssh.ok("swapon --show=NAME --noheadings && dmsetup table --target crypt")?;
-    ensure!(swap.contains("encryptedSwap") || swap.contains("disk-rootx2dswap") || swap.lines().count() >= 3, "{swap}");
+    let swapped_to = ssh.ok("swapon --show=NAME --noheadings | xargs readlink -f")?;
+    let encrypted = ssh.ok(&format!("readlink -f /dev/mapper/{SWAP}; dmsetup table {SWAP}"))?;
+    let (device, table) = encrypted.split_once('\n').context("the swap's mapper")?;
+    ensure!(swapped_to == device, "it is swapped to {swapped_to}, not to {device}");
+    ensure!(table.contains(" crypt "), "the swap is not encrypted: {table}");
     booted.running.kill()
 }
 

@@ -64,6 +64,34 @@ impl Ended {
         Ok(self)
     }
 
+    /// What was printed with `--json`, a value for each line.
+    pub fn lines(&self) -> Result<Vec<Value>> {
+        let lines = self.stdout.lines();
+        lines
+            .map(|line| serde_json::from_str(line).with_context(|| format!("not JSON: {line}")))
+            .collect()
+    }
+
+    /// The plan that was printed with `--json`.
+    pub fn plan(&self) -> Result<Value> {
+        let is_plan = |plan: &&Value| plan.get("hash").is_some() && plan.get("steps").is_some();
+        self.lines()?
+            .iter()
+            .map(|line| line.get("plan").unwrap_or(line))
+            .find(is_plan)
+            .cloned()
+            .with_context(|| format!("no plan was printed:\n{}", self.stdout))
+    }
+
+    /// The steps that changed something, of what was printed with `--json`.
+    pub fn changed(&self) -> Result<Vec<String>> {
+        let lines = self.lines()?;
+        let created = lines
+            .iter()
+            .filter(|line| line["event"] == "step-finished" && line["outcome"] == "created");
+        Ok(created.filter_map(|line| line["step"].as_str().map(str::to_owned)).collect())
+    }
+
     /// Fails unless it ended with exit code `code` and last words that have each of `words`. Only
     /// what is said from the error (or the stop, or the failed step) on counts: names on the command line or in the
     /// progress don't.
@@ -172,14 +200,7 @@ impl Keystone {
     fn planned(&self, command: &str, request: &Request<'_>, more: &[&str]) -> Result<Value> {
         let more: Vec<&str> = more.iter().copied().chain(["--json"]).collect();
         let ended = self.run(command, request, &more)?.ok()?;
-        for line in ended.stdout.lines() {
-            let value: Value = serde_json::from_str(line).with_context(|| format!("not JSON: {line}"))?;
-            let plan = value.get("plan").unwrap_or(&value);
-            if plan.get("hash").is_some() && plan.get("steps").is_some() {
-                return Ok(plan.clone());
-            }
-        }
-        bail!("keystone {command} --json printed no plan:\n{}", ended.stdout)
+        ended.plan().with_context(|| format!("keystone {command} --json"))
     }
 
     /// Plans, and installs the plan with the hash that was printed; `more` goes to both, `install`

@@ -95,7 +95,7 @@ pub fn mapper_now(roots: &Roots, fits: impl Fn(&str, &str) -> bool) -> Option<St
 
 /// A logical volume of LVM: the `dm-*` device of that name whose UUID says that LVM made it.
 pub fn logical_volume(roots: &Roots, group: &str, volume: &str) -> Result<Node, BlockError> {
-    let name = crate::lvm::mapper_name(group, volume);
+    let name = keystone_planner::lvm::mapper_name(group, volume);
     wait(&format!("the logical volume {group}/{volume}"), APPEAR_BOUND, || {
         let found = mapper_now(roots, |found, uuid| found == name && uuid.starts_with("LVM-"));
         Ok(match found {

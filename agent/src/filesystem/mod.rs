@@ -98,24 +98,29 @@ pub enum FilesystemError {
     Tool(#[from] crate::tool::ToolError),
 }
 
-/// What is on a device: nothing, a file system of that type, or something in the way.
+/// Whether a file system of that type is on a device, or nothing.
 fn is_there(device: &Device, fstype: &str) -> Result<bool, FilesystemError> {
-    is_there_signature(
+    Ok(filesystem(device, fstype)?.is_some())
+}
+
+/// The file system of that type that is on a device, if anything is.
+fn filesystem(device: &Device, fstype: &str) -> Result<Option<Signature>, FilesystemError> {
+    there(
         device,
         |found| matches!(found, Signature::Filesystem { fstype: there, .. } if there == fstype),
     )
 }
 
 /// What is on a device: nothing, what is looked for, or something in the way.
-fn is_there_signature(
+fn there(
     device: &Device,
     wanted: impl Fn(&Signature) -> bool,
-) -> Result<bool, FilesystemError> {
+) -> Result<Option<Signature>, FilesystemError> {
     let found = probe::signatures(probe::Source::from(device))
         .map_err(BlockError::io("reading", device.path()))?;
     match found.as_slice() {
-        [] => Ok(false),
-        [only] if wanted(only) => Ok(true),
+        [] => Ok(None),
+        [only] if wanted(only) => Ok(Some(only.clone())),
         other => Err(FilesystemError::Occupied {
             device: device.name().to_owned(),
             found: other.iter().map(describe).collect::<Vec<_>>().join(" and "),

@@ -5,7 +5,7 @@
 //! number of bad pages, UUID and label; the magic ends the page. Numbers are in the machine's
 //! byte order, the page has the size of the machine's.
 
-use super::{FilesystemError, is_there_signature};
+use super::FilesystemError;
 use crate::block::{BlockError, Device, DiskLock, Roots};
 use crate::ensure::Ensured;
 use keystone_protocol::inventory::Signature;
@@ -34,7 +34,7 @@ pub fn ensure(
     let _lock = DiskLock::take(roots, name)?;
     // One that is there may be swapped to.
     let there = Device::open_read(roots, name)?;
-    if is_there_signature(&there, |found| *found == Signature::Swap)? {
+    if super::there(&there, |found| *found == Signature::Swap)?.is_some() {
         return same(&there, label, uuid);
     }
     drop(there);

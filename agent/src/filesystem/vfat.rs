@@ -6,12 +6,12 @@
 //! FAT32 whatever its size (UEFI 2.10, section 13.3).
 
 use super::window::Window;
-use super::{FilesystemError, is_there};
+use super::{FilesystemError, filesystem, is_there};
 use crate::block::{BlockError, Device, DiskLock, Roots};
 use crate::ensure::Ensured;
 use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
+use keystone_protocol::inventory::Signature;
 use std::io::{self, Seek, Write};
-use std::os::unix::fs::FileExt;
 
 pub use keystone_planner::vfat::least_size;
 
@@ -27,14 +27,9 @@ pub fn ensure(
     let label = label.map(padded).transpose()?;
     let _lock = DiskLock::take(roots, name)?;
     // One that is there may be mounted.
-    let there = Device::open_read(roots, name)?;
-    if is_there(&there, "vfat")? {
-        return match label {
-            Some(label) => has_label(&there, label),
-            None => Ok(Ensured::AlreadySo),
-        };
+    if let Some(there) = filesystem(&Device::open_read(roots, name)?, "vfat")? {
+        return has_label(name, there, label);
     }
-    drop(there);
     let device = Device::open_exclusive(roots, name)?;
     let least = least_size(device.sector_size());
     if device.size() < least {
@@ -60,20 +55,24 @@ pub fn ensure(
     Ok(Ensured::Created)
 }
 
-/// Whether a file system that is there has the label, as its boot sector says (offset 71 of
-/// FAT32; Microsoft's specification of FAT, 3.2).
-fn has_label(device: &Device, label: [u8; LABEL]) -> Result<Ensured, FilesystemError> {
-    let mut found = [0; LABEL];
-    device.file().read_exact_at(&mut found, 71).map_err(BlockError::io("reading", device.path()))?;
-    if found == label {
-        return Ok(Ensured::AlreadySo);
+/// Whether a file system that is there has the label, if one is wanted.
+fn has_label(
+    name: &str,
+    there: Signature,
+    wanted: Option<[u8; LABEL]>,
+) -> Result<Ensured, FilesystemError> {
+    let Signature::Filesystem { label: found, .. } = there else { return Ok(Ensured::AlreadySo) };
+    let found = found.unwrap_or_default();
+    let wanted = wanted.map(|wanted| String::from_utf8_lossy(&wanted).trim_end().to_owned());
+    match wanted {
+        Some(wanted) if wanted != found => Err(FilesystemError::Differs {
+            device: name.to_owned(),
+            what: "label",
+            found,
+            wanted,
+        }),
+        _ => Ok(Ensured::AlreadySo),
     }
-    Err(FilesystemError::Differs {
-        device: device.name().to_owned(),
-        what: "label",
-        found: String::from_utf8_lossy(&found).trim_end().to_owned(),
-        wanted: String::from_utf8_lossy(&label).trim_end().to_owned(),
-    })
 }
 
 /// A label as the boot sector and the root directory hold it.

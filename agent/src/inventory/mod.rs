@@ -98,7 +98,7 @@ pub fn collect_at(
 
 fn tools() -> BTreeMap<String, String> {
     let path = |name: &str| Some((name.to_owned(), tool::find(name)?.to_string_lossy().into_owned()));
-    tool::KNOWN.into_iter().filter_map(path).collect()
+    keystone_planner::programs::KNOWN.into_iter().filter_map(path).collect()
 }
 
 /// Files that are swapped to lie in file systems, whose mounts tell enough.

@@ -284,12 +284,23 @@ fn wait_for_another(execution: &mut Execution<'_>, patience: Duration) {
 
 /// Why the machine could not get all its secrets, known before the first write.
 fn missing_secret(plan: &Plan, phases: Phases, secrets: &Secrets) -> Option<Refusal> {
-    let containers = plan.containers.iter().filter(|_| phases.disko).find_map(|container| {
+    let of_disks = || phases.disko.then(|| missing_for_disks(plan, secrets)).flatten();
+    let of_system = || phases.install.then(|| missing_for_system(plan, secrets)).flatten();
+    let (message, hint) = of_disks().or_else(of_system)?;
+    Some(Refusal { kind: RefusalKind::TargetUnfit, message, hint })
+}
+
+/// What is missing, and what to do.
+type Missing = (String, Option<String>);
+
+/// A secret that containers or datasets need.
+fn missing_for_disks(plan: &Plan, secrets: &Secrets) -> Option<Missing> {
+    let no_password =
+        |name: &str| Some((format!("{name} is opened by a password, and none was given"), None));
+    let containers = plan.containers.iter().find_map(|container| {
         let name = &container.name;
         match &container.unlock {
-            ContainerUnlock::Password if secrets.password.is_none() => {
-                Some((format!("{name} is opened by a password, and none was given"), None))
-            }
+            ContainerUnlock::Password if secrets.password.is_none() => no_password(name),
             ContainerUnlock::Tpm2 { pin: true, .. } if secrets.pin.is_none() => {
                 Some((format!("{name} is opened by TPM and PIN, and no PIN was given"), None))
             }
@@ -297,39 +308,33 @@ fn missing_secret(plan: &Plan, phases: Phases, secrets: &Secrets) -> Option<Refu
             ContainerUnlock::Password | ContainerUnlock::Tpm2 { .. } => None,
         }
     });
-    let additional = || {
-        plan.steps.iter().filter(|_| phases.disko).find_map(|step| match &step.action {
-            Action::Enroll { name, additional, .. } => {
+    let steps = || {
+        plan.steps.iter().find_map(|step| match (&step.action, step.action.dataset_key()) {
+            (Action::Enroll { name, additional, .. }, _) => {
                 additional.iter().find_map(|file| missing_file(name, &file.path, secrets))
             }
+            (_, Some((dataset, DatasetKey::Asked))) if secrets.password.is_none() => {
+                no_password(dataset)
+            }
+            (_, Some((dataset, DatasetKey::File { path }))) => missing_file(dataset, path, secrets),
             _ => None,
         })
     };
-    let datasets = || {
-        let keys = plan.steps.iter().filter(|_| phases.disko);
-        let mut keys = keys.filter_map(|step| step.action.dataset_key());
-        keys.find_map(|(dataset, key)| match key {
-            DatasetKey::Asked if secrets.password.is_none() => {
-                Some((format!("{dataset} is opened by a password, and none was given"), None))
-            }
-            DatasetKey::File { path } => missing_file(dataset, path, secrets),
-            DatasetKey::Asked | DatasetKey::Made { .. } => None,
-        })
+    containers.or_else(steps)
+}
+
+/// A secret that the system gets.
+fn missing_for_system(plan: &Plan, secrets: &Secrets) -> Option<Missing> {
+    let keys = match &plan.basis.options.host_keys {
+        HostKeys::Installer => hostkey::of_installer(Path::new("/etc")).map(drop),
+        HostKeys::Given { public } => hostkey::given(&secrets.host_keys, public).map(drop),
+        HostKeys::Made => Ok(()),
     };
-    let host_keys = || {
-        let keys = match &plan.basis.options.host_keys {
-            HostKeys::Installer => hostkey::of_installer(Path::new("/etc")).map(drop),
-            HostKeys::Given { public } => hostkey::given(&secrets.host_keys, public).map(drop),
-            HostKeys::Made => Ok(()),
-        };
-        keys.err().filter(|_| phases.install).map(|error| (chain(&error), None))
-    };
-    let (message, hint) = containers.or_else(additional).or_else(datasets).or_else(host_keys)?;
-    Some(Refusal { kind: RefusalKind::TargetUnfit, message, hint })
+    keys.err().map(|error| (chain(&error), None))
 }
 
 /// Why a container or dataset can't get a key file, and what to do.
-fn missing_file(name: &str, path: &str, secrets: &Secrets) -> Option<(String, Option<String>)> {
+fn missing_file(name: &str, path: &str, secrets: &Secrets) -> Option<Missing> {
     if secrets.key_files.contains_key(path) {
         return None;
     }

@@ -129,7 +129,7 @@ pub fn disk_keys(
 }
 
 /// The key files that a layout asks for; those in the Nix store are nobody's secret, and not used.
-pub fn asked_for(layout: &Layout) -> Vec<String> {
+fn asked_for(layout: &Layout) -> Vec<String> {
     let contents = layout.contents();
     let mut files = Vec::new();
     for (_, content) in &contents {

@@ -56,8 +56,7 @@ pub fn write(
     if !options.replace && path.symlink_metadata().is_ok() {
         return Err(fail(BundleError::Exists));
     }
-    let directory = path.parent().filter(|dir| !dir.as_os_str().is_empty());
-    let directory = directory.unwrap_or(Path::new("."));
+    let directory = crate::parent(path);
     let mut file = tempfile::Builder::new()
         .prefix(".keystone-bundle-")
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))

@@ -55,7 +55,7 @@ pub(super) async fn install_and_tell(
     let Found { closure, source, layout } =
         super::system::find(system, debug, operator, stop).await?;
     let checked = preflight(&layout, &closure)?;
-    let (additions, choices) = super::system::additions(system, &checked)?;
+    let (additions, choices) = super::system::additions(system, &checked, stop).await?;
     additions.disk_keys.values().chain(&additions.host_keys).for_each(|key| operator.hide(key));
     let mut options = match described {
         Some(options) => options,
@@ -134,8 +134,6 @@ pub(super) fn install_options(
         extra_files: choices.extra_files,
         chown: choices.chown,
         host_keys: choices.host_keys,
-        // Not part of what is written, so that a plan's hash holds for both.
-        no_reboot: false,
         skip_seal: args.is_some_and(|args| args.skip_seal_for_tests),
         ..system.writing.options(&system.names)
     }

@@ -4,8 +4,7 @@ use super::args::PlanArgs;
 use super::install::{install_and_tell, install_options};
 use super::link::link_options;
 use super::output::print;
-use super::system::{self, Choices, read_layout};
-use crate::closure::ClosureError;
+use super::system::{self, Choices, read_document};
 use crate::confirm::plan_text;
 use crate::disks::{self, DisksRequest};
 use crate::install::{InstallError, preflight};
@@ -17,7 +16,7 @@ use keystone_protocol::inventory::{INVENTORY_VERSION, Inventory};
 use keystone_protocol::options::{ClosureFacts, InstallOptions};
 use keystone_protocol::plan::Plan;
 use serde::Deserialize;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 
 /// Plans, and shows the plan.
@@ -46,7 +45,7 @@ async fn of_disks(
     operator: &mut CommandLine,
     stop: &Stop,
 ) -> Result<(), InstallError> {
-    let (layout, options) = disks_alone(args)?;
+    let (layout, options) = disks_alone(args, stop).await?;
     let link = link_options(&args.link, operator)?;
     let host = link.destination.host.clone();
     let request = DisksRequest { layout, link, options, dry_run: true };
@@ -69,11 +68,11 @@ async fn offline(
                 .to_owned(),
         ));
     }
-    let inventory = read_inventory(file)?;
+    let inventory = read_inventory(file, stop).await?;
     let (layout, options, facts) = match args.system.names_a_system() {
         true => of_system(args, operator, stop).await?,
         false => {
-            let (layout, options) = disks_alone(args)?;
+            let (layout, options) = disks_alone(args, stop).await?;
             (layout, options, None)
         }
     };
@@ -85,11 +84,14 @@ async fn offline(
 }
 
 /// Layout and options where the disks alone are dealt with.
-fn disks_alone(args: &PlanArgs) -> Result<(String, InstallOptions), InstallError> {
+async fn disks_alone(
+    args: &PlanArgs,
+    stop: &Stop,
+) -> Result<(String, InstallOptions), InstallError> {
     let Some(path) = &args.system.layout else {
         return Err(InstallError::Usage("there is no layout: give --layout".to_owned()));
     };
-    Ok((read_layout(path)?, install_options(&args.system, None, Choices::default())))
+    Ok((read_document(path, stop).await?, install_options(&args.system, None, Choices::default())))
 }
 
 /// Layout, options and closure where a system is named.
@@ -100,7 +102,7 @@ async fn of_system(
 ) -> Result<(String, InstallOptions, Option<ClosureFacts>), InstallError> {
     let found = system::find(&args.system, false, operator, stop).await?;
     let layout = preflight(&found.layout, &found.closure)?;
-    let (_, choices) = system::additions(&args.system, &layout)?;
+    let (_, choices) = system::additions(&args.system, &layout, stop).await?;
     let options = install_options(&args.system, None, choices);
     Ok((found.layout, options, Some(found.closure.facts)))
 }
@@ -119,18 +121,12 @@ fn show(
 }
 
 /// Reads what `keystone inventory --json` wrote.
-fn read_inventory(path: &Path) -> Result<Inventory, InstallError> {
+async fn read_inventory(path: &Path, stop: &Stop) -> Result<Inventory, InstallError> {
     #[derive(Deserialize)]
     struct Versioned {
         version: u32,
     }
-    let text = match path == Path::new("-") {
-        true => io::read_to_string(io::stdin().lock().by_ref()),
-        false => std::fs::read_to_string(path),
-    };
-    let text = text.map_err(|source| {
-        InstallError::Preflight(ClosureError::Read { path: path.to_owned(), source }.into())
-    })?;
+    let text = read_document(path, stop).await?;
     let unusable = |why: String| {
         InstallError::Usage(format!(
             "--inventory {}: {why}; keystone inventory root@HOST --json writes one",

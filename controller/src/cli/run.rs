@@ -6,7 +6,6 @@ use super::disks;
 use super::install::install_and_tell;
 use super::link::link_options;
 use super::output::{closing, log, operator, operator_with, print};
-use crate::closure::ClosureError;
 use crate::confirm::machine;
 use crate::copy::CopyOptions;
 use crate::install::{InstallError, Kind, Link, LinkOptions};
@@ -214,7 +213,8 @@ async fn copy(
     stop: &Stop,
 ) -> Result<(), InstallError> {
     let origin = args.origin.clone();
-    let found = stoppable(stop, move || origin.find()).await?;
+    let read = move || origin.find().map_err(|error| InstallError::Preflight(error.into()));
+    let found = stoppable(stop, read).await?;
     let options = CopyOptions {
         link: LinkOptions {
             patience: Duration::from_secs(args.patience),
@@ -244,14 +244,15 @@ async fn copy(
     Ok(())
 }
 
-/// What reads a closure may wait for a disk or a server: it does so where it can be left alone.
+/// What reads may wait for a disk, a server or who writes to a pipe: it does so where it can be
+/// left alone.
 pub(super) async fn stoppable<T: Send + 'static>(
     stop: &Stop,
-    read: impl FnOnce() -> Result<T, ClosureError> + Send + 'static,
+    read: impl FnOnce() -> Result<T, InstallError> + Send + 'static,
 ) -> Result<T, InstallError> {
     tokio::select! {
         read = tokio::task::spawn_blocking(read) => match read {
-            Ok(read) => read.map_err(|error| InstallError::Preflight(error.into())),
+            Ok(read) => read,
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         },
         () = stop.asked(1) => Err(InstallError::Interrupted),

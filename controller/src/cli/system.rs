@@ -1,6 +1,7 @@
 //! The system to install and what is added to it, from the options.
 
 use super::args::SystemArgs;
+use super::args::additions::AdditionArgs;
 use super::args::nix::BuildOn;
 use super::run::stoppable;
 use crate::additions::{Archive, HostKeyFile, keys};
@@ -12,7 +13,7 @@ use crate::stop::Stop;
 use crate::ui::CommandLine;
 use keystone_protocol::layout::Layout;
 use keystone_protocol::options::{Chown, ExtraFiles, HostKeys};
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -64,7 +65,7 @@ pub(super) async fn find(
     let mut origin = system.origin.clone();
     match (&system.flake, system.store_paths.as_slice()) {
         (Some(flake), _) => {
-            let built = flake::toplevel(flake, &system.nix.options(debug), operator, stop).await?;
+            let built = flake::toplevel(flake, &options, operator, stop).await?;
             origin.store_path = Some(built);
         }
         (None, [script, toplevel]) => {
@@ -79,7 +80,10 @@ pub(super) async fn find(
             ));
         }
     }
-    let (closure, source) = stoppable(stop, move || origin.system()).await?;
+    let (closure, source) = stoppable(stop, move || {
+        origin.system().map_err(|error| InstallError::Preflight(error.into()))
+    })
+    .await?;
     Ok(Found { closure, source, layout })
 }
 
@@ -93,7 +97,7 @@ pub(super) async fn layout_of(
     stop: &Stop,
 ) -> Result<String, InstallError> {
     match (file, flake) {
-        (Some(path), _) => read_layout(path),
+        (Some(path), _) => read_document(path, stop).await,
         (None, Some(flake)) => {
             let layout = flake::layout(flake, options, operator, stop).await?;
             Layout::parse(&layout)
@@ -104,27 +108,33 @@ pub(super) async fn layout_of(
     }
 }
 
-/// The text of a layout document.
-pub(super) fn read_layout(path: &Path) -> Result<String, InstallError> {
-    let read = match path == Path::new("-") {
-        true => {
-            let mut text = String::new();
-            io::stdin().lock().read_to_string(&mut text).map(|_| text)
-        }
-        false => std::fs::read_to_string(path),
-    };
-    read.map_err(|source| {
-        let path = path.to_owned();
-        InstallError::Preflight(ClosureError::Read { path, source }.into())
+/// The text of a document; `-` is standard input.
+pub(super) async fn read_document(path: &Path, stop: &Stop) -> Result<String, InstallError> {
+    let path = path.to_owned();
+    stoppable(stop, move || {
+        let read = match path == Path::new("-") {
+            true => io::read_to_string(io::stdin().lock()),
+            false => std::fs::read_to_string(&path),
+        };
+        read.map_err(|source| InstallError::Preflight(ClosureError::Read { path, source }.into()))
     })
+    .await
 }
 
 /// What is added to the system: read, checked against the layout, and as the plan has it.
-pub(super) fn additions(
+pub(super) async fn additions(
     system: &SystemArgs,
     layout: &Layout,
+    stop: &Stop,
 ) -> Result<(Additions, Choices), InstallError> {
-    let args = &system.additions;
+    let (args, layout) = (system.additions.clone(), layout.clone());
+    stoppable(stop, move || read_additions(&args, &layout)).await
+}
+
+fn read_additions(
+    args: &AdditionArgs,
+    layout: &Layout,
+) -> Result<(Additions, Choices), InstallError> {
     let chown = args.owners().map_err(InstallError::Usage)?;
     let archive = args.extra_files.as_deref().map(Archive::new).transpose()?.map(Arc::new);
     let disk_keys = keys::disk_keys(layout, &args.disk_keys())?;

@@ -6,12 +6,12 @@ use super::output::print;
 use crate::closure::ClosureError;
 use crate::install::{InstallError, connect};
 use crate::reboot::{RebootError, RebootOptions};
-use crate::ssh::{ConnectOptions, HostKeyPolicy, PublicKey};
+use crate::ssh::{ConnectOptions, Destination, HostKeyPolicy, PublicKey};
 use crate::stop::Stop;
 use crate::ui::CommandLine;
 use crate::ui::json::Json;
 use crate::ui::style::Style;
-use crate::verify::{Expected, Outcome, show, verify as ask};
+use crate::verify::{Expected, Outcome, Verified, show, verify as ask};
 use keystone_protocol::report::Report;
 use std::io;
 use std::path::Path;
@@ -34,14 +34,8 @@ pub(super) async fn verify(
         hostname: args.hostname.clone(),
     };
     let (destination, options) = reach(&args.link, operator)?;
-    let asked = async {
-        let session = connect(&destination, &options, operator).await?;
-        let verified = ask(&session, &expected).await;
-        session.disconnect().await;
-        Ok::<_, InstallError>(verified?)
-    };
     let verified = tokio::select! {
-        verified = asked => verified?,
+        verified = ask_at(&destination, &options, &expected, operator) => verified?,
         () = stop.asked(1) => return Err(InstallError::Interrupted),
     };
     operator.screen().finish();
@@ -50,6 +44,19 @@ pub(super) async fn verify(
         false => print(&show::text(&verified, Style::of(&io::stdout()))),
     }
     Ok(verified.exit_code())
+}
+
+/// Connects, and asks.
+async fn ask_at(
+    destination: &Destination,
+    options: &ConnectOptions,
+    expected: &Expected,
+    operator: &mut CommandLine,
+) -> Result<Verified, InstallError> {
+    let session = connect(destination, options, operator).await?;
+    let verified = ask(&session, expected).await;
+    session.disconnect().await;
+    Ok(verified?)
 }
 
 /// Asks the system that was just installed, and seen running at `at`, whether it is what `report`
@@ -73,14 +80,10 @@ pub(super) async fn after_install(
         ..at.connect.clone()
     };
     let expected = Expected { report: Some(report.clone()), hostname: None };
-    let asked = async {
-        let session = connect(&at.at, &options, operator).await?;
-        let verified = ask(&session, &expected).await;
-        session.disconnect().await;
-        Ok::<_, InstallError>(verified?)
-    };
     let verified = tokio::select! {
-        verified = asked => verified?,
+        verified = ask_at(&at.at, &options, &expected, operator) => verified.map_err(|error| {
+            InstallError::Checks(format!("was not asked: {}", crate::chain(&error)))
+        })?,
         () = stop.asked(1) => {
             return Err(InstallError::Checks("was not asked: stopped by the operator".to_owned()));
         }

@@ -26,8 +26,6 @@ pub struct NixOptions {
     pub logs: bool,
     /// `--show-trace`.
     pub show_trace: bool,
-    /// Further arguments, such as where to build.
-    pub more: Vec<String>,
 }
 
 /// `nix` did not give what it was asked for.
@@ -90,7 +88,6 @@ pub async fn nix(
         .args(["--log-format", "internal-json", "--no-write-lock-file"])
         .args(&args[1..])
         .args(options.show_trace.then_some("--show-trace"))
-        .args(&options.more)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

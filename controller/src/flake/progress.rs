@@ -105,25 +105,10 @@ impl Progress {
     }
 }
 
-/// Without escape sequences, which Nix puts into its messages.
+/// Without escape sequences, which Nix puts into its messages, and other control characters.
 fn plain(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut chars = text.chars();
-    while let Some(c) = chars.next() {
-        match c {
-            // ECMA-48: CSI, parameters, one final byte.
-            '\u{1b}' => {
-                if chars.next() == Some('[') {
-                    chars.by_ref().find(|c| ('@'..='~').contains(c));
-                }
-            }
-            '\n' => out.push('\n'),
-            '\t' => out.push(' '),
-            c if c.is_control() => {}
-            c => out.push(c),
-        }
-    }
-    out
+    let text = console::strip_ansi_codes(text).replace('\t', " ");
+    text.chars().filter(|c| *c == '\n' || !c.is_control()).collect()
 }
 
 #[cfg(test)]

@@ -26,11 +26,6 @@ impl Flake {
     pub fn installable(&self, attribute: &str) -> String {
         format!("{}#{}.{attribute}", self.uri, self.config)
     }
-
-    /// The flake without the attribute.
-    pub fn uri(&self) -> &str {
-        &self.uri
-    }
 }
 
 impl fmt::Display for Flake {

@@ -29,7 +29,9 @@ pub(super) async fn execute<O: Operator>(
     operator: &mut O,
     stop: &Stop,
 ) -> Result<(Link, Report), InstallError> {
-    let again = going_on(&execution);
+    let again = (execution.request.patience_s > 0).then(|| going_on(&execution));
+    // How the line broke that this one goes on after.
+    let mut broken: Option<InstallError> = None;
     let mut next = execution;
     loop {
         let mounted = next.request.goes_on;
@@ -38,8 +40,13 @@ pub(super) async fn execute<O: Operator>(
             Err(error) => error,
         };
         let lost = matches!(error, ExecuteError::Conversation(ConversationError::Lost { .. }));
-        if let (true, ExecuteError::Refused(refusal)) = (mounted, &error) {
+        // The disks are written: what is said of them is what was said when the line broke.
+        if let (true, ExecuteError::Refused(refusal)) = (mounted, &error)
+            && let Some(broken) = broken
+        {
             operator.notice(Notice::Remark(&format!("the machine can't go on: {refusal}")));
+            link.close().await;
+            return Err(broken);
         }
         let mounted = mounted || is_after_mounting(plan, link.conversation.step());
         let got_on = link.conversation.received() > 0;
@@ -49,15 +56,16 @@ pub(super) async fn execute<O: Operator>(
             plan: Box::new(plan.clone()),
             log,
         };
-        if !lost || !mounted || again.request.patience_s == 0 {
+        let (true, true, Some(again)) = (lost, mounted, &again) else {
             link.close().await;
             return Err(failed);
-        }
+        };
         link.leave().await;
         link = match connect(&mut line, &failed, got_on, operator, stop).await {
             Some(link) => link,
             None => return Err(failed),
         };
+        broken = Some(failed);
         next = again.clone();
     }
 }

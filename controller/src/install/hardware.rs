@@ -120,10 +120,7 @@ pub async fn describe(session: &Session, tool: Tool, path: &Path) -> Result<(), 
 }
 
 fn write(path: &Path, contents: &[u8]) -> io::Result<()> {
-    let parent = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let parent = crate::parent(path);
     std::fs::create_dir_all(parent)?;
     let mut file = std::fs::File::create(path)?;
     file.write_all(contents)?;

@@ -29,7 +29,6 @@ use crate::conversation::Execution;
 use crate::operator::{Notice, Operator, Proposal};
 use crate::reboot::{self, RebootOptions, Verification};
 use crate::stop::Stop;
-use crate::ui::command_line::{with_password, with_pin};
 use keystone_protocol::inventory::Inventory;
 use keystone_protocol::message::{ExecuteRequest, PlanRequest};
 use keystone_protocol::options::InstallOptions;
@@ -209,12 +208,12 @@ pub(crate) async fn plan_and_confirm<O: Operator>(
     if request.closure.is_some() || mode.formats() || mode.destroys() {
         operator.confirm(&Proposal { host, inventory: &inventory, plan: &plan }).await?;
     }
-    let password = match with_password(&plan).as_slice() {
+    let password = match plan.opened_by_password().as_slice() {
         _ if !phases.disko => None,
         [] => None,
         containers => Some(operator.password(containers).await?),
     };
-    let pin = match with_pin(&plan).as_slice() {
+    let pin = match plan.opened_by_pin().as_slice() {
         _ if !phases.disko => None,
         [] => None,
         containers => Some(operator.pin(containers).await?),

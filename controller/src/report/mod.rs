@@ -76,10 +76,7 @@ impl<'a> InstallReport<'a> {
 
     /// Writes it to `path`, whole or not at all; missing directories are made.
     pub fn save(&self, path: &Path) -> io::Result<()> {
-        let parent = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
+        let parent = crate::parent(path);
         std::fs::create_dir_all(parent)?;
         let mut name = path.file_name().unwrap_or_default().to_owned();
         name.push(".new");

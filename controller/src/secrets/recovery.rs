@@ -39,11 +39,7 @@ impl RecoveryKeyFile {
         }
         self.file.sync_all()?;
         // The name too.
-        let parent = match self.path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        File::open(parent)?.sync_all()
+        File::open(crate::parent(&self.path))?.sync_all()
     }
 
     /// Where it is.

@@ -13,7 +13,7 @@ use crate::ssh::host_key::fingerprint;
 use keystone_protocol::event::EventKind;
 use keystone_protocol::inventory::Inventory;
 use keystone_protocol::password::{RULES, check_password};
-use keystone_protocol::plan::{ContainerUnlock, DatasetKey, Plan};
+use keystone_protocol::plan::Plan;
 use keystone_protocol::secret::Secret;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -151,29 +151,6 @@ impl CommandLine {
     }
 }
 
-/// The containers of the plan that are opened so.
-fn containers(plan: &Plan, by: impl Fn(&ContainerUnlock) -> bool) -> Vec<&str> {
-    plan.containers.iter().filter(|c| by(&c.unlock)).map(|c| c.name.as_str()).collect()
-}
-
-/// Containers and encrypted datasets opened by a password.
-pub fn with_password(plan: &Plan) -> Vec<&str> {
-    let mut names = containers(plan, |unlock| matches!(unlock, ContainerUnlock::Password));
-    let keys = plan.steps.iter().filter_map(|step| step.action.dataset_key());
-    names.extend(keys.filter(|(_, key)| **key == DatasetKey::Asked).map(|(dataset, _)| dataset));
-    names
-}
-
-/// Containers opened by TPM and PIN.
-pub fn with_pin(plan: &Plan) -> Vec<&str> {
-    containers(plan, |unlock| matches!(unlock, ContainerUnlock::Tpm2 { pin: true, .. }))
-}
-
-/// Containers that get a recovery key.
-pub fn with_recovery_key(plan: &Plan) -> Vec<&str> {
-    containers(plan, |unlock| !matches!(unlock, ContainerUnlock::KeyFile(_)))
-}
-
 impl Operator for CommandLine {
     fn notice(&mut self, notice: Notice<'_>) {
         if let Some((_, recorder)) = &mut self.recorder {
@@ -213,7 +190,7 @@ impl Operator for CommandLine {
     async fn prepare(&mut self, plan: &Plan) -> Result<(), OperatorError> {
         let missing = |text: String| Err(OperatorError::Missing(text));
         let ask = self.answers.interactive;
-        let names = with_password(plan);
+        let names = plan.opened_by_password();
         match &self.answers.password {
             Some(source) if !names.is_empty() => {
                 let password = Self::read(source, "--password-file").await?;
@@ -231,7 +208,7 @@ impl Operator for CommandLine {
             }
             _ => {}
         }
-        let names = with_pin(plan);
+        let names = plan.opened_by_pin();
         match &self.answers.pin {
             Some(source) if !names.is_empty() => {
                 let pin = Self::read(source, "--tpm2-pin-file").await?;
@@ -247,7 +224,7 @@ impl Operator for CommandLine {
             }
             _ => {}
         }
-        let names = with_recovery_key(plan);
+        let names = plan.gets_recovery_key();
         match &self.answers.recovery_key_file {
             Some(path) if !names.is_empty() => {
                 let made = RecoveryKeyFile::create(path, names.len());

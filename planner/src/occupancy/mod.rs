@@ -36,11 +36,7 @@ pub(super) fn find(context: &Context<'_>, remarks: &mut Remarks) -> Result<Occup
         .collect();
     let mut proof = Vec::new();
     let releases = if context.mode == DiskoMode::Unmount {
-        proof.push(Step {
-            id: "seal".to_owned(),
-            title: "prove that everything is closed".to_owned(),
-            action: Action::ProveSeal,
-        });
+        proof.push(crate::system::seal());
         uses::releases(context, &context.disks, End::Exported)?
     } else {
         uses::releases(context, &wiped, End::Destroyed)?

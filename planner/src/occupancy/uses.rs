@@ -6,7 +6,7 @@
 
 use crate::refuse::refuse;
 use crate::words::{self, list};
-use crate::{Context, TARGET};
+use crate::{Context, TARGET, lvm};
 use super::{Disks, End};
 use keystone_protocol::inventory::{Disk, Holder, ImportedPool, Mapper, RunningArray};
 use keystone_protocol::layout::Content;
@@ -95,16 +95,13 @@ impl<'a> Uses<'a> {
     /// What lives on other disks too is not ours to close.
     fn refuse_shared(&self) -> Result<(), Refusal> {
         for pool in &self.pools {
-            let elsewhere: Vec<&String> =
-                pool.devices.iter().filter(|name| !self.has(name)).collect();
-            if !elsewhere.is_empty() {
+            if let Some(others) = self.elsewhere(&pool.devices) {
                 return Err(refuse(
                     RefusalKind::TargetUnfit,
                     format!(
-                        "the pool {:?} is imported and lives on {} too, besides a disk of the \
-                         layout",
-                        pool.name,
-                        list(&self.where_is(&elsewhere))
+                        "the pool {:?} is imported and lives on {others} too, besides a disk of \
+                         the layout",
+                        pool.name
                     ),
                     format!(
                         "export it (zpool export {}) and detach its other disks, or destroy it",
@@ -114,15 +111,12 @@ impl<'a> Uses<'a> {
             }
         }
         for mapper in &self.mappers {
-            let elsewhere: Vec<&String> =
-                mapper.slaves.iter().filter(|name| !self.has(name)).collect();
-            if !elsewhere.is_empty() {
+            if let Some(others) = self.elsewhere(&mapper.slaves) {
                 return Err(refuse(
                     RefusalKind::TargetUnfit,
                     format!(
-                        "/dev/mapper/{} is made of a disk of the layout and of {} too",
-                        mapper.name,
-                        list(&self.where_is(&elsewhere))
+                        "/dev/mapper/{} is made of a disk of the layout and of {others} too",
+                        mapper.name
                     ),
                     format!("close it (dmsetup remove {}) if nothing needs it", mapper.name),
                 ));
@@ -146,22 +140,24 @@ impl<'a> Uses<'a> {
             }
         }
         for array in &self.arrays {
-            let elsewhere: Vec<&String> =
-                array.slaves.iter().filter(|name| !self.has(name)).collect();
-            if !elsewhere.is_empty() {
+            if let Some(others) = self.elsewhere(&array.slaves) {
                 return Err(refuse(
                     RefusalKind::TargetUnfit,
                     format!(
-                        "the RAID {} (/dev/{}) is made of a disk of the layout and of {} too",
-                        array.name,
-                        array.kernel_name,
-                        list(&self.where_is(&elsewhere))
+                        "the RAID {} (/dev/{}) is made of a disk of the layout and of {others} too",
+                        array.name, array.kernel_name
                     ),
                     format!("stop it (mdadm --stop /dev/{}) if nothing needs it", array.kernel_name),
                 ));
             }
         }
         Ok(())
+    }
+
+    /// Those of the parts that are not on our disks, in words.
+    fn elsewhere(&self, parts: &[String]) -> Option<String> {
+        let others: Vec<&String> = parts.iter().filter(|name| !self.has(name)).collect();
+        (!others.is_empty()).then(|| list(&self.where_is(&others)))
     }
 
     /// Only pools of the layout are exported; what else was imported has its reasons.
@@ -385,7 +381,8 @@ impl<'a> Uses<'a> {
         let mut swaps = contents.filter(|(_, content)| matches!(content, Content::Swap(_)));
         let found = swaps.find(|(device, _)| match device {
             DeviceRef::LogicalVolume { group, name } => {
-                mapper.uuid.starts_with(LVM) && mapper.name == volume_name(group, name)
+                mapper.uuid.starts_with(lvm::UUID_PREFIX)
+                    && mapper.name == lvm::mapper_name(group, name)
             }
             _ => false,
         });
@@ -466,29 +463,9 @@ fn holders(disk: &Disk) -> impl Iterator<Item = &Holder> {
     disk.contents.holders.iter().chain(partitions)
 }
 
-/// How the UUIDs of LVM's mappers begin. Source: lvm2, lib/activate/dev_manager.c, `UUID_PREFIX`.
-const LVM: &str = "LVM-";
-
-/// The volume group of a mapper that is LVM's. Source of the name's form: lvm2
-/// lib/misc/lvm-string.c, `build_dm_name`: dashes are doubled, one joins group and volume.
+/// The volume group of a mapper that is LVM's.
 pub(crate) fn group_of(mapper: &Mapper) -> Option<String> {
-    if !mapper.uuid.starts_with(LVM) {
-        return None;
-    }
-    let name = &mapper.name;
-    let mut at = 0;
-    while let Some(dash) = name[at..].find('-').map(|found| at + found) {
-        if !name[dash + 1..].starts_with('-') {
-            return Some(name[..dash].replace("--", "-"));
-        }
-        at = dash + 2;
-    }
-    None
-}
-
-/// The mapper's name of a logical volume.
-fn volume_name(group: &str, volume: &str) -> String {
-    format!("{}-{}", group.replace('-', "--"), volume.replace('-', "--"))
+    lvm::group_of(&mapper.name, &mapper.uuid)
 }
 
 /// The volume or RAID that `zd16p1` or `md127p1` is a partition of.

@@ -6,7 +6,7 @@ use crate::plan_disks;
 use keystone_protocol::disko_mode::DiskoMode;
 use keystone_protocol::inventory::{Contents, Partition, PoolState, Signature, Table};
 use keystone_protocol::layout::{Content, Layout};
-use keystone_protocol::plan::{Action, Step};
+use keystone_protocol::plan::{Action, InnerPresence, InnerTable, Step};
 
 /// What a content looks like on its device.
 fn signatures(content: Option<&Content>) -> Vec<Signature> {
@@ -85,7 +85,8 @@ fn writes(step: &Step) -> bool {
 
 /// What makes something where nothing is.
 fn makes(step: &Step) -> bool {
-    matches!(
+    let makes_table = |table: &InnerTable| table.presence != InnerPresence::Found;
+    matches!(&step.action, Action::PartitionInner(table) if makes_table(table)) || matches!(
         step.action,
         Action::MakeVfat { .. }
             | Action::MakeFilesystem { .. }
@@ -157,4 +158,17 @@ fn what_is_missing_on_a_kept_disk_is_added_to_its_table() {
     disk.unwrap().contents.partitions.push(Partition { number: 4, label: Some("data".into()), ..gone });
     let refused = plan_disks(&case.inventory, &case.layout, &options(DiskoMode::Format)).unwrap_err();
     assert!(refused.message.contains("partition 4 is in its place"), "{refused}");
+}
+
+/// A system moved to a smaller disk can still be mounted and repaired.
+#[test]
+fn what_is_there_is_mounted_from_a_disk_that_is_too_small_for_the_layout() {
+    let mut case = laid_out(SINGLE).unwrap();
+    let disk = case.inventory.disks.iter_mut().find(|disk| !disk.contents.is_blank() && !disk.boot_medium);
+    disk.unwrap().identity.size = 4 << 30;
+    for mode in [DiskoMode::Mount, DiskoMode::FormatMount] {
+        let options = InstallOptions { disko_mode: mode, ..InstallOptions::default() };
+        let planned = plan_disks(&case.inventory, &case.layout, &options);
+        assert!(planned.is_ok(), "{mode}: {:?}", planned.map(|_| ()));
+    }
 }

@@ -7,12 +7,6 @@ use keystone_protocol::plan::{Action, DeviceRef, Release, Step};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// Programs that a well-furnished installer has.
-const TOOLS: [&str; 9] = [
-    "bash", "btrfs", "lvm", "mdadm", "mkfs.bcachefs", "mkfs.btrfs", "mkfs.ext4", "mkfs.f2fs",
-    "mkfs.xfs",
-];
-
 /// A machine that has every disk that `layout` names, of `size` bytes, and one more, with all
 /// programs; and a system that agrees.
 pub(super) fn machine_for(layout: &str, size: u64, sector_size: u32) -> Case {
@@ -39,7 +33,7 @@ pub(super) fn machine_for(layout: &str, size: u64, sector_size: u32) -> Case {
     }
     case.inventory.disks = disks;
     let path = |tool: &str| (tool.to_owned(), format!("/run/current-system/sw/bin/{tool}"));
-    case.inventory.tools = TOOLS.into_iter().map(path).collect();
+    case.inventory.tools = crate::programs::KNOWN.into_iter().map(path).collect();
     case.closure.boot_bytes = 20 << 20;
     case
 }
@@ -162,5 +156,6 @@ fn what_no_example_has_is_planned() {
 fn missing_programs_are_named_with_what_needs_them() {
     let layout = include_str!("more.json");
     let case = machine_for(layout, 64 << 30, 512).with(|case| case.inventory.tools.clear());
-    insta::assert_snapshot!(case.refusal().to_string());
+    let refusal = case.refusal();
+    insta::assert_snapshot!(format!("{refusal}\n{}", refusal.hint.clone().unwrap_or_default()));
 }

@@ -101,7 +101,7 @@ fn a_hash_depends_on_what_is_done_and_not_on_what_changes_by_itself() {
     for change in [
         (|case| case.disk("vda").identity.size += 512) as Change,
         |case| case.disk("vda").identity.serial = Some("another".into()),
-        |case| case.options.no_reboot = true,
+        |case| case.options.skip_seal = true,
         |case| case.options.unlock = Unlock::Password,
         |case| case.closure.toplevel.push('x'),
         |case| case.closure.zfs_version = Some("2.1.0".into()),

@@ -1,6 +1,8 @@
-//! Which devices a step uses and which it makes.
+//! Which devices a step uses and which it makes, and what opens what a plan makes.
 
-use super::{Action, DatasetKey, DeviceRef, MountSource, PoolPlan, Release};
+use super::{
+    Action, ContainerUnlock, DatasetKey, DeviceRef, MountSource, Plan, PoolPlan, Release,
+};
 
 impl Action {
     /// Every device that the action reads or writes, by the plan's names.
@@ -102,6 +104,30 @@ impl Action {
             }
             _ => Vec::new(),
         }
+    }
+}
+
+impl Plan {
+    /// Containers and encrypted datasets that a password opens.
+    pub fn opened_by_password(&self) -> Vec<&str> {
+        let mut names = self.containers(|unlock| matches!(unlock, ContainerUnlock::Password));
+        let keys = self.steps.iter().filter_map(|step| step.action.dataset_key());
+        names.extend(keys.filter(|(_, key)| **key == DatasetKey::Asked).map(|(name, _)| name));
+        names
+    }
+
+    /// Containers that TPM and PIN open.
+    pub fn opened_by_pin(&self) -> Vec<&str> {
+        self.containers(|unlock| matches!(unlock, ContainerUnlock::Tpm2 { pin: true, .. }))
+    }
+
+    /// Containers that get a recovery key.
+    pub fn gets_recovery_key(&self) -> Vec<&str> {
+        self.containers(|unlock| !matches!(unlock, ContainerUnlock::KeyFile(_)))
+    }
+
+    fn containers(&self, by: impl Fn(&ContainerUnlock) -> bool) -> Vec<&str> {
+        self.containers.iter().filter(|c| by(&c.unlock)).map(|c| c.name.as_str()).collect()
     }
 }
 

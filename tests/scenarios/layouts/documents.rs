@@ -8,7 +8,7 @@ use crate::machine::disk::{Bus, Disk};
 use crate::native;
 use crate::runner::{Context, Live};
 use crate::scenarios::steps;
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -121,7 +121,7 @@ impl<'a> Case<'a> {
         let plan_time = began.elapsed();
         let (made, made_time) = self.changes("disko", &["--erase"])?;
         ensure!(!made.is_empty(), "nothing was made");
-        let mounts = mounts(&planned.stdout)?;
+        let mounts = mounts(&planned.plan()?)?;
         self.mounted(&mounts)?;
         let kept = mounts.iter().find(|(_, fstype)| fstype != "vfat" && fstype != "tmpfs");
         let kept = kept.map(|(target, _)| format!("/mnt{target}/kept by keystone"));
@@ -163,14 +163,7 @@ impl<'a> Case<'a> {
     /// The steps that changed something, and what they took.
     fn changes(&self, mode: &str, more: &[&str]) -> Result<(Vec<String>, Duration)> {
         let ended = self.keystone(mode, more)?.ok().with_context(|| format!("--disko-mode {mode}"))?;
-        let changed = ended
-            .stdout
-            .lines()
-            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-            .filter(|line| line["event"] == "step-finished" && line["outcome"] == "created")
-            .filter_map(|line| line["step"].as_str().map(str::to_owned))
-            .collect();
-        Ok((changed, elapsed(&ended)?))
+        Ok((ended.changed()?, elapsed(&ended)?))
     }
 
     fn keystone(&self, mode: &str, more: &[&str]) -> Result<Ended> {
@@ -212,24 +205,13 @@ impl<'a> Case<'a> {
 
 /// What an execution took by its own clock.
 fn elapsed(ended: &Ended) -> Result<Duration> {
-    let last = ended
-        .stdout
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok()?["at_ms"].as_u64())
-        .next_back();
-    match last {
-        Some(ms) => Ok(Duration::from_millis(ms)),
-        None => bail!("no events:\n{}", ended.stdout),
-    }
+    let last = ended.lines()?.iter().filter_map(|line| line["at_ms"].as_u64()).next_back();
+    let last = last.with_context(|| format!("no events:\n{}", ended.stdout))?;
+    Ok(Duration::from_millis(last))
 }
 
 /// Targets and types of the plan's mounts.
-fn mounts(output: &str) -> Result<Vec<(String, String)>> {
-    let plan = output
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .find_map(|line| line.get("plan").filter(|plan| plan.get("steps").is_some()).cloned())
-        .with_context(|| format!("no plan:\n{output}"))?;
+fn mounts(plan: &Value) -> Result<Vec<(String, String)>> {
     let steps = plan["steps"].as_array().context("a plan has steps")?;
     let actions = steps.iter().map(|step| &step["action"]).filter(|action| action["do"] == "mount");
     let actions = actions.filter(|action| action["source"]["source"] != "bind");

@@ -13,7 +13,7 @@ use crate::zfs::{self, Import, KeyStatus};
 use crate::{block, filesystem, gpt, luks};
 use crate::execute::machine::{Container, TARGET};
 use keystone_protocol::plan::{
-    Action, DatasetKey, DeviceRef, ImportPlan, KeyFile, MountSource, PartitionTable,
+    Action, DatasetKey, DeviceRef, ImportPlan, KeyFile, PartitionTable, Step,
 };
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -141,67 +141,40 @@ fn is_needed(run: &mut Execution<'_>, name: &str) -> Result<bool, StepError> {
     let is_it = |device: &DeviceRef| is_in(device, name);
     let mut keeps_keys = false;
     let mut holds_something = false;
-    for step in &plan.steps {
-        let dataset = match &step.action {
-            Action::LoadKey { dataset, device, .. } if is_it(device) => dataset,
-            Action::CreateDataset { dataset, key: Some(DatasetKey::Made { device, .. }), .. }
-                if is_it(device) =>
-            {
-                dataset
+    for Step { action, .. } in &plan.steps {
+        let keyed = match action {
+            Action::LoadKey { dataset, device, .. } if is_it(device) => Some(dataset.as_str()),
+            action => match action.dataset_key() {
+                Some((dataset, DatasetKey::Made { device, .. })) if is_it(device) => Some(dataset),
+                _ => None,
+            },
+        };
+        if let Some(dataset) = keyed {
+            keeps_keys = true;
+            let zfs = run.machine.zfs()?;
+            if !zfs.exists(dataset)? || zfs.key_status(dataset)? != KeyStatus::Available {
+                return Ok(true);
             }
+            continue;
+        }
+        match action {
             Action::OpenLuks { device, name, .. } if is_it(device) => {
                 if is_needed(run, name)? {
                     return Ok(true);
                 }
-                continue;
-            }
-            Action::Mount(mount) => {
-                let MountSource::Filesystem { device, .. } = &mount.source else { continue };
-                if is_it(device) {
-                    return Ok(true);
-                }
-                continue;
-            }
-            Action::ImportPool(pool) if pool.members.iter().any(is_it) => return Ok(true),
-            Action::CreatePool(pool)
-                if pool.vdevs.iter().any(|vdev| vdev.members().iter().any(is_it)) =>
-            {
-                return Ok(true);
-            }
-            Action::ActivateGroup { members, .. } | Action::CreateVolumeGroup { members, .. }
-                if members.iter().any(is_it) =>
-            {
-                return Ok(true);
-            }
-            Action::AssembleArray(array) | Action::CreateArray(array)
-                if array.members.iter().any(is_it) =>
-            {
-                return Ok(true);
-            }
-            Action::Swapon { device, .. }
-            | Action::MakeSwap { device, .. }
-            | Action::CreateSubvolume { device, .. }
-            | Action::CreateSwapFile { device, .. }
-            | Action::CreatePhysicalVolume { device }
-                if is_it(device) =>
-            {
-                return Ok(true);
-            }
-            Action::Partition(table) | Action::FindPartitions(table) if is_it(&table.device) => {
-                return Ok(true);
             }
             Action::MakeFilesystem { device, .. } | Action::MakeVfat { device, .. }
                 if is_it(device) =>
             {
                 holds_something = true;
-                continue;
             }
-            _ => continue,
-        };
-        keeps_keys = true;
-        let zfs = run.machine.zfs()?;
-        if !zfs.exists(dataset)? || zfs.key_status(dataset)? != KeyStatus::Available {
-            return Ok(true);
+            // They are for what others need, or end it.
+            Action::CreateKey { .. }
+            | Action::Enroll { .. }
+            | Action::CloseLuks { .. }
+            | Action::Swapoff { .. } => {}
+            action if action.uses().iter().any(is_it) => return Ok(true),
+            _ => {}
         }
     }
     Ok(holds_something && !keeps_keys)

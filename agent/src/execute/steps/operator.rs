@@ -1,6 +1,5 @@
 //! What the operator adds: files, owners, host keys.
 
-use super::StepError;
 use crate::activation::hostkey;
 use crate::ensure::Ensured;
 use crate::execute::machine::TARGET;
@@ -118,12 +117,6 @@ impl Read for Blocks<'_> {
         buffer[..take].copy_from_slice(&self.piece[self.at..self.at + take]);
         self.at += take;
         Ok(take)
-    }
-}
-
-impl From<crate::operator::AccountError> for StepError {
-    fn from(error: crate::operator::AccountError) -> Self {
-        StepError::Owner(error.into())
     }
 }
 
