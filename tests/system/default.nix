@@ -192,8 +192,7 @@ let
         datasets = if onZfs then builtins.concatStringsSep " " datasets else "";
       };
 
-      # tsc=unstable: see the installer's image.
-      kernelParams = [ "console=tty0" "console=ttyS0,115200" "zfs.zfs_arc_max=268435456" "loglevel=4" "root=fstab" "tsc=unstable" ];
+      kernelParams = [ "console=tty0" "console=ttyS0,115200" "zfs.zfs_arc_max=268435456" "loglevel=4" "root=fstab" ];
       installBootLoader = script "install-systemd-boot.sh" ./install-systemd-boot.sh {
         inherit systemPath;
         extraInstallCommands =

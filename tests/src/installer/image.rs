@@ -20,11 +20,8 @@ const ROOT_START: u64 = ESP_START + ESP_SIZE;
 const LOADER: &str = "timeout 0\ndefault installer.conf\n";
 
 /// `mitigations=off`: they cost much where a processor is emulated, and guard nothing here.
-/// `tsc=unstable`: where one is emulated the kernel finds that out later, while both processors
-/// run, and patches itself by breakpoints that the emulator may miss (an oops `int3`).
 const ENTRY: &str = "title Keystone installer\nlinux /linux\ninitrd /initrd\n\
-                     options console=ttyS0,115200 loglevel=5 mitigations=off random.trust_cpu=on \
-                     tsc=unstable\n";
+                     options console=ttyS0,115200 loglevel=5 mitigations=off random.trust_cpu=on\n";
 
 /// What the image is made by, for the cache.
 pub(super) fn recipe() -> String {

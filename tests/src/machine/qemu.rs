@@ -55,7 +55,7 @@ pub fn arguments(hardware: &Hardware, accel: Accel, files: &Files<'_>) -> Vec<Os
             push("-cpu", "host".to_owned());
         }
         Accel::Tcg => {
-            push("-accel", "tcg,thread=multi,tb-size=1024".to_owned());
+            push("-accel", "tcg,tb-size=1024".to_owned());
             // Without what TCG emulates slowly and nothing here needs; and without
             // CMPXCHG16B, after which QEMU 7.2 leaves garbage in the flags: Linux's
             // allocator uses it where it exists, and 4 boots of 5 ended in a panic.
@@ -63,7 +63,14 @@ pub fn arguments(hardware: &Hardware, accel: Accel, files: &Files<'_>) -> Vec<Os
         }
     }
     push("-m", hardware.memory_mib.to_string());
-    push("-smp", hardware.cpus.to_string());
+    let cpus = match accel {
+        Accel::Kvm => hardware.cpus,
+        // QEMU before 8.1 translates code without holding its pages, so code that another
+        // processor patches just then (the kernel's static keys, by breakpoints) may stay for
+        // ever as it was: an oops `int3`, or a guest that hangs. With one nobody else patches.
+        Accel::Tcg => 1,
+    };
+    push("-smp", cpus.to_string());
     push("-display", "none".to_owned());
     args.push("-nodefaults".into());
     let mut push = |flag: &str, value: String| args.extend([flag.into(), value.into()]);
