@@ -28,6 +28,7 @@ pub mod tpm;
 
 use anyhow::{Context, Result, bail};
 use disk::Disk;
+use serde_json::json;
 use serial::Serial;
 use ssh::Ssh;
 use std::fs;
@@ -229,12 +230,7 @@ impl Running {
             }
             self.alive()?;
             if began.elapsed() > bound {
-                bail!(
-                    "{}: waited {} s for SSH; the console's end:\n{}",
-                    self.name,
-                    bound.as_secs(),
-                    self.serial.tail(40)
-                );
+                bail!("{}: waited {} s for SSH; {}", self.name, bound.as_secs(), self.now());
             }
             std::thread::sleep(Duration::from_secs(1));
         }
@@ -246,10 +242,10 @@ impl Running {
         while self.child.try_wait()?.is_none() {
             if began.elapsed() > bound {
                 bail!(
-                    "{}: waited {} s for it to turn itself off; the console's end:\n{}",
+                    "{}: waited {} s for it to turn itself off; {}",
                     self.name,
                     bound.as_secs(),
-                    self.serial.tail(40)
+                    self.now()
                 );
             }
             std::thread::sleep(Duration::from_millis(200));
@@ -269,6 +265,26 @@ impl Running {
         }
     }
 
+    /// What the machine is doing, for the message of a wait that is over: the console's end, and
+    /// where the processor is. One that is halted (`HLT=1`) has nothing to do, one that is at the
+    /// same place twice is stuck there.
+    fn now(&self) -> String {
+        let processor = || {
+            let registers = json!({ "command-line": "info registers" });
+            let said = self.qmp("human-monitor-command", registers);
+            let said = said.map(|said| said.as_str().unwrap_or_default().to_owned());
+            let said = said.unwrap_or_else(|error| format!("{error:#}"));
+            said.lines().filter(|line| line.contains("RIP=")).collect::<Vec<_>>().join("\n")
+        };
+        let first = processor();
+        std::thread::sleep(Duration::from_secs(1));
+        let then = processor();
+        format!(
+            "the console's end:\n{}\nthe processor:\n{first}\nand a second later:\n{then}",
+            self.serial.tail(40)
+        )
+    }
+
     /// A command to QEMU's monitor.
     pub fn qmp(&self, command: &str, arguments: serde_json::Value) -> Result<serde_json::Value> {
         qmp::execute(&self.monitor, command, arguments)
@@ -276,12 +292,12 @@ impl Running {
 
     /// Resets the machine, as its button would.
     pub fn reset(&self) -> Result<()> {
-        self.qmp("system_reset", serde_json::json!({})).map(drop)
+        self.qmp("system_reset", json!({})).map(drop)
     }
 
     /// Unplugs the installer's medium.
     pub fn eject_medium(&self) -> Result<()> {
-        self.qmp("device_del", serde_json::json!({ "id": qemu::MEDIUM_DEVICE })).map(drop)
+        self.qmp("device_del", json!({ "id": qemu::MEDIUM_DEVICE })).map(drop)
     }
 
     /// Pulls the plug.
