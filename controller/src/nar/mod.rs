@@ -8,11 +8,13 @@
 //! | `read` | several paths at once |
 //! | `compress` | blocks alone, or one long frame over them |
 //! | [`pace`] | what is waited for, and what follows for the compression |
+//! | `idle` | how busy this computer is |
 
 pub mod blocks;
 mod compress;
 pub mod dump;
 pub mod hold;
+mod idle;
 pub mod pace;
 mod read;
 

@@ -2,19 +2,23 @@
 //!
 //! The sender says how long the connection took to accept a block, and how long there was no
 //! block to give it. Bytes per second of the former are the line's rate: nearly without bounds as
-//! long as something else is waited for. From the rate follows how much work a byte is worth.
+//! long as something else is waited for. From the rate follows how much work a byte is worth; and
+//! where no processor was idle and blocks wait all the same, work is what is waited for.
 
+use super::idle::Idle;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Bytes that buffers on the way swallow at once: they say nothing of the line.
 const SWALLOWED: u64 = 4 << 20;
-/// What is measured at once, at least.
+/// What is measured at once, at least; and at first, so that little is sent before it is known how.
 const SPAN: Duration = Duration::from_millis(250);
+const FIRST_SPAN: Duration = Duration::from_millis(80);
 /// From this rate on compressing takes longer than sending, in bytes per second: whatever is faster
-/// than a line of 1 Gbit/s. A fast line on busy processors is not taken for a slow one, which
-/// would make them busier.
+/// than a line of 1 Gbit/s.
 const RAW_FROM: f64 = 140e6;
+/// Below this part of idle time the processors are what is waited for.
+const BUSY: f64 = 0.05;
 /// Below this rate one stream with a large window is worth its work, in bytes per second.
 const STREAM_BELOW: f64 = 60e6;
 /// Less than this is not worth a stream, in bytes.
@@ -73,6 +77,9 @@ struct State {
     changed: Instant,
     /// Parts of the time since then that there was nothing to send.
     starved: f64,
+    /// What part of the processors' time was idle in the last span.
+    idle: Option<f64>,
+    processors: Idle,
 }
 
 impl Default for Pace {
@@ -89,6 +96,8 @@ impl Default for Pace {
             level: None,
             changed: now,
             starved: 0.0,
+            idle: None,
+            processors: Idle::default(),
         };
         Pace { cores: cores as f64, state: Mutex::new(state) }
     }
@@ -102,10 +111,17 @@ impl Pace {
     /// The connection took `took` to accept `bytes`; before that there was nothing to send for
     /// `starved`.
     pub fn sent(&self, bytes: u64, took: Duration, starved: Duration) {
-        self.note(bytes, took, starved, Instant::now());
+        self.note(bytes, took, starved, Instant::now(), Idle::share);
     }
 
-    fn note(&self, bytes: u64, took: Duration, starved: Duration, now: Instant) {
+    fn note(
+        &self,
+        bytes: u64,
+        took: Duration,
+        starved: Duration,
+        now: Instant,
+        idle: impl FnOnce(&mut Idle) -> Option<f64>,
+    ) {
         let mut state = self.lock();
         state.sent += bytes;
         if state.sent <= SWALLOWED {
@@ -116,9 +132,11 @@ impl Pace {
         state.sending += took;
         state.starving += starved;
         let span = now.duration_since(state.since);
-        if span < SPAN {
+        let enough = if state.rate.is_none() { FIRST_SPAN } else { SPAN };
+        if span < enough {
             return;
         }
+        state.idle = idle(&mut state.processors);
         // No line is faster than this, and nothing is divided by zero.
         let rate = state.bytes as f64 / state.sending.as_secs_f64().max(1e-3);
         state.rate = Some(state.rate.map_or(rate, |before| (before + rate) / 2.0));
@@ -169,6 +187,8 @@ impl Pace {
             r if r >= STREAM_BELOW => match ready {
                 // The line would be idle before this is compressed.
                 r if r <= 0.0 => Method::Raw,
+                // What waits does so for a processor, also of the other end, if that is here.
+                _ if state.idle.is_some_and(|idle| idle < BUSY) => Method::Raw,
                 r if r > 0.7 => Method::Alone(3),
                 _ => Method::Alone(1),
             },
@@ -193,7 +213,7 @@ mod tests {
             let took = Duration::from_secs_f64((1 << 20) as f64 / rate);
             let idle = took.mul_f64(starved / (1.0 - starved));
             *from += took + idle;
-            pace.note(1 << 20, took, idle, *from);
+            pace.note(1 << 20, took, idle, *from, |_| Some(0.5));
         }
     }
 
@@ -214,6 +234,17 @@ mod tests {
             let method = pace.method(1 << 30, 0.5);
             assert!(expected(method), "{rate}: {method:?}");
         }
+    }
+
+    #[test]
+    fn busy_processors_are_not_made_busier() {
+        let pace = Pace::default();
+        let mut now = Instant::now();
+        send(&pace, &mut now, 200, 118e6, 0.0);
+        assert_eq!(pace.method(1 << 30, 0.5), Method::Alone(1));
+        now += SPAN;
+        pace.note(1 << 20, Duration::from_millis(9), Duration::ZERO, now, |_| Some(0.01));
+        assert_eq!(pace.method(1 << 30, 0.5), Method::Raw);
     }
 
     #[test]
