@@ -9,6 +9,10 @@ use tempfile::TempDir;
 
 /// The longest that one command in the guest may take.
 const BOUND: Duration = Duration::from_secs(900);
+/// How long a guest that is up may take to answer: one emulated processor does one thing at a time.
+const CONNECT: Duration = Duration::from_secs(60);
+/// The same for one that may not be up.
+const ATTEMPT: Duration = Duration::from_secs(10);
 
 /// Logs in as root on a port of 127.0.0.1.
 #[derive(Debug)]
@@ -49,8 +53,19 @@ impl Ssh {
 
     /// The command that runs `command` in the guest, no longer than [`BOUND`].
     pub fn command(&self, command: &str) -> Command {
+        self.connecting(command, CONNECT)
+    }
+
+    /// Whether it can be logged in by now.
+    pub fn answers(&self) -> bool {
+        let tried = self.connecting("true", ATTEMPT).output();
+        tried.is_ok_and(|output| output.status.success())
+    }
+
+    fn connecting(&self, command: &str, bound: Duration) -> Command {
         let mut ssh = bounded(&Command::new("ssh"), BOUND);
-        ssh.args(["-F", "none", "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"])
+        ssh.args(["-F", "none", "-T", "-o", "BatchMode=yes", "-o"])
+            .arg(format!("ConnectTimeout={}", bound.as_secs()))
             .args(["-o", "StrictHostKeyChecking=accept-new", "-o", "IdentitiesOnly=yes"])
             .args(["-o", "ServerAliveInterval=15", "-o", "LogLevel=ERROR"])
             .arg("-o")
