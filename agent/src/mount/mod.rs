@@ -11,6 +11,7 @@
 //! | [`unmount`] | nothing at or below a place, or who hinders it |
 //! | [`swap`] | swapping begun and ended |
 //! | [`temporary`] | a file system where only root looks, for a moment |
+//! | [`writable`] | a read-only mount, writable for one thread |
 
 pub mod ensure;
 pub mod options;
@@ -18,12 +19,14 @@ pub mod swap;
 pub mod table;
 pub mod temporary;
 pub mod unmount;
+pub mod writable;
 
 pub use ensure::{MountRequest, ensure, ensure_efivarfs};
 pub use swap::{SwapOptions, swapoff, swapon};
 pub use table::MountPoint;
 pub use temporary::TempMount;
 pub use unmount::{unmount, unmount_all_below};
+pub use writable::writable_here;
 
 use crate::block::Timeout;
 use nix::errno::Errno;
@@ -57,6 +60,15 @@ pub enum MountError {
         /// The type.
         fstype: String,
         /// Where.
+        target: PathBuf,
+        /// Why not.
+        #[source]
+        source: Errno,
+    },
+    /// A read-only mount can't be made writable.
+    #[error("making {} writable for this program alone", target.display())]
+    Writable {
+        /// Which.
         target: PathBuf,
         /// Why not.
         #[source]

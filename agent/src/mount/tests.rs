@@ -171,3 +171,33 @@ fn swapping_begins_and_ends() {
     let refused = swapon(&roots, Path::new(blank.node()), options).unwrap_err();
     assert!(matches!(refused, MountError::Swapon { .. }), "{refused}");
 }
+
+#[test]
+fn a_read_only_mount_is_writable_for_one_thread_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let roots = Roots::default();
+    let bound = MountRequest {
+        source: dir.path().display().to_string(),
+        target: dir.path().to_owned(),
+        fstype: "none".to_owned(),
+        options: vec!["bind,ro,nosuid".to_owned()],
+    };
+    assert_eq!(ensure(&roots, &bound).unwrap(), Ensured::Created);
+    let file = dir.path().join("file");
+    fs::write(&file, "x").expect_err("mounted read-only");
+    std::thread::scope(|scope| {
+        let here = scope.spawn(|| {
+            let made = writable_here(dir.path()).unwrap();
+            let again = writable_here(dir.path()).unwrap();
+            let below = std::thread::scope(|scope| scope.spawn(|| fs::write(&file, "x")).join());
+            below.unwrap().unwrap();
+            let options = table::parse(&fs::read_to_string("/proc/thread-self/mountinfo").unwrap());
+            let options = ensure::at(&options, dir.path()).unwrap().options.clone();
+            assert!(options.contains(&"nosuid".to_owned()), "{options:?}");
+            (made, again)
+        });
+        assert_eq!(here.join().unwrap(), (Ensured::Created, Ensured::AlreadySo));
+    });
+    fs::write(&file, "y").expect_err("mounted read-only for all others");
+    unmount(&roots, dir.path()).unwrap();
+}

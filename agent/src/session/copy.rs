@@ -7,6 +7,7 @@ use crate::execute::cancel::Cancel;
 use crate::execute::failure::causes;
 use crate::execute::supplies::EventSink;
 use crate::execute::progress::ClosureProgress;
+use crate::mount::writable_here;
 use crate::store::{Progress, ReceiveError, Received, Store};
 use keystone_protocol::event::{Event, EventKind, Failure, Outcome, StepSummary};
 use keystone_protocol::message::{Copied, CopyRequest, ToController};
@@ -73,7 +74,9 @@ fn receive(
     request: &CopyRequest,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Received, ReceiveError> {
-    let (store, _) = Store::prepare(Path::new(&request.root))?;
+    let root = Path::new(&request.root);
+    let _ = writable_here(&root.join("nix/store"))?;
+    let (store, _) = Store::prepare(root)?;
     let mut remote = Remote::new(wire, Secrets::default());
     store.receive(&request.manifest, &mut remote, progress, cancel.flag())
 }

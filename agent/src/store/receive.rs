@@ -26,6 +26,7 @@ use super::pipeline::Pipeline;
 use super::present::Present;
 use super::{Store, derivation};
 use crate::ensure::Ensured;
+use crate::mount::MountError;
 use keystone_protocol::frame::BlockHeader;
 use keystone_protocol::manifest::Manifest;
 use keystone_protocol::message::Wanted;
@@ -142,6 +143,9 @@ pub enum ReceiveError {
     /// The store could not be written.
     #[error(transparent)]
     Fs(#[from] FsError),
+    /// The store is mounted read-only and stays so.
+    #[error(transparent)]
+    ReadOnly(#[from] MountError),
     /// The database could not be written.
     #[error(transparent)]
     Db(#[from] DbError),
