@@ -11,6 +11,7 @@
 //! | [`upload`] | brings the agent to the machine |
 //! | [`conversation`] | the conversation with the agent |
 //! | [`install`] | an installation, from the connection to the new system's answer |
+//! | [`kexec`](mod@kexec) | from a running Linux into an installer |
 //! | [`disks`] | the disks alone: disko's modes, a look into an installed system |
 //! | [`copy`] | a closure into a store below a directory, without an installation |
 //! | [`reboot`] | waits for the new system and proves that it is the one |
@@ -34,6 +35,7 @@ pub mod copy;
 pub mod disks;
 pub mod flake;
 pub mod install;
+pub mod kexec;
 pub mod nar;
 pub mod operator;
 pub mod reboot;

@@ -3,6 +3,7 @@
 //! The library never touches a terminal. Whatever it has to say goes to [`Operator::notice`];
 //! whatever it has to know it asks here. [`crate::ui`] is the command line's operator.
 
+use crate::kexec::{Ending, Progress};
 use crate::ssh::PublicKey;
 use crate::upload::LocalAgent;
 use keystone_protocol::event::Event;
@@ -73,6 +74,8 @@ pub enum Notice<'a> {
         /// What happened to the last one.
         why: &'a str,
     },
+    /// An installer is being booted by kexec.
+    Kexec(Progress<'a>),
     /// Stopping was asked for.
     Stopping,
     /// The machine goes down.
@@ -152,6 +155,15 @@ pub trait Operator: Send {
         &mut self,
         proposal: &Proposal<'_>,
     ) -> impl Future<Output = Result<(), OperatorError>> + Send;
+
+    /// Confirms that what runs on the machine ends, for an installer to run there.
+    fn confirm_end(
+        &mut self,
+        ending: &Ending<'_>,
+    ) -> impl Future<Output = Result<(), OperatorError>> + Send {
+        let text = format!("nobody can be asked whether {} may end", ending.system);
+        std::future::ready(Err(OperatorError::NotConfirmed(text)))
+    }
 
     /// The password that will open the containers at boot, checked for strength.
     fn password(

@@ -4,6 +4,7 @@
 //! second line of defence, secrets that the operator gave, private keys and recovery keys are
 //! looked for in what is written, and taken out.
 
+use crate::kexec::Progress;
 use crate::operator::Notice;
 use crate::ui::json::value;
 use keystone_protocol::event::EventKind;
@@ -32,6 +33,7 @@ impl Recorder {
     /// Keeps a notice; steps' progress is left out.
     pub fn notice(&mut self, notice: &Notice<'_>) {
         match notice {
+            Notice::Kexec(Progress::Sending { .. }) => return,
             Notice::Event(event) if matches!(event.kind, EventKind::Progress { .. }) => return,
             Notice::Plan(plan) => self.plan = serde_json::to_value(plan).ok(),
             Notice::Inventory(inventory) => self.inventory = serde_json::to_value(inventory).ok(),

@@ -294,7 +294,10 @@ fn the_peers_options_are_obeyed_or_refused() {
         all.extend(more);
         assert_refused(&install(&store, NOWHERE, &all), 64, words);
     };
-    refused(&["--kexec", "x.tar.gz"], &["--kexec", "medium"]);
+    refused(&["--kexec", "/nonexistent/x.tar.gz"], &["the image /nonexistent/x.tar.gz can't be read"]);
+    refused(&["--kexec", "x.zip"], &["x.zip", ".tar.gz"]);
+    refused(&["--kexec", "ftp://host/x.tar"], &["ftp:// is not fetched"]);
+    refused(&["--end-system", "web1"], &["--yes"]);
     refused(&["--ssh-store-setting", "max-connections", "2"], &["max-connections"]);
     refused(&["--phases", "disko,reboot"], &["add install"]);
     refused(&["--phases", "disko", "--verify"], &["--verify", "reboot"]);

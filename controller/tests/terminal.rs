@@ -78,6 +78,7 @@ fn child_main(what: &str) -> ExitCode {
     let answers = Answers {
         interactive: true,
         consent: Consent::Typed,
+        end_system: None,
         print_plan: true,
         password: None,
         pin: None,

@@ -9,10 +9,12 @@
 //! | [`nix`] | how Nix builds a system |
 //! | [`additions`] | what the operator adds to it |
 //! | [`phases`] | which parts of an installation are run |
+//! | [`kexec`] | how a machine that runs another system gets into an installer |
 //! | [`peer`] | options of nixos-anywhere that are taken otherwise, or refused |
 
 pub mod additions;
 pub mod agreement;
+pub mod kexec;
 pub mod link;
 pub mod nix;
 pub mod peer;
@@ -30,6 +32,7 @@ use super::layout::LayoutArgs;
 use super::origin::OriginArgs;
 use agreement::{AgreementArgs, MadeSecretsArgs};
 use clap::{ArgAction, Args, Parser, Subcommand};
+use kexec::KexecArgs;
 use peer::PeerArgs;
 use phases::PhaseArgs;
 use std::path::PathBuf;
@@ -115,13 +118,13 @@ pub struct InstallArgs {
     /// Ask the new system at the end whether it is what was installed, as keystone verify
     #[arg(long, conflicts_with_all = ["no_reboot", "stop_after_disko", "dry_run"])]
     pub verify: bool,
-    /// Where the new system answers, if not at HOST
+    /// Where the new system answers, if not where the installer does
     #[arg(long, value_name = "HOST")]
     pub installed_host: Option<String>,
-    /// Its SSH port, if not the one given with -p
+    /// Its SSH port, if not the installer's
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub installed_port: Option<u16>,
-    /// Give up waiting for the new system after this many seconds
+    /// Give up waiting for the new system, and for the image of --kexec, after this many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 900,
           value_parser = clap::value_parser!(u64).range(1..))]
     pub boot_timeout: u64,
@@ -156,6 +159,9 @@ pub struct InstallArgs {
     /// Which parts of it.
     #[command(flatten)]
     pub phases: PhaseArgs,
+    /// An installer by kexec.
+    #[command(flatten)]
+    pub kexec: KexecArgs,
     /// As nixos-anywhere has them.
     #[command(flatten)]
     pub peer: PeerArgs,
@@ -248,6 +254,10 @@ mod tests {
         assert!(install(&["--yes", "--plan-hash", "x"]).unwrap().agreement.yes);
         let args = install(&["--yes", "--disk-id", "a", "--disk-id", "b"]).unwrap();
         assert_eq!(args.agreement.disk_ids, ["a", "b"]);
+        assert!(install(&["--end-system", "web1"]).is_err());
+        let args = install(&["--yes", "--end-system", "web1", "--disk-id", "a"]).unwrap();
+        assert_eq!(args.kexec.end_system.as_deref(), Some("web1"));
+        assert!(install(&["--yes", "--end-system", "web1"]).is_ok());
     }
 
     #[test]

@@ -1,18 +1,18 @@
 //! What precedes an installation.
 
 use super::args::InstallArgs;
+use super::args::kexec::KexecArgs;
 use super::args::phases::Selected;
+use super::link::reach_at;
 use crate::install::hardware::{self, Tool};
 use crate::install::{InstallError, LinkOptions, connect};
+use crate::kexec::{self, KexecError, KexecRequest, Outcome};
 use crate::operator::{Notice, Operator};
-use crate::ssh::HostKeyPolicy;
+use crate::ssh::{Address, ConnectOptions, HostKeyPolicy};
 use crate::stop::Stop;
 use crate::ui::CommandLine;
 use std::path::Path;
 use std::time::Duration;
-
-/// Bound of one question to the machine.
-const BOUND: Duration = Duration::from_secs(30);
 
 /// Which phases are run, once it is sure that every option can be obeyed.
 pub(super) fn selected(
@@ -25,7 +25,14 @@ pub(super) fn selected(
     for remark in args.peer.without_effect() {
         operator.notice(Notice::Remark(remark));
     }
-    let selected = args.phases.selected().map_err(|why| InstallError::Usage(why.to_owned()))?;
+    let selected = args.phases.selected(args.kexec.wanted());
+    let selected = selected.map_err(|why| InstallError::Usage(why.to_owned()))?;
+    if let Some(remark) = args.kexec.in_vain().filter(|_| !selected.kexec) {
+        operator.notice(Notice::Remark(&remark));
+    }
+    if let Some(image) = args.kexec.kexec.as_ref().filter(|_| selected.kexec) {
+        image.check().map_err(KexecError::from)?;
+    }
     if args.verify && !selected.reboot {
         return Err(InstallError::Usage(
             "--verify asks the new system, so the phase reboot has to be among --phases".to_owned(),
@@ -68,35 +75,47 @@ pub(super) async fn describe_hardware(
     Ok(())
 }
 
-/// The phase kexec: nothing to do on a machine that is in its installer, and refused on another.
-pub(super) async fn need_installer(
+/// The phase kexec. `None` if the machine stays as it is; otherwise the installer is where `options`
+/// lead now. Either way the host key that was seen is expected from then on.
+pub(super) async fn boot_installer(
+    args: &InstallArgs,
     options: &mut LinkOptions,
     operator: &mut CommandLine,
     stop: &Stop,
-) -> Result<(), InstallError> {
-    let asked = async {
-        let session = connect(&options.destination, &options.connect, operator).await?;
-        let key = session.host_key().clone();
-        let script = ". /etc/os-release 2>/dev/null; printf '%s\\n' \"$VARIANT_ID\" \"$PRETTY_NAME\"";
-        let said = session.script("asking what runs there", script, BOUND).await;
-        session.disconnect().await;
-        Ok::<_, InstallError>((key, said?))
+) -> Result<Outcome, InstallError> {
+    let KexecArgs { kexec: image, kexec_extra_flags: flags, force_kexec: force, .. } = &args.kexec;
+    // The image lets root in, at its own port.
+    let address = Address {
+        user: Some("root".into()),
+        host: args.kexec.post_kexec_ssh_host.clone().unwrap_or(options.destination.host.clone()),
+        port: Some(args.kexec.post_kexec_ssh_port),
     };
-    let (key, said) = tokio::select! {
-        asked = asked => asked?,
-        () = stop.asked(1) => return Err(InstallError::Interrupted),
+    let (then, then_connect) = reach_at(&args.link, &address, operator)?;
+    let request = KexecRequest {
+        destination: options.destination.clone(),
+        connect: options.connect.clone(),
+        then,
+        then_connect,
+        image: image.clone(),
+        flags: flags.clone(),
+        force: *force,
+        dry_run: args.agreement.dry_run,
+        bound: Duration::from_secs(args.boot_timeout),
     };
-    options.connect.host_key = HostKeyPolicy::exactly(&key);
-    let said = String::from_utf8_lossy(&said);
-    let mut lines = said.lines();
-    let (variant, name) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
-    if variant == "installer" {
-        operator.notice(Notice::Remark("the machine is in an installer: nothing to do for kexec"));
-        return Ok(());
+    let outcome = kexec::kexec(&request, operator, stop).await?;
+    match &outcome {
+        Outcome::NothingToDo(key) => {
+            options.connect.host_key = HostKeyPolicy::exactly(key);
+            operator.notice(Notice::Remark("the machine is in an installer: nothing to do for kexec"));
+        }
+        Outcome::Booted(key) => {
+            options.destination = request.then;
+            options.connect = ConnectOptions {
+                host_key: HostKeyPolicy::exactly(key),
+                ..request.then_connect
+            };
+        }
+        Outcome::Planned => {}
     }
-    Err(InstallError::Unfit(format!(
-        "the machine runs {}, not an installer, and keystone does not boot one by kexec: boot it \
-         from the installer's medium, then run the same command without the phase kexec",
-        if name.is_empty() { "something unknown" } else { name }
-    )))
+    Ok(outcome)
 }

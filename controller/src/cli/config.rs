@@ -27,7 +27,7 @@ use toml::{Table, Value};
 const FILE: &str = "keystone.toml";
 /// Options that mean agreement, or are for tests.
 const NOT_HERE: &[&str] =
-    &["yes", "plan-hash", "disk-id", "erase", "skip-seal-for-tests", "config", "help"];
+    &["yes", "plan-hash", "disk-id", "end-system", "erase", "skip-seal-for-tests", "config", "help"];
 /// Options of which only one is taken.
 const ALTERNATIVES: &[&[&str]] = &[
     &["store-path", "store-paths", "flake"],

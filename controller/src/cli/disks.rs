@@ -102,6 +102,7 @@ pub(super) fn disko_answers(args: &DiskoArgs) -> Answers {
     Answers {
         interactive,
         consent: args.agreement.consent(interactive),
+        end_system: None,
         print_plan: !args.link.output.json,
         password: args.secrets.password_file.clone(),
         pin: None,
@@ -115,6 +116,7 @@ pub(super) fn rescue_answers(args: &RescueArgs) -> Answers {
     Answers {
         interactive: prompt::is_interactive(),
         consent: Consent::Impossible,
+        end_system: None,
         print_plan: false,
         password: None,
         pin: None,

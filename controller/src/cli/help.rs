@@ -35,6 +35,9 @@ Examples:
     keystone bundle ./result -o nas.ksb
     keystone install root@10.0.0.5 --from nas.ksb --layout layout.json
 
+  Install on a machine that runs another Linux, from an installer that is booted by kexec:
+    keystone install --flake .#nas root@10.0.0.5 --kexec nixos-kexec-installer.tar.gz
+
   Install unattended, agreeing to the plan that was looked at:
     keystone install root@10.0.0.5 --store-path ./result --layout layout.json \\
       --host-key SHA256:… --yes --plan-hash … --recovery-key-file nas.key --json

@@ -10,6 +10,7 @@ use crate::confirm::plan_text;
 use crate::install::{
     InstallError, InstallRequest, Installed, LinkOptions, Until, install, preflight,
 };
+use crate::kexec::Outcome;
 use crate::reboot::RebootOptions;
 use crate::report::InstallReport;
 use crate::ssh::{Address, Destination};
@@ -44,33 +45,34 @@ pub(super) async fn install_and_tell(
         return Ok(());
     }
     address(link)?;
-    let described = match args.filter(|args| !args.generate_hardware_config.is_empty()) {
-        Some(args) => {
-            let mut options = link_options(link, operator)?;
-            super::begin::describe_hardware(args, &mut options, operator, stop).await?;
-            Some(options)
-        }
-        None => None,
+    let Begun { options: begun, mut kexec } = match args {
+        Some(args) => match begin(args, selected, operator, stop).await? {
+            Some(begun) => begun,
+            None => return Ok(()),
+        },
+        None => Begun { options: None, kexec: false },
     };
     let Found { closure, source, layout } =
         super::system::find(system, debug, operator, stop).await?;
     let checked = preflight(&layout, &closure)?;
     let (additions, choices) = super::system::additions(system, &checked, stop).await?;
     additions.disk_keys.values().chain(&additions.host_keys).for_each(|key| operator.hide(key));
-    let mut options = match described {
+    let mut options = match begun {
         Some(options) => options,
         None => link_options(link, operator)?,
     };
     options.patience = Duration::from_secs(args.map_or(0, |args| args.patience));
+    let mut until = until(args, selected, &options, operator)?;
+    if let Some(args) = args.filter(|_| std::mem::take(&mut kexec)) {
+        match super::begin::boot_installer(args, &mut options, operator, stop).await? {
+            Outcome::Planned => return Ok(()),
+            Outcome::NothingToDo(_) => {}
+            // The new system is waited for where the installer is, unless another place is given.
+            Outcome::Booted(_) => until = self::until(Some(args), selected, &options, operator)?,
+        }
+    }
     let destination = options.destination.clone();
     let agent = options.agent.hash;
-    let until = match args {
-        Some(args) if !args.agreement.dry_run => match selected.reboot {
-            true => Until::Verified(reboot_options(args, &options, operator)?),
-            false => Until::Sealed,
-        },
-        _ => Until::Planned,
-    };
     let at = match &until {
         Until::Verified(reboot) => reboot.at.to_string(),
         _ => destination.to_string(),
@@ -79,12 +81,6 @@ pub(super) async fn install_and_tell(
         Until::Verified(reboot) if args.is_some_and(|args| args.verify) => Some(reboot.clone()),
         _ => None,
     };
-    if selected.kexec {
-        super::begin::need_installer(&mut options, operator, stop).await?;
-        if !selected.plan.any() && !selected.reboot {
-            return Ok(());
-        }
-    }
     let request = InstallRequest {
         link: options,
         closure,
@@ -118,6 +114,57 @@ pub(super) async fn install_and_tell(
             Err(error)
         }
     }
+}
+
+/// What was done before there is a system.
+struct Begun {
+    /// The machine, if it was called.
+    options: Option<LinkOptions>,
+    /// Whether the phase kexec is still to be run.
+    kexec: bool,
+}
+
+/// The phase kexec, where it is all that is to be done or its installer is to describe the hardware
+/// that the flake needs; and that description. Otherwise the machine is called once it is sure that
+/// there is a system for it. `None` if that was all.
+async fn begin(
+    args: &InstallArgs,
+    selected: Selected,
+    operator: &mut CommandLine,
+    stop: &Stop,
+) -> Result<Option<Begun>, InstallError> {
+    let alone = !selected.plan.any() && !selected.reboot;
+    let describes = !args.generate_hardware_config.is_empty();
+    if !describes && !alone {
+        return Ok(Some(Begun { options: None, kexec: selected.kexec }));
+    }
+    let mut options = link_options(&args.link, operator)?;
+    if selected.kexec
+        && super::begin::boot_installer(args, &mut options, operator, stop).await?
+            == Outcome::Planned
+    {
+        return Ok(None);
+    }
+    if describes {
+        super::begin::describe_hardware(args, &mut options, operator, stop).await?;
+    }
+    Ok((!alone).then_some(Begun { options: Some(options), kexec: false }))
+}
+
+/// How far to go.
+fn until(
+    args: Option<&InstallArgs>,
+    selected: Selected,
+    options: &LinkOptions,
+    operator: &mut CommandLine,
+) -> Result<Until, InstallError> {
+    Ok(match args {
+        Some(args) if !args.agreement.dry_run => match selected.reboot {
+            true => Until::Verified(reboot_options(args, options, operator)?),
+            false => Until::Sealed,
+        },
+        _ => Until::Planned,
+    })
 }
 
 /// The operator's choices, as the plan has them.

@@ -55,6 +55,9 @@ impl Trouble {
             trouble.last_lines = log.iter().rev().take(10).rev().cloned().collect();
             trouble.add_execution(error, plan.basis.options.disko_mode, operator);
         }
+        if let InstallError::Kexec(error) = error {
+            trouble.last_lines = error.said().iter().rev().take(20).rev().cloned().collect();
+        }
         if let InstallError::Copy { error, log } = error {
             trouble.last_lines = log.iter().rev().take(10).rev().cloned().collect();
             if let ExecuteError::Failed { failure, .. } = error.as_ref() {

@@ -41,6 +41,7 @@ pub(super) fn operator(output: OutputArgs, install: Option<&InstallArgs>) -> Com
     let answers = Answers {
         interactive,
         consent,
+        end_system: install.and_then(|args| args.kexec.end_system.clone()),
         print_plan: !output.json,
         password: install.and_then(|args| args.secrets.password_file.clone()),
         pin: install.and_then(|args| args.system.tpm2_pin_file.clone()),

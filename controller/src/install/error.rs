@@ -5,6 +5,8 @@ use super::hardware::HardwareError;
 use crate::additions::{ArchiveError, KeyError};
 use crate::conversation::{ConversationError, ExecuteError};
 use crate::flake::NixError;
+use crate::kexec::KexecError;
+use crate::kexec::tarball::TarballError;
 use crate::operator::OperatorError;
 use crate::reboot::RebootError;
 use crate::ssh::SshError;
@@ -35,6 +37,9 @@ pub enum InstallError {
     /// The machine could not describe its hardware.
     #[error(transparent)]
     Hardware(#[from] HardwareError),
+    /// An installer was not booted in place of what runs there.
+    #[error(transparent)]
+    Kexec(#[from] KexecError),
     /// The machine is not in a state that this can begin from.
     #[error("{0}")]
     Unfit(String),
@@ -125,6 +130,8 @@ pub enum Kind {
     NotVerified,
     /// The flake could not be built or evaluated.
     Build,
+    /// The installer was not booted by kexec.
+    Kexec,
     /// Stopped by the operator.
     Interrupted,
 }
@@ -147,6 +154,7 @@ impl Kind {
         Kind::NotSealed,
         Kind::NotVerified,
         Kind::Build,
+        Kind::Kexec,
         Kind::Interrupted,
     ];
 
@@ -168,6 +176,7 @@ impl Kind {
             Kind::NotSealed => 76,
             Kind::NotVerified => 77,
             Kind::Build => 78,
+            Kind::Kexec => 79,
             Kind::Interrupted => 130,
         }
     }
@@ -190,6 +199,7 @@ impl Kind {
             Kind::NotSealed => "not-sealed",
             Kind::NotVerified => "not-verified",
             Kind::Build => "build",
+            Kind::Kexec => "kexec",
             Kind::Interrupted => "interrupted",
         }
     }
@@ -214,6 +224,7 @@ impl Kind {
                 "installed and sealed, but the new system was not seen running, or a check failed"
             }
             Kind::Build => "the flake could not be built or evaluated; nothing was written",
+            Kind::Kexec => "the installer was not booted by kexec; nothing was written",
             Kind::Interrupted => "stopped by the operator",
         }
     }
@@ -284,6 +295,29 @@ impl From<&SshError> for Kind {
     }
 }
 
+impl From<&KexecError> for Kind {
+    fn from(error: &KexecError) -> Self {
+        match error {
+            KexecError::NoImage { .. } | KexecError::Unfit(_) | KexecError::NoPlace { .. } => {
+                Kind::TargetUnfit
+            }
+            KexecError::NoKey { .. } | KexecError::OtherKey { .. } | KexecError::NotLetIn { .. } => {
+                Kind::SshRefused
+            }
+            KexecError::Tarball(TarballError::Fetch(_)) => Kind::Kexec,
+            KexecError::Tarball(_) => Kind::Usage,
+            KexecError::Ssh(error) => error.into(),
+            KexecError::NotWaiting { .. } => Kind::Interrupted,
+            KexecError::NotSent(_)
+            | KexecError::Altered(_)
+            | KexecError::Run { .. }
+            | KexecError::Stayed { .. }
+            | KexecError::NotAnInstaller { .. }
+            | KexecError::NotInTime { .. } => Kind::Kexec,
+        }
+    }
+}
+
 impl From<&UploadError> for Kind {
     fn from(error: &UploadError) -> Self {
         match error {
@@ -313,6 +347,7 @@ impl From<&InstallError> for Kind {
             InstallError::Hardware(HardwareError::Ssh(error)) => error.into(),
             InstallError::Hardware(_) | InstallError::Unfit(_) => Kind::TargetUnfit,
             InstallError::Checks(_) => Kind::NotVerified,
+            InstallError::Kexec(error) => error.into(),
             InstallError::Ssh(error) => error.into(),
             InstallError::Upload(error) => error.into(),
             InstallError::Conversation(error) => error.into(),

@@ -241,7 +241,7 @@ impl Session {
 }
 
 /// Reads to the end and keeps the first `limit` bytes.
-async fn collect(mut from: impl AsyncRead + Unpin, limit: usize) -> Vec<u8> {
+pub(crate) async fn collect(mut from: impl AsyncRead + Unpin, limit: usize) -> Vec<u8> {
     let mut kept = Vec::new();
     let mut buffer = vec![0; 64 << 10];
     while let Ok(n @ 1..) = from.read(&mut buffer).await {

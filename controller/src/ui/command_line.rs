@@ -5,6 +5,7 @@ use super::screen::Screen;
 use super::steps::Steps;
 use super::style::Style;
 use crate::confirm::{Consent, consent, plan_text};
+use crate::kexec::Ending;
 use crate::operator::{Notice, Operator, OperatorError, Proposal};
 use crate::secrets::{RecoveryKeyFile, SecretSource};
 use crate::ssh::PublicKey;
@@ -28,6 +29,8 @@ pub struct Answers {
     pub interactive: bool,
     /// What counts as agreement.
     pub consent: Consent,
+    /// The machine whose system may end, by the name that it has for itself.
+    pub end_system: Option<String>,
     /// Whether the plan is printed also where nobody is asked.
     pub print_plan: bool,
     /// The password of containers opened by one.
@@ -284,6 +287,45 @@ impl Operator for CommandLine {
         match agreed {
             true => Ok(()),
             false => Err(OperatorError::NotConfirmed("what was typed is something else".into())),
+        }
+    }
+
+    async fn confirm_end(&mut self, ending: &Ending<'_>) -> Result<(), OperatorError> {
+        let Ending { host, name, system, image } = *ending;
+        let no = |why: String| Err(OperatorError::NotConfirmed(why));
+        match &self.answers.end_system {
+            Some(given) if given == name => return Ok(()),
+            Some(given) => {
+                return no(format!("--end-system {given}: the machine at {host} calls itself {name}"));
+            }
+            None if self.answers.consent == Consent::Typed => {}
+            None => {
+                return no(format!(
+                    "{system} runs at {host}, and would end for an installer to run there: agree \
+                     to that with --yes --end-system {name}"
+                ));
+            }
+        }
+        let text = format!(
+            "\nAt {host} runs {system}. It ends at once, with everything that runs on it, and\n\
+             {image}\nis booted in its place. Its disks are not written.\n\n"
+        );
+        let question = format!("Type the name of the system that ends ({name}): ");
+        let name = name.to_owned();
+        let agreed = self
+            .ask("asking for agreement", move || {
+                io::stderr().write_all(text.as_bytes())?;
+                for _ in 0..TRIES {
+                    if prompt::line(&question)? == name {
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            })
+            .await?;
+        match agreed {
+            true => Ok(()),
+            false => no("what was typed is something else".into()),
         }
     }
 

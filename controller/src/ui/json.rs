@@ -5,6 +5,7 @@
 //! passwords and PINs are not notices, so they can't get here.
 
 use super::screen::Screen;
+use crate::kexec::Progress;
 use crate::operator::Notice;
 use serde_json::{Value, json};
 use std::io::Write;
@@ -50,6 +51,19 @@ pub fn value(notice: &Notice<'_>) -> Option<Value> {
         Notice::Reconnecting { pause, why } => {
             json!({"event": "reconnecting", "pause_ms": pause.as_millis() as u64, "why": why})
         }
+        Notice::Kexec(progress) => match progress {
+            Progress::Reading { image } => json!({"event": "kexec-reading", "image": image}),
+            Progress::Sending { done, total } => {
+                json!({"event": "kexec-sending", "done": done, "total": total})
+            }
+            Progress::Said { line } => json!({"event": "kexec-said", "line": line}),
+            Progress::Waiting { at, bound, seen } => {
+                json!({"event": "kexec-waiting", "at": at, "bound_s": bound.as_secs(), "seen": seen})
+            }
+            Progress::Booted { at, elapsed } => json!({
+                "event": "kexec-booted", "at": at, "elapsed_ms": elapsed.as_millis() as u64,
+            }),
+        },
         Notice::Stopping => json!({"event": "stopping"}),
         Notice::Rebooting => json!({"event": "rebooting"}),
         Notice::Waiting { at, bound, seen } => {

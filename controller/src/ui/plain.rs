@@ -3,6 +3,7 @@
 use super::format::{bytes, count, elapsed, guess};
 use super::screen::Screen;
 use super::steps::{StepView, Steps};
+use crate::kexec::Progress as Kexec;
 use crate::operator::Notice;
 use keystone_protocol::event::{Event, EventKind, Outcome, Unit};
 use std::io::Write;
@@ -154,6 +155,21 @@ pub fn sentence(notice: &Notice<'_>) -> Option<String> {
         Notice::Verified { destination, elapsed: time } => {
             format!("the new system runs and answers at {destination}, after {}", elapsed(*time))
         }
+        Notice::Kexec(progress) => match progress {
+            Kexec::Reading { image } => format!("reading the image {image}"),
+            Kexec::Sending { done, total } => {
+                let percent = (done * 100).checked_div(*total).unwrap_or(100);
+                let (done, total) = (bytes(*done), bytes(*total));
+                format!("sending the image: {percent} %, {done} of {total}")
+            }
+            Kexec::Waiting { at, bound, seen } => {
+                format!("waiting up to {} for the installer at {at}: {seen}", guess(*bound))
+            }
+            Kexec::Booted { at, elapsed: time } => {
+                format!("the installer runs and answers at {at}, after {}", elapsed(*time))
+            }
+            Kexec::Said { .. } => return None,
+        },
         Notice::Inventory(_)
         | Notice::NixLog { .. }
         | Notice::Plan(_)
@@ -170,6 +186,7 @@ impl<W: Write + Send> Screen for Plain<W> {
             Notice::NixLog { line, wanted } if *wanted || self.verbose => {
                 self.line(&format!("    nix: {line}"));
             }
+            Notice::Kexec(Kexec::Said { line }) => self.line(&format!("    kexec: {line}")),
             Notice::AgentLog { line } if self.verbose => self.line(&format!("    agent: {line}")),
             other => {
                 if let Some(text) = sentence(other) {

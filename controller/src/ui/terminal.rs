@@ -5,6 +5,7 @@ use super::plain::{progress, progress_in_two, sentence};
 use super::screen::{Pause, Screen};
 use super::steps::{State, Steps};
 use super::style::Style;
+use crate::kexec::Progress as Kexec;
 use crate::operator::Notice;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use keystone_protocol::event::{Event, EventKind, Outcome};
@@ -195,6 +196,9 @@ impl Screen for Terminal {
                 self.print(&self.style.dim(&format!("    agent: {line}")));
             }
             Notice::AgentLog { .. } => {}
+            Notice::Kexec(Kexec::Said { line }) => {
+                self.print(&self.style.dim(&format!("    kexec: {line}")));
+            }
             Notice::NixLog { line, wanted } => {
                 if *wanted || self.verbose {
                     self.print(&self.style.dim(&format!("    nix: {line}")));
@@ -202,6 +206,7 @@ impl Screen for Terminal {
             }
             Notice::Remark(text) => self.print_remark(text),
             Notice::Nix { .. }
+            | Notice::Kexec(Kexec::Reading { .. } | Kexec::Sending { .. } | Kexec::Waiting { .. })
             | Notice::Connecting { .. } | Notice::Uploading { .. } | Notice::Waiting { .. } => {
                 self.spin(&sentence(notice).unwrap_or_default());
             }

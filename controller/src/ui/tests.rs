@@ -172,6 +172,7 @@ fn unattended(password: Option<&Path>, recovery: Option<&Path>) -> (CommandLine,
     let answers = Answers {
         interactive: false,
         consent: Consent::Impossible,
+        end_system: None,
         print_plan: false,
         password: password.map(|path| SecretSource::File(path.into())),
         pin: None,

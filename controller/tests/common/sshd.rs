@@ -137,6 +137,12 @@ impl Sshd {
         self.wait();
     }
 
+    /// Ends this one and starts it again in another namespace, after this setup.
+    pub fn boot_as(&mut self, setup: &str) {
+        self.setup = Some(setup.to_owned());
+        self.restart();
+    }
+
     /// Ends this one and starts another with new host keys on the same port.
     pub fn with_new_host_keys(mut self) -> Self {
         self.end();

@@ -7,13 +7,13 @@ use std::path::PathBuf;
 
 /// What the operator agrees to.
 #[derive(Debug, Clone, Args)]
-#[command(group = ArgGroup::new("what-is-agreed-to").args(["plan_hash", "disk_ids"]))]
+#[command(group = ArgGroup::new("what-is-agreed-to").args(["plan_hash", "disk_ids"]).multiple(true))]
 pub struct AgreementArgs {
     /// Agree without being asked, together with --plan-hash or --disk-id
     #[arg(long, requires = "what-is-agreed-to")]
     pub yes: bool,
     /// Agree to the plan with this hash, as keystone plan or --dry-run prints it
-    #[arg(long, value_name = "HASH", requires = "yes")]
+    #[arg(long, value_name = "HASH", requires = "yes", conflicts_with = "disk_ids")]
     pub plan_hash: Option<String>,
     /// Agree to writing this disk, by its stable name; all disks of the plan have to be named
     #[arg(long = "disk-id", value_name = "ID", requires = "yes")]

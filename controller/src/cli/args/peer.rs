@@ -28,21 +28,6 @@ pub struct PeerArgs {
     /// Refused, but for compress: no Nix store is spoken to, and what is sent is compressed
     #[arg(long, num_args = 2, value_names = ["KEY", "VALUE"], action = PAIR)]
     pub ssh_store_setting: Vec<String>,
-    /// Refused: boot the machine from the installer's medium
-    #[arg(long, value_name = "TARBALL")]
-    pub kexec: Option<String>,
-    /// Refused, as --kexec
-    #[arg(long, value_name = "FLAGS", allow_hyphen_values = true)]
-    pub kexec_extra_flags: Option<String>,
-    /// Refused, as --kexec
-    #[arg(long)]
-    pub force_kexec: bool,
-    /// Refused, as --kexec: the installer answers at the port given with -p
-    #[arg(long, value_name = "PORT")]
-    pub post_kexec_ssh_port: Option<u16>,
-    /// Refused, as --kexec
-    #[arg(long, value_name = "HOST")]
-    pub post_kexec_ssh_host: Option<String>,
 }
 
 impl PeerArgs {
@@ -81,20 +66,7 @@ impl PeerArgs {
                 pair[0]
             ));
         }
-        let given = [
-            ("--kexec", self.kexec.is_some()),
-            ("--kexec-extra-flags", self.kexec_extra_flags.is_some()),
-            ("--force-kexec", self.force_kexec),
-            ("--post-kexec-ssh-port", self.post_kexec_ssh_port.is_some()),
-            ("--post-kexec-ssh-host", self.post_kexec_ssh_host.is_some()),
-        ];
-        given.iter().find(|(_, given)| *given).map(|(option, _)| {
-            format!(
-                "{option}: keystone does not boot the installer by kexec. Boot the machine from \
-                 the installer's medium (USB, virtual CD or netboot), then run the same command \
-                 without {option}"
-            )
-        })
+        None
     }
 }
 
@@ -111,15 +83,6 @@ mod tests {
         assert_eq!(args.refused(), None);
         let refused = |more: &[&str]| install(more).unwrap().peer.refused().unwrap();
         assert!(refused(&["--ssh-store-setting", "max-connections", "4"]).contains("max-conn"));
-        for more in [
-            &["--kexec", "x.tar.gz"][..],
-            &["--kexec-extra-flags", "--no-sync"],
-            &["--force-kexec"],
-            &["--post-kexec-ssh-port", "2222"],
-            &["--post-kexec-ssh-host", "10.0.0.9"],
-        ] {
-            assert!(refused(more).contains("medium"), "{more:?}");
-        }
     }
 
     /// Everything that nixos-anywhere's `--help` has is taken, and stands in the table.
@@ -155,6 +118,6 @@ mod tests {
         assert!(error.contains("--extra-files"), "{error}");
         assert!(install(&["--bogus"]).is_err());
         let args = install(&["--force-kexec", "--no-reboot"]).unwrap();
-        assert!(args.phases.no_reboot && args.peer.force_kexec);
+        assert!(args.phases.no_reboot && args.kexec.force_kexec);
     }
 }

@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Phases")]
 pub struct PhaseArgs {
-    /// Run only these, always in this order: disko makes the disks and mounts them; install fills
+    /// Run only these, always in this order: kexec boots an installer on a machine that runs
+    /// another system; disko makes the disks and mounts them; install fills
     /// and seals them; reboot restarts the machine and sees the new system run. A phase goes on
     /// with what an earlier run left
     #[arg(long, value_delimiter = ',', value_name = "LIST", value_enum)]
@@ -24,7 +25,7 @@ pub struct PhaseArgs {
 /// A part of an installation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Phase {
-    /// Nothing to do on a machine that is in its installer; refused on another
+    /// Boots the image of --kexec, unless the machine is in an installer
     Kexec,
     /// Makes the disks and mounts them
     Disko,
@@ -51,17 +52,20 @@ impl Selected {
 }
 
 impl PhaseArgs {
-    /// What is to be run.
+    /// What is to be run; `kexec` says that this phase is asked for by an option of its own.
     ///
     /// # Errors
     /// A sentence about a set that makes no sense.
-    pub fn selected(&self) -> Result<Selected, &'static str> {
-        let set: BTreeSet<Phase> = match () {
+    pub fn selected(&self, kexec: bool) -> Result<Selected, &'static str> {
+        let mut set: BTreeSet<Phase> = match () {
             () if self.no_reboot => [Phase::Disko, Phase::Install].into(),
             () if self.stop_after_disko => [Phase::Disko].into(),
             () if self.phases.is_empty() => [Phase::Disko, Phase::Install, Phase::Reboot].into(),
             () => self.phases.iter().copied().collect(),
         };
+        if kexec && self.phases.is_empty() {
+            set.insert(Phase::Kexec);
+        }
         let has = |phase| set.contains(&phase);
         if has(Phase::Disko) && has(Phase::Reboot) && !has(Phase::Install) {
             return Err(
@@ -82,7 +86,7 @@ mod tests {
     use super::*;
 
     fn selected(phases: &[Phase]) -> Result<Selected, &'static str> {
-        PhaseArgs { phases: phases.to_vec(), no_reboot: false, stop_after_disko: false }.selected()
+        PhaseArgs { phases: phases.to_vec(), no_reboot: false, stop_after_disko: false }.selected(false)
     }
 
     #[test]
@@ -94,5 +98,16 @@ mod tests {
         assert!(!one.reboot && !one.kexec);
         assert_eq!(selected(&[Reboot]).unwrap().plan, Phases::NONE);
         assert!(selected(&[Reboot, Disko]).is_err());
+    }
+
+    #[test]
+    fn an_image_is_a_phase_unless_phases_are_named() {
+        let with_image = |phases: &[Phase], no_reboot| {
+            let args = PhaseArgs { phases: phases.to_vec(), no_reboot, stop_after_disko: false };
+            args.selected(true).unwrap()
+        };
+        assert!(with_image(&[], false).kexec && with_image(&[], true).kexec);
+        assert!(!with_image(&[Phase::Disko], false).kexec);
+        assert!(!selected(&[]).unwrap().kexec);
     }
 }

@@ -62,7 +62,7 @@ pub fn unpack(
 }
 
 /// Files may consist of several compressed streams, as parallel compressors write them.
-fn decoder<'a>(compression: Compression, file: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
+pub(crate) fn decoder<'a>(compression: Compression, file: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
     let file = BufReader::with_capacity(PIECE, file);
     Ok(match compression {
         Compression::None => Box::new(file),

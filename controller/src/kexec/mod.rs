@@ -1,0 +1,317 @@
+//! The phase kexec: from whatever Linux runs on a machine into an installer, without its firmware.
+//!
+//! | module | job |
+//! |---|---|
+//! | [`look`] | what runs there, and whether an installer may be booted in its place |
+//! | [`tarball`] | the image: a file or a URL, read through before anything is sent |
+//! | [`command`] | what is typed on the machine |
+//! | [`place`] | a directory with room for the image, and whether there is memory for it |
+//! | [`send`](mod@send) | the image's way there, checked at its end |
+//! | [`start`](mod@start) | runs the image's `kexec/run` and judges what it says |
+//! | [`wait`](mod@wait) | waits for the installer and proves that it is the same machine |
+//! | [`error`] | what can go wrong |
+//!
+//! The image has the form of nixos-images' kexec tarballs: `kexec/run` loads `kexec/bzImage` and
+//! `kexec/initrd`, to which it appends the machine's SSH host keys, root's authorized keys,
+//! addresses, routes and machine id; says [`start::MAGIC`]; and jumps some seconds after it ended.
+//! Source: <https://github.com/nix-community/nixos-images>, `nix/kexec-installer/`.
+//!
+//! Nothing of it is believed but what is seen: a boot id that is another one, `VARIANT_ID=installer`,
+//! and the host key of before.
+
+pub mod command;
+pub mod error;
+pub mod look;
+pub mod place;
+pub mod send;
+pub mod start;
+pub mod tarball;
+pub mod wait;
+
+pub use error::KexecError;
+pub use tarball::Source;
+
+use crate::install::{InstallError, connect};
+use crate::operator::{Notice, Operator};
+use crate::ssh::{ConnectOptions, Destination, Method, PublicKey, Session};
+use crate::stop::Stop;
+use look::{Machine, Verdict};
+use start::Said;
+use std::sync::Arc;
+use std::time::Duration;
+use tarball::{Contents, Tarball};
+use tokio::time::Instant;
+
+/// What is to be done, and where.
+#[derive(Debug, Clone)]
+pub struct KexecRequest {
+    /// The machine as it is reached now.
+    pub destination: Destination,
+    /// How.
+    pub connect: ConnectOptions,
+    /// Where the installer will answer, as root.
+    pub then: Destination,
+    /// How it is reached there; the host key is the one of now.
+    pub then_connect: ConnectOptions,
+    /// The image; needed only if there is something to do.
+    pub image: Option<Source>,
+    /// Words for the image's `kexec`.
+    pub flags: Option<String>,
+    /// Whether an installer is to be replaced too.
+    pub force: bool,
+    /// Whether to stop before anything is changed.
+    pub dry_run: bool,
+    /// How long the installer may take.
+    pub bound: Duration,
+}
+
+/// What came of it. Both with the host key that the machine proved to have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was in an installer.
+    NothingToDo(PublicKey),
+    /// An installer would be booted.
+    Planned,
+    /// An installer was booted.
+    Booted(PublicKey),
+}
+
+/// Something to tell while it goes on.
+#[derive(Debug, Clone, Copy)]
+pub enum Progress<'a> {
+    /// The image is being fetched or read through.
+    Reading {
+        /// Which.
+        image: &'a str,
+    },
+    /// The image is being sent.
+    Sending {
+        /// Bytes that were.
+        done: u64,
+        /// Of so many.
+        total: u64,
+    },
+    /// The image's `kexec/run` said something.
+    Said {
+        /// A line, fit for a terminal.
+        line: &'a str,
+    },
+    /// The installer is waited for.
+    Waiting {
+        /// Where.
+        at: &'a str,
+        /// At most this long.
+        bound: Duration,
+        /// What was seen there last, a phrase.
+        seen: &'a str,
+    },
+    /// The installer was seen running.
+    Booted {
+        /// Where.
+        at: &'a str,
+        /// From the image's end until then.
+        elapsed: Duration,
+    },
+}
+
+/// What ends when the machine boots the image.
+#[derive(Debug, Clone, Copy)]
+pub struct Ending<'a> {
+    /// The host as the operator gave it.
+    pub host: &'a str,
+    /// What the machine calls itself.
+    pub name: &'a str,
+    /// What runs there.
+    pub system: &'a str,
+    /// The image.
+    pub image: &'a str,
+}
+
+/// Bound of one question to the machine.
+const BOUND: Duration = Duration::from_secs(60);
+
+/// Boots the image on the machine, unless an installer runs there, and waits until it answers.
+///
+/// # Errors
+/// Up to and with the image's `kexec/run`, the machine goes on as it was, and what was put there is
+/// removed; [`KexecError`] says so. Afterwards only the machine's console can help.
+pub async fn kexec<O: Operator>(
+    request: &KexecRequest,
+    operator: &mut O,
+    stop: &Stop,
+) -> Result<Outcome, InstallError> {
+    let prepared = tokio::select! {
+        prepared = prepare(request, operator) => prepared?,
+        () = stop.asked(1) => return Err(InstallError::Interrupted),
+    };
+    let ready = match prepared {
+        Prepared::Ready(ready) => ready,
+        Prepared::Over(outcome) => return Ok(outcome),
+    };
+    let sent = tokio::select! {
+        sent = send::send(&ready.session, &ready.dir, &ready.tarball, &ready.contents, operator) => sent.map_err(InstallError::from),
+        () = stop.asked(1) => Err(InstallError::Interrupted),
+    };
+    if let Err(error) = sent {
+        ready.clear().await;
+        return Err(error);
+    }
+    // From here on stopping would not stop the machine: the bound is what ends it.
+    let flags = request.flags.as_deref();
+    let ran = start::start(&ready.session, &ready.dir, flags, ready.machine.has_setsid, operator);
+    let said = match ran.await {
+        Ok(said) => said,
+        Err(error) => {
+            ready.clear().await;
+            return Err(error.of(&ready.machine).into());
+        }
+    };
+    let key = ready.session.host_key().clone();
+    wait(request, &ready, &said, operator, stop).await?;
+    Ok(Outcome::Booted(key))
+}
+
+/// Everything up to the operator's agreement and a place for the image.
+struct Ready {
+    session: Session,
+    machine: Machine,
+    tarball: Arc<Tarball>,
+    contents: Contents,
+    dir: String,
+}
+
+impl Ready {
+    /// Takes everything back. What can't be is in a directory for temporary files.
+    async fn clear(&self) {
+        let script = command::clear(&self.dir);
+        if let Err(error) = self.session.script("removing the image", &script, BOUND).await {
+            tracing::warn!("{} may still be on the machine: {error}", self.dir);
+        }
+        self.session.disconnect().await;
+    }
+}
+
+enum Prepared {
+    Over(Outcome),
+    Ready(Box<Ready>),
+}
+
+async fn prepare<O: Operator>(
+    request: &KexecRequest,
+    operator: &mut O,
+) -> Result<Prepared, InstallError> {
+    let session = connect(&request.destination, &request.connect, operator).await?;
+    let key = session.host_key().clone();
+    let out = session.script("asking what runs there", look::SCRIPT, BOUND).await?;
+    let machine = Machine::parse(&String::from_utf8_lossy(&out));
+    match machine.judge(request.force) {
+        Verdict::NothingToDo => {
+            session.disconnect().await;
+            return Ok(Prepared::Over(Outcome::NothingToDo(key)));
+        }
+        Verdict::Refused(why) => return Err(KexecError::Unfit(why).into()),
+        Verdict::Boot => {}
+    }
+    let Some(source) = request.image.clone() else {
+        return Err(KexecError::NoImage { system: machine.system() }.into());
+    };
+    let name = source.to_string();
+    operator.notice(Notice::Kexec(Progress::Reading { image: &name }));
+    let (tarball, contents) = read(source).await?;
+    machine.has_memory_for(contents.room).map_err(KexecError::Unfit)?;
+    if request.dry_run {
+        session.disconnect().await;
+        let text = format!(
+            "{} would be ended, and {name} booted in its place; nothing was done",
+            machine.system()
+        );
+        operator.notice(Notice::Remark(&text));
+        return Ok(Prepared::Over(Outcome::Planned));
+    }
+    let session = session.as_root().await?;
+    key_will_do(request, &session, &machine).await?;
+    let ending = Ending {
+        host: &request.destination.host,
+        name: &machine.host,
+        system: &machine.system(),
+        image: &name,
+    };
+    operator.confirm_end(&ending).await?;
+    let dir = place::find(&session, contents.room).await?;
+    Ok(Prepared::Ready(Box::new(Ready { session, machine, tarball, contents, dir })))
+}
+
+/// The image, opened and read through, away from the runtime.
+async fn read(source: Source) -> Result<(Arc<Tarball>, Contents), KexecError> {
+    let reading = tokio::task::spawn_blocking(move || {
+        let tarball = source.open()?;
+        let contents = tarball.contents()?;
+        Ok((Arc::new(tarball), contents))
+    });
+    match reading.await {
+        Ok(read) => read,
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
+
+/// Makes sure that the installer will let us in: by a key, without any question, that is among
+/// those that the image takes over.
+async fn key_will_do(
+    request: &KexecRequest,
+    session: &Session,
+    machine: &Machine,
+) -> Result<(), InstallError> {
+    let user = &session.destination().user;
+    let script = command::authorized_keys(user, &machine.home);
+    let kept = session.script("looking for authorized keys", &script, BOUND).await?;
+    if kept.is_empty() {
+        return Err(KexecError::NoKey { user: user.clone(), why: "there is none" }.into());
+    }
+    let mut options = by_key_alone(&request.connect, session.host_key());
+    options.timeout = request.connect.timeout;
+    match Session::connect(&request.destination, &options).await {
+        Ok(other) => {
+            other.disconnect().await;
+            Ok(())
+        }
+        Err(error) if wait::is_about_login(&error) => {
+            let why = "none of the keys that keystone may use without asking opens it";
+            Err(KexecError::NoKey { user: user.clone(), why }.into())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The same way, with this host key, a key of our own, and nobody asked.
+fn by_key_alone(options: &ConnectOptions, host_key: &PublicKey) -> ConnectOptions {
+    let mut options = options.without_prompt();
+    options.host_key.pinned = Some(crate::ssh::Pin::Key(Box::new(host_key.clone())));
+    options.login.methods = vec![Method::PublicKey];
+    options
+}
+
+async fn wait<O: Operator>(
+    request: &KexecRequest,
+    ready: &Ready,
+    said: &Said,
+    operator: &mut O,
+    stop: &Stop,
+) -> Result<(), KexecError> {
+    let began = Instant::now();
+    let waiting = wait::Waiting {
+        at: &request.then,
+        connect: by_key_alone(&request.then_connect, ready.session.host_key()),
+        old: &ready.session,
+        boot: &ready.machine.boot,
+        system: &ready.machine.system(),
+        bound: request.bound,
+        said,
+    };
+    let waited = waiting.wait(operator, stop).await;
+    // Where the machine is gone, this says goodbye to nobody, and not for long.
+    ready.session.disconnect().await;
+    waited?;
+    let at = request.then.to_string();
+    operator.notice(Notice::Kexec(Progress::Booted { at: &at, elapsed: began.elapsed() }));
+    Ok(())
+}

@@ -1,0 +1,349 @@
+//! The phase kexec against real sshds that play a running system, and what comes after it. The
+//! image is a real tarball; what a kernel would do by jumping, the test does: it ends one sshd and
+//! starts another at its place, with another boot id.
+
+mod common;
+
+use common::sshd::{Sshd, with_people};
+use common::web::Nginx;
+use keystone_controller::install::InstallError;
+use keystone_controller::kexec::{
+    Ending, KexecError, KexecRequest, Outcome, Progress, kexec,
+};
+use keystone_controller::operator::{Notice, Operator, OperatorError, Proposal};
+use keystone_controller::ssh::host_key::fingerprint;
+use keystone_controller::ssh::login::Given;
+use keystone_controller::ssh::{Destination, Login, PublicKey, Session};
+use keystone_controller::stop::{self, Stop};
+use keystone_protocol::plan::Plan;
+use keystone_protocol::secret::Secret;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::mpsc;
+use std::time::Duration;
+use tempfile::TempDir;
+use zeroize::Zeroizing;
+
+const BOUND: Duration = Duration::from_secs(30);
+const OLD: &str = "11111111-1111-4111-8111-111111111111";
+const NEW: &str = "22222222-2222-4222-8222-222222222222";
+
+/// Notes what happens, and tells when the image says that the machine will boot.
+struct Notes {
+    agrees: bool,
+    asked: Vec<String>,
+    said: Vec<String>,
+    seen: Vec<String>,
+    sent: u64,
+    jumps: Option<mpsc::Sender<()>>,
+}
+
+impl Notes {
+    fn new(agrees: bool) -> Self {
+        let (asked, said, seen) = Default::default();
+        Notes { agrees, asked, said, seen, sent: 0, jumps: None }
+    }
+}
+
+impl Operator for Notes {
+    fn notice(&mut self, notice: Notice<'_>) {
+        let Notice::Kexec(progress) = notice else { return };
+        match progress {
+            Progress::Said { line } => {
+                self.said.push(line.to_owned());
+                if let Some(jumps) = self.jumps.take_if(|_| line.contains("will boot into nixos")) {
+                    jumps.send(()).unwrap();
+                }
+            }
+            Progress::Waiting { seen, .. } => self.seen.push(seen.to_owned()),
+            Progress::Sending { done, total } => {
+                assert!(done <= total);
+                self.sent = done;
+            }
+            Progress::Reading { .. } | Progress::Booted { .. } => {}
+        }
+    }
+
+    async fn confirm_end(&mut self, ending: &Ending<'_>) -> Result<(), OperatorError> {
+        self.asked.push(format!("{} at {}", ending.system, ending.host));
+        match self.agrees {
+            true => Ok(()),
+            false => Err(OperatorError::NotConfirmed("no".into())),
+        }
+    }
+
+    async fn accept_host_key(&mut self, _: &str, _: &PublicKey) -> Result<bool, OperatorError> {
+        unreachable!("the host key is pinned")
+    }
+
+    async fn prepare(&mut self, _: &Plan) -> Result<(), OperatorError> {
+        unreachable!()
+    }
+
+    async fn confirm(&mut self, _: &Proposal<'_>) -> Result<(), OperatorError> {
+        unreachable!()
+    }
+
+    async fn password(&mut self, _: &[&str]) -> Result<Secret, OperatorError> {
+        unreachable!()
+    }
+
+    async fn pin(&mut self, _: &[&str]) -> Result<Secret, OperatorError> {
+        unreachable!()
+    }
+
+    async fn keep_recovery_key(&mut self, _: &str, _: &Secret) -> Result<(), OperatorError> {
+        unreachable!()
+    }
+}
+
+/// What a namespace needs to be a machine that was booted as `boot` and runs `variant`. Whether it
+/// is a container, is answered as it would be on a machine: these tests may run in one.
+fn machine(boot: &str, variant: &str, container: &str) -> String {
+    format!(
+        "mount -t tmpfs none /run && mount -t tmpfs none /var/tmp && mount -t tmpfs none /root && \
+         mkdir -m 700 /root/.ssh && echo ssh-ed25519 AAAA x > /root/.ssh/authorized_keys && \
+         printf 'PRETTY_NAME=\"Some Linux 1\"\\nVARIANT_ID={variant}\\n' > /run/os-release && \
+         mount --bind /run/os-release /etc/os-release && \
+         echo {boot} > /run/boot && mount --bind /run/boot /proc/sys/kernel/random/boot_id && \
+         printf '#!/bin/sh\\necho {container}\\n' > /run/virt && chmod 755 /run/virt && \
+         mount --bind /run/virt {}",
+        common::tool("systemd-detect-virt", "systemd").display()
+    )
+}
+
+/// An image whose `kexec/run` is this script.
+struct Image {
+    dir: TempDir,
+}
+
+impl Image {
+    fn new(run: &str) -> Self {
+        common::tool("cpio", "cpio");
+        let dir = tempfile::tempdir_in("/var/cache").unwrap();
+        let kexec = dir.path().join("kexec");
+        std::fs::create_dir(&kexec).unwrap();
+        std::fs::write(kexec.join("run"), format!("#!/bin/sh\n{run}\n")).unwrap();
+        std::fs::set_permissions(kexec.join("run"), PermissionsExt::from_mode(0o555)).unwrap();
+        std::fs::write(kexec.join("initrd"), vec![3; 3_000_000]).unwrap();
+        Image { dir }
+    }
+
+    fn pack(&self, name: &str) -> PathBuf {
+        let file = self.dir.path().join(name);
+        common::run(Command::new("tar").arg("-caf").arg(&file).arg("-C").arg(self.dir.path()).arg("kexec"));
+        file
+    }
+}
+
+fn at(sshd: &Sshd, user: &str) -> Destination {
+    Destination { user: user.into(), ..sshd.destination() }
+}
+
+fn request(sshd: &Sshd, image: &str) -> KexecRequest {
+    KexecRequest {
+        destination: sshd.destination(),
+        connect: sshd.options(),
+        then: at(sshd, "root"),
+        then_connect: sshd.options(),
+        image: Some(image.parse().unwrap()),
+        flags: None,
+        force: false,
+        dry_run: false,
+        bound: Duration::from_secs(90),
+    }
+}
+
+fn never() -> Stop {
+    stop::channel().1
+}
+
+fn error(outcome: Result<Outcome, InstallError>) -> KexecError {
+    match outcome {
+        Err(InstallError::Kexec(error)) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[track_caller]
+fn assert_says(error: &KexecError, words: &[&str]) {
+    let text = keystone_controller::chain(error);
+    for word in words {
+        assert!(text.contains(word), "'{word}' is not in: {text}");
+    }
+}
+
+/// What lies on the machine of an image.
+async fn left(sshd: &Sshd) -> String {
+    let session = Session::connect(&sshd.destination(), &sshd.options()).await.unwrap();
+    let script = "ls -d /var/tmp/keystone-kexec* /tmp/keystone-kexec* /root/keystone-kexec* /run/keystone-kexec* 2>/dev/null; exit 0";
+    String::from_utf8(session.script("ls", script, BOUND).await.unwrap()).unwrap()
+}
+
+/// Runs it; when the image says that the machine will boot, `jump` does what a kernel would.
+async fn run_and_jump(
+    sshd: Sshd,
+    request: KexecRequest,
+    jump: impl FnOnce(Sshd) -> Sshd + Send + 'static,
+) -> (Result<Outcome, InstallError>, Notes, Sshd) {
+    let mut notes = Notes::new(true);
+    let (sender, jumps) = mpsc::channel();
+    notes.jumps = Some(sender);
+    let machine = std::thread::spawn(move || {
+        jumps.recv_timeout(Duration::from_secs(60)).unwrap();
+        std::thread::sleep(Duration::from_secs(1));
+        jump(sshd)
+    });
+    let outcome = kexec(&request, &mut notes, &never()).await;
+    (outcome, notes, machine.join().unwrap())
+}
+
+const RUN: &str = "echo \"as $(id -u), for ${SUDO_USER:-nobody}, in $(stat -c '%a %u' .)\"\n\
+    for word; do echo \"<$word>\"; done\n\
+    [ $(stat -c %s kexec/initrd) = 3000000 ] && echo to standard error >&2\n\
+    echo 'machine will boot into nixos in 6s...'";
+
+#[tokio::test]
+async fn a_machine_is_booted_into_the_image() {
+    let image = Image::new(RUN);
+    let web = Nginx::serve(image.dir.path());
+    image.pack("image.tar.gz");
+    let places = [
+        image.pack("image.tar.xz").display().to_string(),
+        format!("file://{}", image.pack("image.tar.zst").display()),
+        format!("{}/image.tar.gz?from=here", web.http()),
+    ];
+    for place in places {
+        let sshd = Sshd::in_namespace(&machine(OLD, "", "none"));
+        let mut request = request(&sshd, &place);
+        request.flags = Some("--no-sync --append='a b'".into());
+        let key = sshd.host_key("ed25519");
+        let (outcome, notes, sshd) = run_and_jump(sshd, request, |mut sshd| {
+            sshd.boot_as(&machine(NEW, "installer", "none"));
+            sshd
+        })
+        .await;
+        match outcome {
+            Ok(Outcome::Booted(found)) => assert_eq!(found.key_data(), key.key_data()),
+            other => panic!("{place}: {other:?}, {:?}", notes.said),
+        }
+        let wanted = [
+            "as 0, for nobody, in 700 0",
+            "<--kexec-extra-flags>",
+            "<--no-sync --append='a b'>",
+            "to standard error",
+            "machine will boot into nixos in 6s...",
+        ];
+        assert_eq!(notes.said, wanted);
+        assert!(notes.sent > 3_000_000 && notes.asked.len() == 1, "{:?}", notes.asked);
+        assert!(notes.asked[0].starts_with("Some Linux 1 ("), "{:?}", notes.asked);
+        drop(sshd);
+    }
+}
+
+#[tokio::test]
+async fn who_is_not_root_becomes_it() {
+    let image = Image::new(RUN);
+    let rest = format!("printf 'alice ALL=(ALL) ALL\\n' > /etc/sudoers && {}", machine(OLD, "", "none"));
+    let keys = "mkdir /home/alice/.ssh && echo ssh-ed25519 AAAA a > /home/alice/.ssh/authorized_keys";
+    let sshd = Sshd::configured("UsePAM yes\n", Some(&with_people(&format!("{rest} && {keys}"))));
+    let place = image.pack("image.tar").display().to_string();
+    let mut request = request(&sshd, &place);
+    request.destination = at(&sshd, "alice");
+    let password = Given { password: Zeroizing::new("wren under ivy".into()), from: "a test".into() };
+    request.connect.login = Login::default().with_root_password(Some(password));
+    let (outcome, notes, _sshd) = run_and_jump(sshd, request, |mut sshd| {
+        sshd.boot_as(&machine(NEW, "installer", "none"));
+        sshd
+    })
+    .await;
+    assert!(matches!(outcome, Ok(Outcome::Booted(_))), "{outcome:?}, {:?}", notes.said);
+    assert_eq!(notes.said[0], "as 0, for alice, in 700 0");
+}
+
+#[tokio::test]
+async fn a_run_that_fails_leaves_the_machine_as_it_was() {
+    let sshd = Sshd::in_namespace(&machine(OLD, "", "none"));
+    for (run, words) in [
+        ("echo the kernel says no >&2; exit 7", &["exit status 7", "still runs Some Linux 1"][..]),
+        ("echo done", &["without having said", "still runs"]),
+        ("echo machine will boot into nixos; exit 1", &["exit status 1"]),
+    ] {
+        let image = Image::new(run);
+        let place = image.pack("image.tar.gz").display().to_string();
+        let outcome = kexec(&request(&sshd, &place), &mut Notes::new(true), &never()).await;
+        let error = error(outcome);
+        assert_says(&error, words);
+        assert_eq!(error.said().len(), 1, "{error:?}");
+        assert_eq!(left(&sshd).await, "");
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_done_where_nothing_may_or_must_be() {
+    let image = Image::new("touch /run/it-ran; echo machine will boot into nixos");
+    let place = image.pack("image.tar.gz").display().to_string();
+    // Not agreed to.
+    let sshd = Sshd::in_namespace(&machine(OLD, "", "none"));
+    let outcome = kexec(&request(&sshd, &place), &mut Notes::new(false), &never()).await;
+    assert!(matches!(outcome, Err(InstallError::Operator(OperatorError::NotConfirmed(_)))));
+    // Only looked at.
+    let dry = KexecRequest { dry_run: true, ..request(&sshd, &place) };
+    let mut notes = Notes::new(false);
+    assert_eq!(kexec(&dry, &mut notes, &never()).await.unwrap(), Outcome::Planned);
+    assert_eq!((notes.asked.len(), notes.sent), (0, 0));
+    // Nothing to boot, or something that is no image.
+    let none = KexecRequest { image: None, ..request(&sshd, &place) };
+    let said = error(kexec(&none, &mut Notes::new(true), &never()).await);
+    assert_says(&said, &["runs Some Linux 1", "--kexec FILE|URL", "nixos-kexec-installer"]);
+    let other = image.dir.path().join("other.tar.gz");
+    std::fs::write(&other, "no archive").unwrap();
+    let other = request(&sshd, other.to_str().unwrap());
+    assert_says(&error(kexec(&other, &mut Notes::new(true), &never()).await), &["other.tar.gz"]);
+    let web = Nginx::serve(image.dir.path());
+    let nowhere = request(&sshd, &format!("{}/nothing.tar.gz", web.http()));
+    assert_says(&error(kexec(&nowhere, &mut Notes::new(true), &never()).await), &["no image at", "nothing.tar.gz"]);
+    // Nobody would get in.
+    let session = Session::connect(&sshd.destination(), &sshd.options()).await.unwrap();
+    session.script("rm", "rm /root/.ssh/authorized_keys", BOUND).await.unwrap();
+    let said = error(kexec(&request(&sshd, &place), &mut Notes::new(true), &never()).await);
+    assert_says(&said, &["let nobody in", "authorized_keys"]);
+    assert_eq!(left(&sshd).await, "");
+    session.script("looking", "test ! -e /run/it-ran", BOUND).await.unwrap();
+
+    let sshd = Sshd::in_namespace(&machine(OLD, "installer", "none"));
+    let outcome = kexec(&request(&sshd, &place), &mut Notes::new(false), &never()).await;
+    assert!(matches!(outcome, Ok(Outcome::NothingToDo(_))), "{outcome:?}");
+    let sshd = Sshd::in_namespace(&machine(OLD, "", "lxc"));
+    let outcome = kexec(&request(&sshd, &place), &mut Notes::new(true), &never()).await;
+    assert_says(&error(outcome), &["container (lxc)"]);
+}
+
+#[tokio::test]
+async fn who_answers_afterwards_is_looked_at() {
+    let image = Image::new(RUN);
+    let place = image.pack("image.tar.gz").display().to_string();
+    let sshd = Sshd::in_namespace(&machine(OLD, "", "none"));
+    let (key, wanted) = (fingerprint(&sshd.host_key("ed25519")), request(&sshd, &place));
+    let (outcome, notes, sshd) = run_and_jump(sshd, wanted, Sshd::with_new_host_keys).await;
+    let found = fingerprint(&sshd.host_key("ed25519"));
+    assert_says(&error(outcome), &["another host key", &key, &found, "--host-key"]);
+    assert!(notes.seen.iter().any(|seen| seen.contains(&found)), "{:?}", notes.seen);
+
+    // Booted anew, but not into an installer.
+    let sshd = Sshd::in_namespace(&machine(OLD, "", "none"));
+    let wanted = request(&sshd, &place);
+    let (outcome, ..) = run_and_jump(sshd, wanted, |mut sshd| {
+        sshd.boot_as(&machine(NEW, "", "none"));
+        sshd
+    })
+    .await;
+    assert_says(&error(outcome), &["booted anew", "no installer", "Some Linux 1"]);
+
+    // It said that it would, and did not, in the time that it had.
+    let sshd = Sshd::in_namespace(&machine(OLD, "", "none"));
+    let short = KexecRequest { bound: Duration::from_secs(5), ..request(&sshd, &place) };
+    let outcome = kexec(&short, &mut Notes::new(true), &never()).await;
+    assert_says(&error(outcome), &["within 5 s", "old system still answers", "--post-kexec-ssh-port"]);
+}
