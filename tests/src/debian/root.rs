@@ -14,6 +14,7 @@ pub struct Root {
     packages: Vec<String>,
     customize: Vec<String>,
     documentation: bool,
+    unpacked: bool,
 }
 
 impl Root {
@@ -24,6 +25,7 @@ impl Root {
             packages: packages.iter().map(ToString::to_string).collect(),
             customize: Vec::new(),
             documentation: false,
+            unpacked: false,
         }
     }
 
@@ -39,6 +41,13 @@ impl Root {
     #[must_use]
     pub fn with_documentation(mut self) -> Root {
         self.documentation = true;
+        self
+    }
+
+    /// Only the packages and what they depend on, unpacked and not configured.
+    #[must_use]
+    pub fn unpacked(mut self) -> Root {
+        self.unpacked = true;
         self
     }
 
@@ -81,7 +90,8 @@ impl Root {
     }
 
     fn arguments(&self, command: &mut Command, debs: &str) {
-        command.args(["--mode=root", "--format=directory", "--variant=apt"]);
+        let variant = if self.unpacked { "--variant=extract" } else { "--variant=apt" };
+        command.args(["--mode=root", "--format=directory", variant]);
         command.arg(format!("--include={}", self.packages.join(",")));
         for option in [
             "APT::Install-Recommends \"false\"",

@@ -3,11 +3,12 @@
 //! That `/dev/kvm` opens proves nothing: there are hosts on which it opens and guests hang. So a
 //! boot sector that writes one byte to the serial port is booted under KVM, once per process.
 
+use super::emulator::Emulator;
 use anyhow::{Context, Result};
 use std::fs;
 use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -49,7 +50,7 @@ fn boots_under_kvm() -> Result<bool> {
     sector[510..].copy_from_slice(&[0x55, 0xaa]);
     fs::File::create(&image)?.write_all(&sector)?;
     let said = dir.path().join("said");
-    let mut child = Command::new(super::qemu::PROGRAM)
+    let mut child = Emulator::get()?.command()
         .args(["-accel", "kvm", "-machine", "q35", "-m", "64", "-nodefaults", "-display", "none"])
         .arg("-serial")
         .arg(format!("file:{}", said.display()))
@@ -59,7 +60,7 @@ fn boots_under_kvm() -> Result<bool> {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .context("starting QEMU: install qemu-system-x86")?;
+        .context("starting QEMU")?;
     let began = Instant::now();
     let mut boots = false;
     while began.elapsed() < BOUND && child.try_wait()?.is_none() && !boots {

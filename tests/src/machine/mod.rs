@@ -9,6 +9,7 @@
 //! | [`accel`] | KVM if a guest really runs under it, else TCG |
 //! | [`disk`] | disk images |
 //! | [`exec_trace`] | what the guest executed, from its kernel |
+//! | `emulator` | QEMU and its firmware |
 //! | [`qemu`] | the command line |
 //! | [`serial`] | the serial console |
 //! | [`qmp`] | reset, power, unplugging |
@@ -18,6 +19,7 @@
 
 pub mod accel;
 pub mod disk;
+mod emulator;
 pub mod exec_trace;
 pub mod qemu;
 pub mod qmp;
@@ -28,6 +30,7 @@ pub mod tpm;
 
 use anyhow::{Context, Result, bail};
 use disk::Disk;
+use emulator::Emulator;
 use serde_json::json;
 use serial::Serial;
 use ssh::Ssh;
@@ -111,7 +114,7 @@ impl Machine {
             disk.create(dir.path())?;
         }
         if hardware.uefi {
-            qemu::fresh_uefi_variables(dir.path())?;
+            fresh_uefi_variables(dir.path())?;
         }
         Ok(Machine { hardware, dir, starts: 0 })
     }
@@ -144,7 +147,7 @@ impl Machine {
 
     /// Forgets all UEFI variables, boot entries included.
     pub fn reset_uefi_variables(&mut self) -> Result<()> {
-        qemu::fresh_uefi_variables(self.dir())
+        fresh_uefi_variables(self.dir())
     }
 
     /// Starts it. With `medium`, that image is one more disk and booted from first.
@@ -158,8 +161,11 @@ impl Machine {
         for socket in [&monitor, &console] {
             let _ = fs::remove_file(socket);
         }
+        let emulator = Emulator::get()?;
+        let uefi_code = emulator.uefi_code();
         let files = qemu::Files {
             dir: self.dir(),
+            uefi_code: &uefi_code,
             log: &log,
             monitor: &monitor,
             console: &console,
@@ -168,7 +174,7 @@ impl Machine {
             ssh_port,
         };
         let errors = self.dir().join(format!("qemu-{}.log", self.starts));
-        let mut command = spawn::command(qemu::PROGRAM);
+        let mut command = emulator.command();
         command
             .args(qemu::arguments(&self.hardware, accel::probe()?, &files))
             .stdin(Stdio::null())
@@ -335,6 +341,14 @@ impl Drop for Running {
             eprintln!("{}: ending the machine: {error:#}", self.name);
         }
     }
+}
+
+/// Gives a machine UEFI variables as they left the factory.
+fn fresh_uefi_variables(dir: &Path) -> Result<()> {
+    let from = Emulator::get()?.uefi_variables();
+    let copied = fs::copy(&from, dir.join("uefi-vars.fd"));
+    copied.with_context(|| format!("copying {}", from.display()))?;
+    Ok(())
 }
 
 /// A port on the loopback interface that is free now.

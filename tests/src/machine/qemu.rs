@@ -3,25 +3,18 @@
 use super::Hardware;
 use super::disk::Bus;
 use super::accel::Accel;
-use anyhow::{Context, Result};
 use std::ffi::OsString;
-use std::fs;
 use std::path::Path;
-
-/// QEMU.
-pub const PROGRAM: &str = "qemu-system-x86_64";
 
 /// The id of the installer medium's device.
 pub const MEDIUM_DEVICE: &str = "medium";
-
-/// OVMF without Secure Boot, as Debian's `ovmf` has it.
-const UEFI_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
-const UEFI_VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 
 /// Files and ports of one start.
 pub struct Files<'a> {
     /// The machine's directory.
     pub dir: &'a Path,
+    /// The firmware, if it boots by UEFI.
+    pub uefi_code: &'a Path,
     /// Where the console's output goes.
     pub log: &'a Path,
     /// Socket of the monitor.
@@ -36,13 +29,6 @@ pub struct Files<'a> {
     pub ssh_port: u16,
 }
 
-/// Gives the machine UEFI variables as they left the factory.
-pub fn fresh_uefi_variables(dir: &Path) -> Result<()> {
-    fs::copy(UEFI_VARIABLES, dir.join("uefi-vars.fd"))
-        .with_context(|| format!("copying {UEFI_VARIABLES}: install ovmf"))?;
-    Ok(())
-}
-
 /// All arguments.
 pub fn arguments(hardware: &Hardware, accel: Accel, files: &Files<'_>) -> Vec<OsString> {
     let mut args: Vec<OsString> = Vec::new();
@@ -55,22 +41,13 @@ pub fn arguments(hardware: &Hardware, accel: Accel, files: &Files<'_>) -> Vec<Os
             push("-cpu", "host".to_owned());
         }
         Accel::Tcg => {
-            push("-accel", "tcg,tb-size=1024".to_owned());
-            // Without what TCG emulates slowly and nothing here needs; and without
-            // CMPXCHG16B, after which QEMU 7.2 leaves garbage in the flags: Linux's
-            // allocator uses it where it exists, and 4 boots of 5 ended in a panic.
-            push("-cpu", "max,la57=off,pmu=off,cx16=off".to_owned());
+            push("-accel", "tcg,thread=multi,tb-size=1024".to_owned());
+            // Without what TCG emulates slowly and nothing here needs.
+            push("-cpu", "max,la57=off,pmu=off".to_owned());
         }
     }
     push("-m", hardware.memory_mib.to_string());
-    let cpus = match accel {
-        Accel::Kvm => hardware.cpus,
-        // QEMU before 8.1 translates code without holding its pages, so code that another
-        // processor patches just then (the kernel's static keys, by breakpoints) may stay for
-        // ever as it was: an oops `int3`, or a guest that hangs. With one nobody else patches.
-        Accel::Tcg => 1,
-    };
-    push("-smp", cpus.to_string());
+    push("-smp", hardware.cpus.to_string());
     push("-display", "none".to_owned());
     args.push("-nodefaults".into());
     let mut push = |flag: &str, value: String| args.extend([flag.into(), value.into()]);
@@ -79,7 +56,7 @@ pub fn arguments(hardware: &Hardware, accel: Accel, files: &Files<'_>) -> Vec<Os
     push("-object", "rng-random,id=rng,filename=/dev/urandom".to_owned());
     push("-device", "virtio-rng-pci,rng=rng".to_owned());
     if hardware.uefi {
-        push("-drive", format!("if=pflash,unit=0,format=raw,readonly=on,file={UEFI_CODE}"));
+        push("-drive", format!("if=pflash,unit=0,format=raw,readonly=on,file={}", files.uefi_code.display()));
         let variables = files.dir.join("uefi-vars.fd");
         push("-drive", format!("if=pflash,unit=1,format=raw,file={}", variables.display()));
     }

@@ -4,6 +4,7 @@
 //! that never ends starts them all.
 
 use std::{
+    ffi::OsStr,
     process::{Child, Command},
     sync::{OnceLock, mpsc},
     thread,
@@ -14,9 +15,9 @@ use anyhow::{Context, Result};
 type Request = (Command, mpsc::Sender<std::io::Result<Child>>);
 
 /// A command that runs `program` so that it is killed when the lab is gone.
-pub(super) fn command(program: &str) -> Command {
+pub(super) fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "--", program]);
+    command.args(["--pdeathsig", "KILL", "--"]).arg(program);
     command
 }
 
