@@ -7,7 +7,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Bytes kept for later use.
-const KEPT: usize = 16 << 20;
+const KEPT: usize = 8 << 20;
 
 /// Where buffers come from and go to.
 #[derive(Debug, Clone, Default)]

@@ -20,7 +20,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 /// How many bytes may wait for the workers.
-const BUDGET: usize = 24 << 20;
+const BUDGET: usize = 16 << 20;
 /// The most workers. More would not help: the order of blocks is that of the paths, so that
 /// what can be done at the same time is what [`BUDGET`] holds.
 const MAX_WORKERS: usize = 8;

@@ -19,8 +19,10 @@ const FIRST_SPAN: Duration = Duration::from_millis(80);
 const RAW_FROM: f64 = 140e6;
 /// Below this part of idle time the processors are what is waited for.
 const BUSY: f64 = 0.05;
-/// Below this rate one stream with a large window is worth its work, in bytes per second.
+/// Below this rate one stream with a large window is worth its work, in bytes per second; on busy
+/// processors, below that one, which they don't come down to by themselves.
 const STREAM_BELOW: f64 = 60e6;
+const BUSY_STREAM_BELOW: f64 = 20e6;
 /// Less than this is not worth a stream, in bytes.
 const STREAM_FROM: u64 = 4 << 20;
 /// How long a level is kept at least.
@@ -174,7 +176,11 @@ impl Pace {
     pub fn method(&self, left: u64, ready: f64) -> Method {
         let mut state = self.lock();
         let Some(rate) = state.rate else { return Method::Alone(1) };
-        if state.level.is_some() || (rate < STREAM_BELOW && left >= STREAM_FROM) {
+        // What waits does so for a processor, also of the other end, if that is here. (A stream
+        // keeps them busy itself.)
+        let busy = state.level.is_none() && state.idle.is_some_and(|idle| idle < BUSY);
+        let stream_below = if busy { BUSY_STREAM_BELOW } else { STREAM_BELOW };
+        if state.level.is_some() || (rate < stream_below && left >= STREAM_FROM) {
             // A line that turned out to be fast needs no stream.
             if rate < 2.0 * STREAM_BELOW {
                 let level = *state.level.get_or_insert_with(|| self.first_level(rate));
@@ -187,11 +193,11 @@ impl Pace {
             r if r >= STREAM_BELOW => match ready {
                 // The line would be idle before this is compressed.
                 r if r <= 0.0 => Method::Raw,
-                // What waits does so for a processor, also of the other end, if that is here.
-                _ if state.idle.is_some_and(|idle| idle < BUSY) => Method::Raw,
+                _ if busy => Method::Raw,
                 r if r > 0.7 => Method::Alone(3),
                 _ => Method::Alone(1),
             },
+            _ if busy => Method::Alone(1),
             _ => Method::Alone(6),
         }
     }
@@ -245,6 +251,17 @@ mod tests {
         now += SPAN;
         pace.note(1 << 20, Duration::from_millis(9), Duration::ZERO, now, |_| Some(0.01));
         assert_eq!(pace.method(1 << 30, 0.5), Method::Raw);
+        // Not a stream, unless the line is so slow that it has to be the line.
+        for (rate, stream) in [(50e6, false), (11.4e6, true)] {
+            let pace = Pace::default();
+            for _ in 0..40 {
+                let took = Duration::from_secs_f64((1 << 20) as f64 / rate);
+                now += took;
+                pace.note(1 << 20, took, Duration::ZERO, now, |_| Some(0.0));
+            }
+            let method = pace.method(1 << 30, 0.5);
+            assert_eq!(matches!(method, Method::Stream(_)), stream, "{rate}: {method:?}");
+        }
     }
 
     #[test]
