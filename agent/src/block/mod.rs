@@ -16,6 +16,7 @@
 //! | [`device`] | an open device: exclusive, locked against udev, with its sizes |
 //! | [`reread`] | making the kernel and udev see a new partition table |
 //! | [`find`] | from a name in the plan to a node |
+//! | `seek` | positions on a device |
 //! | [`probe`] | what is on a device, by magic |
 //! | [`wipe`] | removing all of that |
 //! | [`holders`] | who uses a device, for sentences and for the inventory |
@@ -29,6 +30,7 @@ pub(crate) mod ioctl;
 pub mod probe;
 pub mod reread;
 pub mod roots;
+pub(crate) mod seek;
 pub mod sysfs;
 pub mod udev;
 pub mod wait;

@@ -249,12 +249,7 @@ impl Write for Ends {
 
 impl Seek for Ends {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let position = match to {
-            SeekFrom::Start(at) => Some(at),
-            SeekFrom::End(by) => self.size.checked_add_signed(by),
-            SeekFrom::Current(by) => self.position.checked_add_signed(by),
-        };
-        self.position = position.ok_or(io::ErrorKind::InvalidInput)?;
+        self.position = crate::block::seek::seek(self.position, self.size, to)?;
         Ok(self.position)
     }
 }

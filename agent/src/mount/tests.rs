@@ -199,5 +199,5 @@ fn a_read_only_mount_is_writable_for_one_thread_alone() {
         assert_eq!(here.join().unwrap(), (Ensured::Created, Ensured::AlreadySo));
     });
     fs::write(&file, "y").expect_err("mounted read-only for all others");
-    unmount(&roots, dir.path()).unwrap();
+    assert_eq!(unmount(&roots, dir.path()).unwrap(), Ensured::Created);
 }

@@ -80,10 +80,20 @@ pub(super) fn create_group(
     name: &str,
     members: &[DeviceRef],
 ) -> StepResult {
-    let group = Group { name: name.to_owned(), members: nodes(run, members)? };
-    run.machine.group_opened(group.clone());
+    let group = group(run, name, members)?;
     let mut say = |line: &str| run.output(step, line);
     Ok(group.ensure(&mut say)?)
+}
+
+/// The group, which is to be closed from now on.
+fn group(
+    run: &mut Execution<'_>,
+    name: &str,
+    members: &[DeviceRef],
+) -> Result<Group, StepError> {
+    let group = Group { name: name.to_owned(), members: nodes(run, members)? };
+    run.machine.group_opened(group.clone());
+    Ok(group)
 }
 
 /// Makes a logical volume.
@@ -115,8 +125,7 @@ pub(super) fn activate_group(
     name: &str,
     members: &[DeviceRef],
 ) -> StepResult {
-    let group = Group { name: name.to_owned(), members: nodes(run, members)? };
-    run.machine.group_opened(group.clone());
+    let group = group(run, name, members)?;
     let mut say = |line: &str| run.output(step, line);
     Ok(group.activate(&mut say)?)
 }
