@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::agent;
 use common::sshd::{Sshd, identities, keygen, with_people};
 use keystone_controller::ssh::config::Files;
 use keystone_controller::ssh::exec::Exit;
@@ -12,7 +13,7 @@ use keystone_controller::ssh::{
     ConnectOptions, Destination, HostKeyPolicy, Identities, Login, NoPrompt, Prompt, Question,
     Session, SshError,
 };
-use keystone_controller::upload::{LocalAgent, RemoteAgent, Trail};
+use keystone_controller::upload::{RemoteAgent, Trail};
 use keystone_controller::verify::{Expected, verify};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -486,16 +487,6 @@ fn by_link_local_address() {
         let out = session.script("asking", "echo $SSH_CONNECTION", BOUND).await.unwrap();
         assert!(out.starts_with(b"fe80::7%"), "{}", String::from_utf8_lossy(&out));
     });
-}
-
-/// `cat` for an agent, told apart from others by `mark`.
-fn agent(mark: &str) -> LocalAgent {
-    let mut bytes = std::fs::read("/bin/cat").unwrap();
-    bytes.extend_from_slice(mark.as_bytes());
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("agent");
-    std::fs::write(&file, bytes).unwrap();
-    LocalAgent::read(&file).unwrap()
 }
 
 /// Brings an agent as root, talks to it, looks at where it lies and that nothing is left.

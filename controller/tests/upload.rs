@@ -3,22 +3,13 @@
 
 mod common;
 
+use common::agent;
 use common::sshd::Sshd;
 use keystone_controller::ssh::Session;
 use keystone_controller::ssh::exec::Exit;
-use keystone_controller::upload::{LocalAgent, RemoteAgent, Trail, UploadError};
+use keystone_controller::upload::{RemoteAgent, Trail, UploadError};
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
-
-/// `cat`, with `mark` behind its end: tests that run at once must not find each other's.
-fn agent(mark: &str) -> LocalAgent {
-    let mut bytes = std::fs::read("/bin/cat").unwrap();
-    bytes.extend_from_slice(mark.as_bytes());
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("agent");
-    std::fs::write(&file, bytes).unwrap();
-    LocalAgent::read(&file).unwrap()
-}
 
 async fn connect(sshd: &Sshd) -> Session {
     Session::connect(&sshd.destination(), &sshd.options()).await.unwrap()

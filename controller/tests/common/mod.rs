@@ -30,3 +30,14 @@ pub fn run(command: &mut Command) -> String {
     assert!(status.success(), "{command:?}: {status}\n{}", String::from_utf8_lossy(&stderr));
     String::from_utf8(stdout).unwrap()
 }
+
+/// `cat` for an agent, told apart from others by `mark` behind its end: tests that run at once must
+/// not find each other's.
+pub fn agent(mark: &str) -> keystone_controller::upload::LocalAgent {
+    let mut bytes = std::fs::read("/bin/cat").unwrap();
+    bytes.extend_from_slice(mark.as_bytes());
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("agent");
+    std::fs::write(&file, bytes).unwrap();
+    keystone_controller::upload::LocalAgent::read(&file).unwrap()
+}
