@@ -331,7 +331,7 @@ impl<'a> Uses<'a> {
             .collect())
     }
 
-    /// Ends swapping to the layout's own partitions. Other swap is somebody's.
+    /// Ends swapping to what is swap in the layout. Other swap is somebody's.
     fn swapoffs(&self) -> Result<Vec<Release>, Refusal> {
         let mut releases = Vec::new();
         for (name, disk) in self.disks() {
@@ -361,32 +361,54 @@ impl<'a> Uses<'a> {
             }
         }
         for name in self.context.inventory.swaps.iter().filter(|name| self.has(name)) {
-            let mapper = self.mappers.iter().find(|mapper| mapper.kernel_name == *name);
-            let volume = self.pools.iter().find_map(|pool| pool.volumes.get(whole(name)));
-            if let Some(mapper) = mapper {
-                match self.own_swap(mapper) {
-                    Some(device) => releases.push(Release::Swapoff { device }),
-                    None => return Err(swap(format!("/dev/mapper/{}", mapper.name), name)),
-                }
-            } else if let Some(dataset) = volume {
-                return Err(swap(format!("the volume {dataset}"), name));
+            let Some((shown, is_it)) = self.above(name) else { continue };
+            match self.own_swap(is_it) {
+                Some(device) => releases.push(Release::Swapoff { device }),
+                None => return Err(swap(shown, name)),
             }
         }
         Ok(releases)
     }
 
-    /// The layout's swap that a mapper is.
-    fn own_swap(&self, mapper: &Mapper) -> Option<DeviceRef> {
+    /// What of the layout a device is that is made of the disks, and what it is called; `None` for
+    /// the disks themselves and their partitions.
+    fn above(&self, name: &str) -> Option<(String, Box<dyn Fn(&DeviceRef) -> bool + 'a>)> {
+        if let Some(&mapper) = self.mappers.iter().find(|mapper| mapper.kernel_name == name) {
+            let is_it = |device: &DeviceRef| match device {
+                DeviceRef::LogicalVolume { group, name } => {
+                    mapper.uuid.starts_with(lvm::UUID_PREFIX)
+                        && mapper.name == lvm::mapper_name(group, name)
+                }
+                DeviceRef::Mapper { name } => {
+                    mapper.name == *name && group_of(mapper).is_none()
+                }
+                _ => false,
+            };
+            return Some((format!("/dev/mapper/{}", mapper.name), Box::new(is_it)));
+        }
+        let array = self.arrays.iter().find(|array| array.kernel_name == whole(name));
+        let volume = self.pools.iter().find_map(|pool| pool.volumes.get(whole(name)));
+        let (shown, on) = match (array, volume) {
+            (Some(array), _) => {
+                let device = DeviceRef::Array { name: array.name.clone() };
+                (format!("/dev/{name} of the RAID {}", array.name), device)
+            }
+            (None, Some(dataset)) => {
+                let device = DeviceRef::Volume { dataset: dataset.clone() };
+                (format!("the volume {dataset}"), device)
+            }
+            (None, None) => return None,
+        };
+        let number = name.strip_prefix(whole(name)).and_then(|p| p.strip_prefix('p')?.parse().ok());
+        let device = number.map_or(on.clone(), |number| on.partition(number));
+        Some((shown, Box::new(move |other| *other == device)))
+    }
+
+    /// The layout's swap that `is_it`.
+    fn own_swap(&self, is_it: impl Fn(&DeviceRef) -> bool) -> Option<DeviceRef> {
         let contents = self.context.layout.contents().into_iter();
         let mut swaps = contents.filter(|(_, content)| matches!(content, Content::Swap(_)));
-        let found = swaps.find(|(device, _)| match device {
-            DeviceRef::LogicalVolume { group, name } => {
-                mapper.uuid.starts_with(lvm::UUID_PREFIX)
-                    && mapper.name == lvm::mapper_name(group, name)
-            }
-            _ => false,
-        });
-        found.map(|(device, _)| device)
+        swaps.find(|(device, _)| is_it(device)).map(|(device, _)| device)
     }
 
     /// Closes mappers, RAIDs and pools, each after everything that is made of it.

@@ -4,9 +4,9 @@ use super::layouts::{assert_uses_what_is_there, documents, machine_for};
 use super::*;
 use crate::plan_disks;
 use keystone_protocol::disko_mode::DiskoMode;
-use keystone_protocol::inventory::{Contents, Partition, PoolState, Signature, Table};
+use keystone_protocol::inventory::{Contents, ImportedPool, Partition, PoolState, Signature, Table};
 use keystone_protocol::layout::{Content, Layout};
-use keystone_protocol::plan::{Action, InnerPresence, InnerTable, Step};
+use keystone_protocol::plan::{Action, DeviceRef, InnerPresence, InnerTable, Release, Step};
 
 /// What a content looks like on its device.
 fn signatures(content: Option<&Content>) -> Vec<Signature> {
@@ -171,4 +171,30 @@ fn what_is_there_is_mounted_from_a_disk_that_is_too_small_for_the_layout() {
         let planned = plan_disks(&case.inventory, &case.layout, &options);
         assert!(planned.is_ok(), "{mode}: {:?}", planned.map(|_| ()));
     }
+}
+
+#[test]
+fn swap_of_the_layout_is_ended_wherever_it_is() {
+    let path = documents().into_iter().find(|path| path.ends_with("zfs-encrypted-root.json"));
+    let mut case = laid_out(&std::fs::read_to_string(path.unwrap()).unwrap()).unwrap();
+    let dataset = "zroot/root/swap".to_owned();
+    case.inventory.pools = vec![ImportedPool {
+        name: "zroot".into(),
+        guid: "5".into(),
+        health: "ONLINE".into(),
+        devices: vec!["x2".into()],
+        volumes: [("zd0".to_owned(), dataset.clone())].into(),
+        mounts: Vec::new(),
+    }];
+    let options = InstallOptions { disko_mode: DiskoMode::Unmount, ..case.options.clone() };
+    case.inventory.swaps = vec!["zd0".into()];
+    let plan = plan_disks(&case.inventory, &case.layout, &options).unwrap();
+    let volume = DeviceRef::Volume { dataset };
+    let first = &plan.steps[0].action;
+    assert_eq!(first, &Action::Release(Release::Swapoff { device: volume }), "{:?}", ids(&plan));
+    assert!(ids(&plan).contains(&"release:pool:zroot"), "{:?}", ids(&plan));
+    // A partition on the volume is not the layout's.
+    case.inventory.swaps = vec!["zd0p1".into()];
+    let refusal = plan_disks(&case.inventory, &case.layout, &options).unwrap_err();
+    assert!(refusal.message.contains("zroot/root/swap"), "{refusal}");
 }
