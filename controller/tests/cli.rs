@@ -302,7 +302,8 @@ fn the_peers_options_are_obeyed_or_refused() {
     refused(&["--phases", "disko,reboot"], &["add install"]);
     refused(&["--phases", "disko", "--verify"], &["--verify", "reboot"]);
     refused(&["--phases", "dsko"], &["dsko", "disko"]);
-    refused(&["--build-on", "remote"], &["--build-on remote", "builders"]);
+    refused(&["--build-on", "remote"], &["--build-on remote", "nothing is built without --flake"]);
+    refused(&["--build-on-remote"], &["--build-on remote", "nothing is built without --flake"]);
     refused(&["--chown", "home", "1"], &["absolute"]);
     refused(&["--chown", "/nix/store/x", "1"], &["root's"]);
     refused(&["--disk-encryption-keys", "/tmp/disk.key", "/dev/null"], &["/tmp/disk.key", "asks for"]);

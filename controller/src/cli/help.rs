@@ -26,6 +26,9 @@ Examples:
   Install a configuration of a flake, asking for everything:
     keystone install --flake .#nas root@10.0.0.5
 
+  The same, built by the machine, whose installer has Nix:
+    keystone install --flake .#nas root@10.0.0.5 --build-on remote
+
   Install a system that was built before:
     keystone install root@10.0.0.5 --store-path ./result --layout layout.json
 

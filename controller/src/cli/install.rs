@@ -39,21 +39,30 @@ pub(super) async fn install_and_tell(
     if let (Some(args), Some(flake)) = (args, &system.flake)
         && args.vm_test
     {
+        if system.nix.is_remote() {
+            return Err(InstallError::Usage(
+                "--vm-test is built and run here: leave --build-on out".to_owned(),
+            ));
+        }
         let path = crate::flake::vm_test(flake, &system.nix.options(debug), operator, stop).await?;
         operator.screen().finish();
         print(&format!("the test ran well: {}\n", path.display()));
         return Ok(());
     }
     address(link)?;
-    let Begun { options: begun, mut kexec } = match args {
+    super::build::check(&system.nix, system.flake.as_ref(), true)?;
+    let Begun { options: mut begun, mut kexec } = match args {
         Some(args) => match begin(args, selected, operator, stop).await? {
             Some(begun) => begun,
             None => return Ok(()),
         },
         None => Begun { options: None, kexec: false },
     };
-    let Found { closure, source, layout } =
-        super::system::find(system, debug, operator, stop).await?;
+    if begun.is_none() && system.nix.is_remote() {
+        begun = Some(link_options(link, operator)?);
+    }
+    let found = super::system::find(system, debug, begun.as_mut(), operator, stop).await?;
+    let Found { closure, source, layout, built } = found;
     let checked = preflight(&layout, &closure)?;
     let (additions, choices) = super::system::additions(system, &checked, stop).await?;
     additions.disk_keys.values().chain(&additions.host_keys).for_each(|key| operator.hide(key));
@@ -92,6 +101,7 @@ pub(super) async fn install_and_tell(
         until,
     };
     let done = install(request, operator, stop).await;
+    drop(built);
     operator.screen().finish();
     let named = args.and_then(|args| args.report.as_deref());
     match done {
@@ -124,9 +134,9 @@ struct Begun {
     kexec: bool,
 }
 
-/// The phase kexec, where it is all that is to be done or its installer is to describe the hardware
-/// that the flake needs; and that description. Otherwise the machine is called once it is sure that
-/// there is a system for it. `None` if that was all.
+/// The phase kexec, where it is all that is to be done, or its installer is to build the system or to
+/// describe the hardware that the flake needs; and that description. Otherwise the machine is called
+/// once it is sure that there is a system for it. `None` if that was all.
 async fn begin(
     args: &InstallArgs,
     selected: Selected,
@@ -135,7 +145,8 @@ async fn begin(
 ) -> Result<Option<Begun>, InstallError> {
     let alone = !selected.plan.any() && !selected.reboot;
     let describes = !args.generate_hardware_config.is_empty();
-    if !describes && !alone {
+    let builds = selected.kexec && args.system.nix.is_remote();
+    if !describes && !alone && !builds {
         return Ok(Some(Begun { options: None, kexec: selected.kexec }));
     }
     let mut options = link_options(&args.link, operator)?;

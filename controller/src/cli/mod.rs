@@ -14,6 +14,7 @@
 //! | [`bundle`] | `keystone bundle` |
 //! | [`disks`] | `keystone disko`, `keystone rescue` |
 //! | `begin` | what precedes an installation: options that need no machine, its hardware described |
+//! | `build` | a flake's system, built here or on the machine |
 //! | `system` | the system to install and what is added to it, from the options |
 //! | `verify` | `keystone verify` |
 //! | [`config`] | defaults from `keystone.toml` |
@@ -29,6 +30,7 @@ pub mod outcome;
 pub mod run;
 
 mod begin;
+mod build;
 mod help;
 mod install;
 mod layout;

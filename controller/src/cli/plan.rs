@@ -100,7 +100,7 @@ async fn of_system(
     operator: &mut CommandLine,
     stop: &Stop,
 ) -> Result<(String, InstallOptions, Option<ClosureFacts>), InstallError> {
-    let found = system::find(&args.system, false, operator, stop).await?;
+    let found = system::find(&args.system, false, None, operator, stop).await?;
     let layout = preflight(&found.layout, &found.closure)?;
     let (_, choices) = system::additions(&args.system, &layout, stop).await?;
     let options = install_options(&args.system, None, choices);

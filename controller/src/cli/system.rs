@@ -2,12 +2,11 @@
 
 use super::args::SystemArgs;
 use super::args::additions::AdditionArgs;
-use super::args::nix::BuildOn;
 use super::run::stoppable;
 use crate::additions::{Archive, HostKeyFile, keys};
 use crate::closure::{Closure, ClosureError, ClosureSource};
-use crate::flake::{self, Flake, NixOptions};
-use crate::install::{Additions, InstallError, PreflightError};
+use crate::flake::{self, BuiltThere, Flake, NixOptions};
+use crate::install::{Additions, InstallError, LinkOptions, PreflightError};
 use crate::operator::{Notice, Operator};
 use crate::stop::Stop;
 use crate::ui::CommandLine;
@@ -25,6 +24,8 @@ pub(super) struct Found {
     pub(super) source: Arc<dyn ClosureSource>,
     /// Its layout, JSON.
     pub(super) layout: String,
+    /// What the source reads, where the system was built on the machine: to be kept as long.
+    pub(super) built: Option<BuiltThere>,
 }
 
 /// What the plan has to know of what is added.
@@ -35,20 +36,15 @@ pub(super) struct Choices {
     pub(super) host_keys: HostKeys,
 }
 
-/// Finds the system, building it if it is a flake's.
+/// Finds the system, building it if it is a flake's: here, or on the machine that `link` leads to.
 pub(super) async fn find(
     system: &SystemArgs,
     debug: bool,
+    link: Option<&mut LinkOptions>,
     operator: &mut CommandLine,
     stop: &Stop,
 ) -> Result<Found, InstallError> {
-    if system.nix.place() == BuildOn::Remote {
-        return Err(InstallError::Usage(
-            "--build-on remote: keystone builds where it runs, and the machine needs no Nix; leave \
-             it out, or let nix use a builder of yours: --option builders 'ssh-ng://HOST …'"
-                .to_owned(),
-        ));
-    }
+    super::build::check(&system.nix, system.flake.as_ref(), link.is_some())?;
     if let (None, None, [script, _]) =
         (&system.layout, &system.flake, system.store_paths.as_slice())
     {
@@ -63,10 +59,18 @@ pub(super) async fn find(
     let layout =
         layout_of(system.layout.as_deref(), system.flake.as_ref(), &options, operator, stop).await?;
     let mut origin = system.origin.clone();
+    let mut built = None;
     match (&system.flake, system.store_paths.as_slice()) {
         (Some(flake), _) => {
-            let built = flake::toplevel(flake, &options, operator, stop).await?;
-            origin.store_path = Some(built);
+            if let Some(link) = link.filter(|_| system.nix.is_remote()) {
+                let there = super::build::there(flake, link, &options, operator, stop).await?;
+                origin.place.from = Some(there.address());
+                origin.store_path = Some(there.toplevel.clone());
+                built = Some(there);
+            } else {
+                let here = super::build::here(flake, &options, operator, stop).await?;
+                origin.store_path = Some(here);
+            }
         }
         (None, [script, toplevel]) => {
             let remark = format!("{} is not run: the layout decides", script.display());
@@ -84,7 +88,7 @@ pub(super) async fn find(
         origin.system().map_err(|error| InstallError::Preflight(error.into()))
     })
     .await?;
-    Ok(Found { closure, source, layout })
+    Ok(Found { closure, source, layout, built })
 }
 
 /// The layout document, read from a file, or evaluated: then what is wrong with it is known before

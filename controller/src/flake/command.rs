@@ -26,6 +26,8 @@ pub struct NixOptions {
     pub logs: bool,
     /// `--show-trace`.
     pub show_trace: bool,
+    /// What `nix` calls something by, and how it is to be shown.
+    pub renamed: Option<(String, String)>,
 }
 
 /// `nix` did not give what it was asked for.
@@ -58,6 +60,13 @@ pub enum NixError {
         doing: String,
         /// What it said.
         said: String,
+    },
+    /// There is no place for what it needs on this computer.
+    #[error("no directory for temporary files can be used: {source}; name another one in TMPDIR")]
+    Place {
+        /// Why.
+        #[source]
+        source: io::Error,
     },
     /// The operator stopped it.
     #[error("{0} was stopped; nothing was written")]
@@ -124,7 +133,11 @@ pub async fn nix(
             }
         };
         let Ok(Some(line)) = line else { break };
-        match progress.take(&String::from_utf8_lossy(&line)) {
+        let mut line = String::from_utf8_lossy(&line);
+        if let Some((called, shown)) = &options.renamed {
+            line = line.replace(called, shown).into();
+        }
+        match progress.take(&line) {
             Some(Said::Now(words)) => operator.notice(Notice::Nix { doing: &words }),
             Some(Said::Log(line)) => {
                 keep(&line);

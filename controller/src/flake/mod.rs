@@ -5,14 +5,19 @@
 //! | [`reference`] | `URI#ATTR` |
 //! | [`command`] | runs `nix`, shows what it does, keeps what it says |
 //! | [`progress`] | what `nix` says in its own JSON log |
+//! | [`builder`] | the machine as the place where it is built |
+//! | [`relay`] | `nix`'s way to the machine, over our own connection |
 //!
-//! Only `nix build` and `nix eval` are used, with options that exist since Nix 2.4. Lock files are
-//! not written.
+//! Only `nix build`, `nix eval` and `nix copy` are used, with options that exist since Nix 2.4. Lock
+//! files are not written.
 
+pub mod builder;
 pub mod command;
 pub mod progress;
 pub mod reference;
+pub mod relay;
 
+pub use builder::{Builder, BuiltThere, NoBuilder};
 pub use command::{NixError, NixOptions};
 pub use reference::Flake;
 
@@ -83,8 +88,14 @@ async fn build(
     let doing = format!("building {what}");
     let args = ["build", "--no-link", "--json", &what];
     let said = command::nix(&doing, &args, options, operator, stop).await?;
-    let unexpected = || NixError::Unexpected { doing: doing.clone(), said: said.clone() };
-    let built: Vec<Built> = serde_json::from_str(&said).map_err(|_| unexpected())?;
+    out(&doing, &said)
+}
+
+/// The store path in what `nix build --json` said.
+fn out(doing: &str, said: &str) -> Result<PathBuf, NixError> {
+    let unexpected =
+        || NixError::Unexpected { doing: doing.to_owned(), said: said.to_owned() };
+    let built: Vec<Built> = serde_json::from_str(said).map_err(|_| unexpected())?;
     let out = built.into_iter().next().and_then(|mut built| built.outputs.remove("out"));
     out.ok_or_else(unexpected)
 }

@@ -3,6 +3,7 @@
 
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
+pub mod flake;
 pub mod flaky;
 pub mod nix;
 pub mod sshd;

@@ -25,7 +25,7 @@ pub struct NixArgs {
     /// Show what builders print
     #[arg(short = 'L', long)]
     pub print_build_logs: bool,
-    /// Where it is built: here. remote is refused: tell nix of builders (--option builders)
+    /// Where it is built
     #[arg(long, value_enum, default_value_t = BuildOn::Auto, value_name = "WHERE")]
     pub build_on: BuildOn,
     /// The same as --build-on remote
@@ -40,13 +40,18 @@ pub enum BuildOn {
     Auto,
     /// Where keystone runs
     Local,
-    /// Refused
+    /// On the machine, in its store and by its own Nix; then it comes here to be checked and sent
     Remote,
 }
 
 impl NixArgs {
+    /// Whether it is built on the machine.
+    pub fn is_remote(&self) -> bool {
+        self.place() == BuildOn::Remote
+    }
+
     /// Where it is built.
-    pub fn place(&self) -> BuildOn {
+    fn place(&self) -> BuildOn {
         if self.build_on_remote { BuildOn::Remote } else { self.build_on }
     }
 

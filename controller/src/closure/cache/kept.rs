@@ -42,7 +42,7 @@ impl Kept {
 }
 
 /// Where large temporary files belong (file-hierarchy(7)).
-fn directory() -> PathBuf {
+pub(crate) fn directory() -> PathBuf {
     match std::env::var_os("TMPDIR") {
         None if Path::new("/var/tmp").is_dir() => "/var/tmp".into(),
         _ => std::env::temp_dir(),
