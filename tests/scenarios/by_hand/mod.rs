@@ -1,5 +1,7 @@
 //! Installing by hand, with the tools everyone has: what ours is compared with.
 
+pub(in crate::scenarios) mod plan;
+
 use super::steps;
 use crate::machine::ssh::Ssh;
 use anyhow::Result;

@@ -1,5 +1,7 @@
 //! The documents themselves, as an operator gives them to `keystone disko`: made, closed, mounted
-//! again with what was written still there, closed, and made anew over what is there.
+//! again with what was written still there, closed, and destroyed. Then the same is made by the
+//! commands of everyone's tools, which have to come to the same; and what they made is closed by
+//! `keystone disko`.
 
 use super::{CLEAN, DISKS, KEYS};
 use crate::keystone::{Ended, run as run_command};
@@ -7,7 +9,7 @@ use crate::machine::Hardware;
 use crate::machine::disk::{Bus, Disk};
 use crate::native;
 use crate::runner::{Context, Live};
-use crate::scenarios::steps;
+use crate::scenarios::{by_hand, steps};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use std::fs;
@@ -54,9 +56,14 @@ pub(in crate::scenarios) fn run(cx: &Context) -> Result<()> {
     }
     let mut failed = Vec::new();
     let count = cases.len();
+    let mut total = Times::default();
     for (name, case) in cases {
         match case.run() {
-            Ok(times) => println!("    {name}: as it says ({times})"),
+            Ok(times) => {
+                println!("    {name}: as it says ({times})");
+                total.made += times.made;
+                total.by_tools += times.by_tools;
+            }
             Err(error) => {
                 println!("    {name}: FAILED\n{error:#}");
                 failed.push(name);
@@ -65,6 +72,7 @@ pub(in crate::scenarios) fn run(cx: &Context) -> Result<()> {
         }
     }
     println!("    {} of {} documents are as they say", count - failed.len(), count);
+    println!("    making all of them: {:.2} of what the tools take", total.ratio());
     ensure!(failed.is_empty(), "{} failed", failed.join(", "));
     live.running.kill()
 }
@@ -114,15 +122,17 @@ impl<'a> Case<'a> {
         Ok(Case { cx, live, key, path, files: steps::Files::new()?, disks })
     }
 
-    fn run(&self) -> Result<String> {
+    fn run(&self) -> Result<Times> {
         let ssh = &self.live.ssh;
         let began = Instant::now();
-        let planned = self.keystone("disko", &["--erase", "--dry-run"])?.ok()?;
-        let plan_time = began.elapsed();
-        let (made, made_time) = self.changes("disko", &["--erase"])?;
-        ensure!(!made.is_empty(), "nothing was made");
-        let mounts = mounts(&planned.plan()?)?;
+        let plan = self.keystone("disko", &["--erase", "--dry-run"])?.ok()?.plan()?;
+        let mut times = Times { planned: began.elapsed(), ..Times::default() };
+        let (changed, made) = self.changes("disko", &["--erase"])?;
+        ensure!(!changed.is_empty(), "nothing was made");
+        times.made = made;
+        let mounts = mounts(&plan)?;
         self.mounted(&mounts)?;
+        let ours = self.looks()?;
         let kept = mounts.iter().find(|(_, fstype)| fstype != "vfat" && fstype != "tmpfs");
         let kept = kept.map(|(target, _)| format!("/mnt{target}/kept by keystone"));
         if let Some(kept) = &kept {
@@ -130,12 +140,11 @@ impl<'a> Case<'a> {
         }
         self.changes("unmount", &[])?;
         super::closed(self.live).context("after unmounting")?;
-        let mut mount_time = Duration::ZERO;
         let again = self.keystone("mount", &[])?;
         // A legacy table is not mounted again; the refusal says so.
         if again.code != Some(TARGET_UNFIT) || !again.stderr.contains("partitions of a `table`") {
             let again = again.ok()?;
-            mount_time = elapsed(&again)?;
+            times.mounted = elapsed(&again)?;
             self.mounted(&mounts)?;
             if let Some(kept) = &kept {
                 ensure!(ssh.ok(&format!("cat '{kept}'"))? == "still here", "the file is not as it was");
@@ -147,17 +156,50 @@ impl<'a> Case<'a> {
             self.changes("unmount", &[])?;
             super::closed(self.live).context("after mounting and unmounting")?;
         }
+        self.destroyed()?;
+
+        times.by_tools = self.by_tools(&plan).context("by the tools")?;
+        let theirs = self.looks()?;
+        ensure!(ours == theirs, "it is not what the tools make; by us:\n{ours}\nby them:\n{theirs}");
+        self.changes("unmount", &[]).context("of what the tools made")?;
+        super::closed(self.live).context("after unmounting what the tools made")?;
+        self.destroyed()?;
+        Ok(times)
+    }
+
+    fn destroyed(&self) -> Result<()> {
         self.changes("destroy", &[])?;
         for (_, disk) in &self.disks {
-            let left = ssh.ok(&format!("wipefs -n /dev/disk/by-id/{}", disk.by_id()))?;
+            let left = self.live.ssh.ok(&format!("wipefs -n /dev/disk/by-id/{}", disk.by_id()))?;
             ensure!(left.is_empty(), "{} is not blank: {left}", disk.serial);
         }
-        Ok(format!(
-            "planned in {:.1} s with the connection, made in {:.1} s, mounted in {:.1} s",
-            plan_time.as_secs_f32(),
-            made_time.as_secs_f32(),
-            mount_time.as_secs_f32()
-        ))
+        Ok(())
+    }
+
+    /// Makes it by the tools; what they took by the machine's clock.
+    fn by_tools(&self, plan: &Value) -> Result<Duration> {
+        let plan = serde_json::from_value(plan.clone()).context("the plan")?;
+        let disk = |wanted: &str| {
+            let mut disks = self.disks.iter();
+            let found = disks.find(|(name, _)| name == wanted).map(|(_, disk)| disk.by_id());
+            format!("/dev/disk/by-id/{}", found.unwrap_or_default())
+        };
+        let script = tempfile::NamedTempFile::new()?;
+        fs::write(script.path(), by_hand::plan::script(&plan, &disk)?)?;
+        let ssh = &self.live.ssh;
+        ssh.put(script.path(), "/run/tools.sh")?;
+        let took = ssh.ok(&format!(
+            "began=$(date +%s%3N); password='{}' bash /run/tools.sh > /run/tools.log 2>&1 < /dev/null || \
+             {{ tail -n 40 /run/tools.log; exit 1; }}; echo $(($(date +%s%3N) - began))",
+            steps::PASSWORD
+        ))?;
+        Ok(Duration::from_millis(took.parse().context("the machine's clock")?))
+    }
+
+    /// What is on the disks, without what is drawn.
+    fn looks(&self) -> Result<String> {
+        let disks: Vec<String> = self.disks.iter().map(|(_, disk)| disk.by_id()).collect();
+        self.live.ssh.ok(&format!("set -- {}; {LOOKS}", disks.join(" ")))
     }
 
     /// The steps that changed something, and what they took.
@@ -200,6 +242,54 @@ impl<'a> Case<'a> {
             ensure!(found == *fstype, "{place} is {found:?}, not {fstype}");
         }
         Ok(())
+    }
+}
+
+/// What is on the disks `$@`: tables; what is on them, how large, and where it is mounted; pools
+/// with their vdevs, and what was set of their datasets.
+const LOOKS: &str = r#"
+    udevadm settle
+    columns=TYPE,SIZE,FSTYPE,LABEL,PARTLABEL,MOUNTPOINTS
+    for disk; do
+        echo "disk $disk"
+        sfdisk -d /dev/disk/by-id/$disk 2>/dev/null | sed -E '/^(label-id|device)/d; s#^/dev/[^ ]+ *: *##; s/, uuid=[^,]*//'
+        lsblk -rno $columns /dev/disk/by-id/$disk
+    done
+    for volume in /dev/zd*[0-9]; do [ ! -b $volume ] || lsblk -rno $columns $volume; done
+    for pool in $(zpool list -Ho name); do
+        zpool list -vHo name $pool | awk -v pool=$pool '{
+            known = $1 == pool || $1 ~ /^(mirror|raidz|logs|cache|special|dedup|spare)/
+            print known ? $1 : "member" }'
+        zfs get -rHpo name,property,value -s local,received all $pool | sort
+    done
+"#;
+
+/// How long it took.
+#[derive(Debug, Clone, Copy, Default)]
+struct Times {
+    /// To plan it, the connection included.
+    planned: Duration,
+    made: Duration,
+    mounted: Duration,
+    by_tools: Duration,
+}
+
+impl Times {
+    fn ratio(&self) -> f32 {
+        self.made.as_secs_f32() / self.by_tools.as_secs_f32().max(f32::EPSILON)
+    }
+}
+
+impl std::fmt::Display for Times {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [planned, made, mounted, by_tools] =
+            [self.planned, self.made, self.mounted, self.by_tools].map(|time| time.as_secs_f32());
+        write!(
+            f,
+            "planned in {planned:.1} s with the connection, made in {made:.1} s, mounted in \
+             {mounted:.1} s; by the tools made in {by_tools:.1} s: {:.2}",
+            self.ratio()
+        )
     }
 }
 
