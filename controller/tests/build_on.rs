@@ -3,12 +3,17 @@
 
 mod common;
 
-use common::flake::{Place, has};
+use common::flake::{Place, has, said};
 use common::sshd::{Sshd, with_people};
 use keystone_controller::ssh::host_key::fingerprint;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 const SYSTEM: &str = "-nixos-system-nas-25.11";
+
+/// Of the machine's Nix: it has neither users to build as nor a network.
+const CONF: &str = "sandbox = false\nbuild-users-group =\nsubstitute = false\n";
 
 /// A machine with a store of its own.
 struct Machine {
@@ -18,9 +23,7 @@ struct Machine {
 
 impl Machine {
     fn new(place: &Place, rest: &str) -> Self {
-        Self::configured(place, "", "sandbox = false\nbuild-users-group =\nsubstitute = false\n", |s| {
-            format!("{s}{rest}")
-        })
+        Self::configured(place, "", CONF, |mount| format!("{mount}{rest}"))
     }
 
     /// In the namespace that `setup` makes of what mounts the store.
@@ -50,17 +53,23 @@ impl Machine {
 
     /// `keystone install --build-on remote` there, with an agent that is none.
     fn install(&self, place: &Place, name: &str, more: &[&str]) -> (i32, String, String) {
+        said(self.command(place, name, more).output().unwrap())
+    }
+
+    /// The same, to be run.
+    fn command(&self, place: &Place, name: &str, more: &[&str]) -> Command {
         let key = self.sshd.key().display().to_string();
         let pin = fingerprint(&self.sshd.host_key("ed25519"));
         let port = self.port();
         let link = ["root@127.0.0.1", "-p", &port, "-i", &key, "--host-key", &pin];
-        build_on(place, name, &[&link[..], &["--ssh-config", "none"], more].concat())
+        place.command("install", name, &[HERE, &link, &["--ssh-config", "none"], more].concat())
     }
 }
 
+const HERE: &[&str] = &["--build-on", "remote", "--agent", "/bin/cat", "--json"];
+
 fn build_on(place: &Place, name: &str, more: &[&str]) -> (i32, String, String) {
-    let here = ["--build-on", "remote", "--agent", "/bin/cat", "--json"];
-    place.keystone("install", name, &[&here, more].concat())
+    place.keystone("install", name, &[HERE, more].concat())
 }
 
 /// What is built is in the machine's store and in none here; what came back is a system that can be
@@ -103,8 +112,7 @@ fn by_an_alias_a_jump_a_password_and_sudo() {
     let place = Place::new();
     let lines = "UsePAM yes\nKbdInteractiveAuthentication yes\nPasswordAuthentication yes\n\
                  PubkeyAuthentication no";
-    let conf = "sandbox = false\nbuild-users-group =\nsubstitute = false\n";
-    let machine = Machine::configured(&place, lines, conf, |mount| {
+    let machine = Machine::configured(&place, lines, CONF, |mount| {
         let rules = "printf 'Defaults env_keep += NIX_USER_CONF_FILES\\nroot ALL=(ALL) ALL\\n\
                      alice ALL=(ALL) ALL\\n' > /etc/sudoers";
         with_people(&format!("{rules} && mkdir -p /run/sshd && {mount}"))
@@ -179,6 +187,84 @@ fn what_fails_there_is_said_here() {
     assert!(err.contains("perhaps"), "{err}");
 }
 
+/// A builder's process that waits, of those below `sshd`; `None` once there is none.
+fn waiting(sshd: &Sshd, within: Duration, wanted: bool) -> Option<u32> {
+    let began = Instant::now();
+    loop {
+        let all = std::fs::read_dir("/proc").unwrap().flatten();
+        let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let sleeps = |&pid: &u32| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line == b"sleep\x0030417\0" && ancestors(pid).contains(&sshd.pid())
+        };
+        let found = pids.into_iter().find(sleeps);
+        if found.is_some() == wanted {
+            return found;
+        }
+        assert!(began.elapsed() < within, "after {within:?}: {found:?}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// A process's ancestors, nearest first.
+fn ancestors(mut pid: u32) -> Vec<u32> {
+    let mut all = Vec::new();
+    while let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) {
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+        match parent.and_then(|parent| parent.trim().parse().ok()) {
+            Some(parent @ 1..) => pid = parent,
+            _ => break,
+        }
+        all.push(pid);
+    }
+    all
+}
+
+fn signal(pid: u32, name: &str) {
+    common::run(Command::new("kill").args([&format!("-{name}"), &pid.to_string()]));
+}
+
+/// Stopped, or without its connection, keystone ends and says so, and the machine builds no more.
+#[test]
+fn a_build_there_ends_with_the_operator_and_with_the_connection() {
+    let place = Place::new();
+    let machine = Machine::new(&place, "");
+    let begin = || {
+        let mut command = machine.command(&place, "slow", &[]);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = child.spawn().unwrap();
+        let builder = waiting(&machine.sshd, Duration::from_secs(60), true).unwrap();
+        (child, builder)
+    };
+    let bound = Duration::from_secs(30);
+
+    let (child, _) = begin();
+    let began = Instant::now();
+    signal(child.id(), "INT");
+    let (code, out, err) = said(child.wait_with_output().unwrap());
+    assert_eq!(code, 130, "{out}{err}");
+    assert!(err.contains("was stopped; nothing was written"), "{err}");
+    assert!(began.elapsed() < bound, "{:?}", began.elapsed());
+    waiting(&machine.sshd, bound, false);
+
+    let (child, builder) = begin();
+    let began = Instant::now();
+    // The connection's process is the one below the listener.
+    let above = ancestors(builder);
+    let listener = above.iter().position(|&pid| pid == machine.sshd.pid()).unwrap();
+    signal(above[listener - 1], "KILL");
+    let (code, out, err) = said(child.wait_with_output().unwrap());
+    assert_eq!(code, 78, "{out}{err}");
+    assert!(err.contains("the connection to 127.0.0.1 broke"), "{err}");
+    while std::path::Path::new(&format!("/proc/{builder}")).exists() {
+        assert!(began.elapsed() < bound, "it goes on building");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(began.elapsed() < bound, "{:?}", began.elapsed());
+    let left: Vec<_> = std::fs::read_dir(place.dir.path().join("tmp")).unwrap().flatten().collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
 /// Options that leave no machine to build on, before any is called or anything evaluated.
 #[test]
 fn where_no_machine_can_build() {
@@ -195,6 +281,49 @@ fn where_no_machine_can_build() {
     assert!(!place.built(&format!("{SYSTEM}.drv")));
 }
 
+/// With a daemon here, as on NixOS and macOS, an operator whom it does not trust.
+#[test]
+fn no_daemon_here_has_to_trust_the_operator() {
+    let place = Place::new();
+    let machine = Machine::new(&place, "");
+    let at = |name: &str| place.dir.path().join(name);
+    // What a user gets at: the place, but no directory of root's.
+    let program = at("keystone");
+    std::fs::copy(env!("CARGO_BIN_EXE_keystone"), &program).unwrap();
+    let key = at("home/id");
+    std::fs::copy(machine.sshd.key(), &key).unwrap();
+    let script = r#"umask 022; mkdir -p /nix && mount --bind nix /nix || exit 120
+        nix-daemon </dev/null >daemon.log 2>&1 & daemon=$!
+        for try in $(seq 100); do
+          [ -S /nix/var/nix/daemon-socket/socket ] && break; sleep 0.1
+        done
+        chmod 711 . && chown -R 65534 home tmp && export NIX_REMOTE=daemon
+        user="setpriv --reuid 65534 --regid 65534 --clear-groups"
+        $user "$@"; status=$?
+        # It does distrust: what was built there, unsigned, does not get into its store.
+        there='mount --bind machine-nix /nix; NIX_REMOTE= exec nix-store --export /nix/store/*-etc'
+        unshare --mount sh -ec "$there" >exported || exit 121
+        $user nix-store --import <exported >import.log 2>&1 && exit 122
+        kill $daemon; grep -q "signature" import.log || exit 123
+        exit $status"#;
+    let pin = fingerprint(&machine.sshd.host_key("ed25519"));
+    let flake = format!("{}#nas", at("flake").display());
+    let output = Command::new("unshare")
+        .args(["--mount", "sh", "-c", script, "sh"])
+        .arg(&program)
+        .args(["install", "--flake", &flake, "root@127.0.0.1", "-p", &machine.port()])
+        .args(["--host-key", &pin, "--ssh-config", "none", "-i"])
+        .arg(&key)
+        .args(HERE)
+        .env("HOME", at("home"))
+        .env("TMPDIR", at("tmp"))
+        .env("NIX_CONFIG", CONF)
+        .current_dir(place.dir.path())
+        .output()
+        .unwrap();
+    assert_built_there(&place, &machine, said(output));
+}
+
 /// A computer of another kind is told of the way out, and takes it.
 #[test]
 fn another_platform_here_is_no_obstacle() {
@@ -206,8 +335,8 @@ fn another_platform_here_is_no_obstacle() {
     let (code, out, err) = place.install("nas", &[]);
     assert_eq!(code, 78, "{out}{err}");
     assert!((out + &err).contains("with --build-on remote the machine does"), "{err}");
-    let conf = "sandbox = false\nbuild-users-group =\nsubstitute = false\nsystem = armv7l-linux\n";
-    let machine = Machine::configured(&place, "", conf, str::to_owned);
+    let conf = format!("{CONF}system = armv7l-linux\n");
+    let machine = Machine::configured(&place, "", &conf, str::to_owned);
     let said = machine.install(&place, "nas", &[]);
     assert_built_there(&place, &machine, said);
 }

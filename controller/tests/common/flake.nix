@@ -45,6 +45,7 @@
       nixosConfigurations.nas.config = config toplevel;
       nixosConfigurations.broken.config =
         config (sh "broken" "echo the compiler says why; exit 3");
+      nixosConfigurations.slow.config = config (sh "slow" "exec sleep 30417");
       nixosConfigurations.internal.config.disko.devices = {
         _module = x: x;
         nested = { _a = throw "never evaluated"; a = 1; };

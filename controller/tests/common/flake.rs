@@ -36,10 +36,15 @@ impl Place {
 
     /// `keystone COMMAND --flake FLAKE#NAME`.
     pub fn keystone(&self, command: &str, name: &str, more: &[&str]) -> (i32, String, String) {
+        said(self.command(command, name, more).output().unwrap())
+    }
+
+    /// The same, to be run: its process is keystone's.
+    pub fn command(&self, command: &str, name: &str, more: &[&str]) -> Command {
         let at = |name: &str| self.dir.path().join(name).display().to_string();
         let script = r#"mkdir -p /nix && mount --bind "$1" /nix && shift && exec "$@""#;
-        let Output { status, stdout, stderr } = Command::new("unshare")
-            .args(["--mount", "sh", "-c", script, "sh", &at("nix")])
+        let mut run = Command::new("unshare");
+        run.args(["--mount", "sh", "-c", script, "sh", &at("nix")])
             .arg(env!("CARGO_BIN_EXE_keystone"))
             .args([command, "--flake", &format!("{}#{name}", at("flake"))])
             .args(more)
@@ -47,11 +52,8 @@ impl Place {
             .env("TMPDIR", at("tmp"))
             .env("NIX_REMOTE", "")
             .env("NIX_CONFIG", "sandbox = false\nbuild-users-group =\nsubstitute = false")
-            .current_dir(self.dir.path())
-            .output()
-            .unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        (status.code().unwrap(), text(stdout), text(stderr))
+            .current_dir(self.dir.path());
+        run
     }
 
     /// Whether its own store has a path whose name ends so.
@@ -64,4 +66,10 @@ impl Place {
 pub fn has(nix: &Path, suffix: &str) -> bool {
     let Ok(entries) = std::fs::read_dir(nix.join("store")) else { return false };
     entries.flatten().any(|entry| entry.file_name().to_string_lossy().ends_with(suffix))
+}
+
+/// How a program ended, and what it said on both outputs.
+pub fn said(Output { status, stdout, stderr }: Output) -> (i32, String, String) {
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code().unwrap(), text(stdout), text(stderr))
 }

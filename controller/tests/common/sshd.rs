@@ -120,6 +120,11 @@ impl Sshd {
         public_key(&self.dir.path().join(format!("host_{kind}.pub")))
     }
 
+    /// Of the process that listens.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn key(&self) -> PathBuf {
         self.dir.path().join("id")
     }
