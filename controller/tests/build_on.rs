@@ -37,8 +37,9 @@ impl Machine {
         std::fs::create_dir_all("/nix").unwrap();
         std::fs::create_dir_all(&nix).unwrap();
         std::fs::create_dir_all(&conf).unwrap();
-        std::fs::write(conf.join("nix.conf"), nix_conf).unwrap();
-        let lines = format!("{lines}\nSetEnv NIX_USER_CONF_FILES={}\n", conf.join("nix.conf").display());
+        let file = conf.join("nix.conf");
+        std::fs::write(&file, nix_conf).unwrap();
+        let lines = format!("{lines}\nSetEnv NIX_USER_CONF_FILES={}\n", file.display());
         let setup = setup(&format!("mount --bind {} /nix", nix.display()));
         Machine { sshd: Sshd::configured(&lines, Some(&setup)), nix }
     }
@@ -279,6 +280,22 @@ fn where_no_machine_can_build() {
     assert_eq!(code, 64, "{err}");
     assert!(err.contains("no machine is called"), "{err}");
     assert!(!place.built(&format!("{SYSTEM}.drv")));
+}
+
+/// An installer that is to be booted is what builds: the phase kexec comes first.
+#[test]
+fn kexec_comes_before_the_build() {
+    let place = Place::new();
+    let [release, image] = ["os-release", "image.tar.gz"]
+        .map(|name| place.dir.path().join(name).display().to_string());
+    std::fs::write(&release, "VARIANT_ID=installer\n").unwrap();
+    std::fs::write(&image, "").unwrap();
+    let machine = Machine::new(&place, &format!(" && mount --bind {release} /etc/os-release"));
+    let said = machine.install(&place, "nas", &["--kexec", &image]);
+    let find = |words: &str| said.1.find(words);
+    let at = |words: &str| find(words).unwrap_or_else(|| panic!("no {words} in {said:?}"));
+    assert!(at("nothing to do for kexec") < at("the system is built on"));
+    assert_built_there(&place, &machine, said);
 }
 
 /// With a daemon here, as on NixOS and macOS, an operator whom it does not trust.

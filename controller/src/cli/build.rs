@@ -4,8 +4,8 @@ use super::args::nix::NixArgs;
 use crate::flake::{self, Builder, BuiltThere, Flake, NixError, NixOptions, NoBuilder};
 use crate::install::{InstallError, LinkOptions, connect};
 use crate::operator::{Notice, Operator};
-use crate::ssh::host_key::fingerprint;
 use crate::ssh::HostKeyPolicy;
+use crate::ssh::host_key::fingerprint;
 use crate::stop::Stop;
 use crate::ui::CommandLine;
 use std::path::PathBuf;
@@ -35,7 +35,7 @@ pub(super) async fn here(
 ) -> Result<PathBuf, InstallError> {
     let built = flake::toplevel(flake, options, operator, stop).await;
     if let Err(NixError::Failed { said, .. }) = &built
-        && said.iter().any(|line| line.contains(OTHER_PLATFORM))
+        && said.iter().any(|line| OTHER_PLATFORM.iter().any(|words| line.contains(words)))
     {
         operator.notice(Notice::Remark(
             "this computer can't build for that platform: with --build-on remote the machine does, \
@@ -45,9 +45,9 @@ pub(super) async fn here(
     Ok(built?)
 }
 
-/// What Nix says of a derivation for another platform. Source: Nix,
-/// `src/libstore/build/local-derivation-goal.cc`.
-const OTHER_PLATFORM: &str = "is required to build";
+/// What Nix says of a derivation for another platform: until 2.28, and since. Source: Nix,
+/// `src/libstore/build`, where a build can't be done here.
+const OTHER_PLATFORM: &[&str] = &["is required to build", "required system or feature"];
 
 /// Builds it on the machine. A host key that was accepted is expected from then on.
 pub(super) async fn there(

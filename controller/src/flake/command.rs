@@ -115,6 +115,7 @@ pub async fn nix(
     });
     let mut lines = BufReader::new(stderr).split(b'\n');
     let mut progress = Progress::default();
+    let mut shown = String::new();
     let mut said = VecDeque::new();
     let mut keep = |line: &str| {
         for line in line.lines() {
@@ -138,7 +139,11 @@ pub async fn nix(
             line = line.replace(called, shown).into();
         }
         match progress.take(&line) {
-            Some(Said::Now(words)) => operator.notice(Notice::Nix { doing: &words }),
+            Some(Said::Now(words)) if words == shown => {}
+            Some(Said::Now(words)) => {
+                operator.notice(Notice::Nix { doing: &words });
+                shown = words;
+            }
             Some(Said::Log(line)) => {
                 keep(&line);
                 operator.notice(Notice::NixLog { line: &line, wanted: options.logs });
