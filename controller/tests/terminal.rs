@@ -6,6 +6,7 @@
 mod common;
 
 use keystone_controller::confirm::Consent;
+use keystone_controller::kexec::Ending;
 use keystone_controller::operator::{Operator, Proposal};
 use keystone_controller::ui::CommandLine;
 use keystone_controller::ui::command_line::Answers;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         ("a_recovery_key_is_confirmed_and_taken_off_the_screen", recovery_key),
         ("an_interrupt_leaves_the_terminal_as_it_was", interrupt),
         ("an_unknown_host_key_is_asked_about", host_key),
+        ("the_system_that_ends_is_typed", the_system_that_ends_is_typed),
     ];
     println!("\nrunning {} tests", tests.len());
     for (name, test) in tests {
@@ -94,6 +96,18 @@ fn child_main(what: &str) -> ExitCode {
             "confirm" => {
                 let proposal = Proposal { host: "10.0.0.5", inventory: &inventory, plan: &plan };
                 match operator.confirm(&proposal).await {
+                    Ok(()) => println!("AGREED"),
+                    Err(error) => println!("NO: {error}"),
+                }
+            }
+            "end" => {
+                let ending = Ending {
+                    host: "10.0.0.5",
+                    name: "web1",
+                    system: "Debian GNU/Linux 13 (web1)",
+                    image: "kexec.tar.gz",
+                };
+                match operator.confirm_end(&ending).await {
                     Ok(()) => println!("AGREED"),
                     Err(error) => println!("NO: {error}"),
                 }
@@ -196,6 +210,26 @@ fn other_names_are_no() {
     let mut terminal = Terminal::child("confirm");
     for answer in ["yes", "y", ""] {
         terminal.expect("Type the host to install");
+        terminal.type_line(answer);
+    }
+    terminal.expect("NO: not confirmed");
+}
+
+/// What ends with a kexec is named by who runs it, not by its address.
+fn the_system_that_ends_is_typed() {
+    let question = "Type the name of the system that ends (web1): ";
+    let mut terminal = Terminal::child("end");
+    let shown = terminal.expect(question);
+    for words in ["At 10.0.0.5 runs Debian GNU/Linux 13 (web1).", "kexec.tar.gz", "not written"] {
+        assert!(shown.contains(words), "{shown}");
+    }
+    terminal.type_line("10.0.0.5");
+    terminal.expect(question);
+    terminal.type_line("web1");
+    terminal.expect("AGREED");
+    let mut terminal = Terminal::child("end");
+    for answer in ["yes", "web2", ""] {
+        terminal.expect(question);
         terminal.type_line(answer);
     }
     terminal.expect("NO: not confirmed");

@@ -14,7 +14,7 @@ pub fn quote(text: &str) -> String {
 }
 
 /// Prints the files with keys that the image takes over, of root and of `user`, that have any. They
-/// are those that nixos-images' `run` reads.
+/// are those that nixos-images' `run` reads, and lines as it takes.
 pub fn authorized_keys(user: &str, home: &str) -> String {
     let mut files = Vec::new();
     for home in ["/root", home] {
@@ -23,7 +23,7 @@ pub fn authorized_keys(user: &str, home: &str) -> String {
     files.extend(["root", user].map(|name| format!("/etc/ssh/authorized_keys.d/{name}")));
     let files: Vec<String> = files.iter().map(|file| quote(file)).collect();
     format!(
-        "for f in {}; do\n  grep -q '^[^#]*[^#[:space:]]' \"$f\" 2>/dev/null && echo \"$f\"\ndone\nexit 0",
+        "for f in {}; do\n  grep -Eq '^[^#]*(ssh|ecdsa|sk)-[^ ]* .' \"$f\" 2>/dev/null && echo \"$f\"\ndone\nexit 0",
         files.join(" ")
     )
 }

@@ -14,6 +14,11 @@ use tokio::time::{Instant, timeout_at};
 /// Source: nixos-images, `nix/kexec-installer/kexec-run.sh`.
 pub const MAGIC: &str = "machine will boot into nixos";
 
+/// Whether a line is the shell's trace of a command: nixos-images' program runs with `set -x`.
+pub fn is_trace(line: &str) -> bool {
+    line.trim_start_matches('+').starts_with(' ') && line.starts_with('+')
+}
+
 /// Bound of the program: it packs the machine's keys and loads the image into the kernel.
 const RUN: Duration = Duration::from_secs(600);
 /// Bound of its end, once it said [`MAGIC`]: what waits to jump may hold its output open.
@@ -142,6 +147,12 @@ mod tests {
         let mut said = Said::default();
         lines.iter().for_each(|line| said.take(line));
         said
+    }
+
+    #[test]
+    fn traces_are_told_from_words() {
+        assert!(is_trace("+ set -eux") && is_trace("++ dirname /x"));
+        assert!(!is_trace("1234 blocks") && !is_trace("+x") && !is_trace(" + x"));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::format::{bytes, count, elapsed, guess};
 use super::screen::Screen;
 use super::steps::{StepView, Steps};
 use crate::kexec::Progress as Kexec;
+use crate::kexec::start::is_trace;
 use crate::operator::Notice;
 use keystone_protocol::event::{Event, EventKind, Outcome, Unit};
 use std::io::Write;
@@ -186,7 +187,9 @@ impl<W: Write + Send> Screen for Plain<W> {
             Notice::NixLog { line, wanted } if *wanted || self.verbose => {
                 self.line(&format!("    nix: {line}"));
             }
-            Notice::Kexec(Kexec::Said { line }) => self.line(&format!("    kexec: {line}")),
+            Notice::Kexec(Kexec::Said { line }) if self.verbose || !is_trace(line) => {
+                self.line(&format!("    kexec: {line}"));
+            }
             Notice::AgentLog { line } if self.verbose => self.line(&format!("    agent: {line}")),
             other => {
                 if let Some(text) = sentence(other) {

@@ -6,6 +6,7 @@ use super::screen::{Pause, Screen};
 use super::steps::{State, Steps};
 use super::style::Style;
 use crate::kexec::Progress as Kexec;
+use crate::kexec::start::is_trace;
 use crate::operator::Notice;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use keystone_protocol::event::{Event, EventKind, Outcome};
@@ -196,6 +197,7 @@ impl Screen for Terminal {
                 self.print(&self.style.dim(&format!("    agent: {line}")));
             }
             Notice::AgentLog { .. } => {}
+            Notice::Kexec(Kexec::Said { line }) if is_trace(line) && !self.verbose => {}
             Notice::Kexec(Kexec::Said { line }) => {
                 self.print(&self.style.dim(&format!("    kexec: {line}")));
             }
