@@ -321,6 +321,36 @@ async fn nothing_is_done_where_nothing_may_or_must_be() {
 }
 
 #[tokio::test]
+async fn an_installer_is_replaced_if_that_is_wanted() {
+    let place = Image::new(RUN);
+    let place = place.pack("image.tar.gz").display().to_string();
+    let sshd = Sshd::in_namespace(&machine(OLD, "installer", "none"));
+    let forced = KexecRequest { force: true, ..request(&sshd, &place) };
+    // The same variant of before does not count, another boot id does.
+    let (outcome, notes, _sshd) = run_and_jump(sshd, forced, |mut sshd| {
+        sshd.boot_as(&machine(NEW, "installer", "none"));
+        sshd
+    })
+    .await;
+    assert!(matches!(outcome, Ok(Outcome::Booted(_))), "{outcome:?}, {:?}", notes.seen);
+}
+
+#[tokio::test]
+async fn an_image_without_room_is_not_sent() {
+    let image = Image::new(RUN);
+    let place = image.pack("image.tar.gz").display().to_string();
+    let small = "for d in /var/tmp /tmp /run; do mount -t tmpfs -o size=2m none $d; done && \
+                 mount -t tmpfs -o noexec none /root && mkdir -m 700 /root/.ssh && \
+                 echo ssh-ed25519 AAAA x > /root/.ssh/authorized_keys";
+    let setup = format!("{} && {small}", machine(OLD, "", "none"));
+    let sshd = Sshd::in_namespace(&setup);
+    let mut notes = Notes::new(true);
+    let said = error(kexec(&request(&sshd, &place), &mut notes, &never()).await);
+    assert_says(&said, &["no directory", "/var/tmp: 2048 KiB are free", "/root: mounted noexec"]);
+    assert_eq!((notes.sent, left(&sshd).await.as_str()), (0, ""));
+}
+
+#[tokio::test]
 async fn who_answers_afterwards_is_looked_at() {
     let image = Image::new(RUN);
     let place = image.pack("image.tar.gz").display().to_string();

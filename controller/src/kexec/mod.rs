@@ -33,6 +33,7 @@ pub use tarball::Source;
 
 use crate::install::{InstallError, connect};
 use crate::operator::{Notice, Operator};
+use crate::ssh::host_key::fingerprint;
 use crate::ssh::{ConnectOptions, Destination, Method, PublicKey, Session};
 use crate::stop::Stop;
 use look::{Machine, Verdict};
@@ -200,8 +201,11 @@ async fn prepare<O: Operator>(
     request: &KexecRequest,
     operator: &mut O,
 ) -> Result<Prepared, InstallError> {
+    let destination = request.destination.to_string();
+    operator.notice(Notice::Connecting { destination: &destination });
     let session = connect(&request.destination, &request.connect, operator).await?;
     let key = session.host_key().clone();
+    operator.notice(Notice::Connected { host_key: &fingerprint(&key) });
     let out = session.script("asking what runs there", look::SCRIPT, BOUND).await?;
     let machine = Machine::parse(&String::from_utf8_lossy(&out));
     match machine.judge(request.force) {
