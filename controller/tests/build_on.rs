@@ -311,6 +311,7 @@ fn no_daemon_here_has_to_trust_the_operator() {
     std::fs::copy(machine.sshd.key(), &key).unwrap();
     let script = r#"umask 022; mkdir -p /nix && mount --bind nix /nix || exit 120
         nix-daemon </dev/null >daemon.log 2>&1 & daemon=$!
+        trap 'kill $daemon' 0
         for try in $(seq 100); do
           [ -S /nix/var/nix/daemon-socket/socket ] && break; sleep 0.1
         done
@@ -321,7 +322,7 @@ fn no_daemon_here_has_to_trust_the_operator() {
         there='mount --bind machine-nix /nix; NIX_REMOTE= exec nix-store --export /nix/store/*-etc'
         unshare --mount sh -ec "$there" >exported || exit 121
         $user nix-store --import <exported >import.log 2>&1 && exit 122
-        kill $daemon; grep -q "signature" import.log || exit 123
+        grep -q "signature" import.log || exit 123
         exit $status"#;
     let pin = fingerprint(&machine.sshd.host_key("ed25519"));
     let flake = format!("{}#nas", at("flake").display());

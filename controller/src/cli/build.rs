@@ -45,9 +45,9 @@ pub(super) async fn here(
     Ok(built?)
 }
 
-/// What Nix says of a derivation for another platform: until 2.28, and since. Source: Nix,
+/// What Nix says of a derivation for another platform: until 2.29, and since. Source: Nix,
 /// `src/libstore/build`, where a build can't be done here.
-const OTHER_PLATFORM: &[&str] = &["is required to build", "required system or feature"];
+const OTHER_PLATFORM: &[&str] = &["is required to build", "Required system:"];
 
 /// Builds it on the machine. A host key that was accepted is expected from then on.
 pub(super) async fn there(

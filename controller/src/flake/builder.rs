@@ -198,7 +198,11 @@ impl Builder {
         stop: &Stop,
     ) -> Result<BuiltThere, NixError> {
         let mut options = options.clone();
-        options.renamed = Some((relay::CALLED.to_owned(), format!("ssh-ng://{}", self.at)));
+        // With its parameters, without them, or without a name, as the version has it.
+        let store = format!("ssh-ng://{}", self.at);
+        let called = [self.relay.url(), relay::CALLED].map(str::to_owned);
+        options.renamed = called.map(|called| (called, store.clone())).to_vec();
+        options.renamed.push(("'ssh-ng://'".to_owned(), format!("'{store}'")));
         let what = flake.installable("system.build.toplevel");
         let doing = format!("building {what} on {}", self.at);
         let store = ["--eval-store", "auto", "--store", self.relay.url()];

@@ -26,8 +26,8 @@ pub struct NixOptions {
     pub logs: bool,
     /// `--show-trace`.
     pub show_trace: bool,
-    /// What `nix` calls something by, and how it is to be shown.
-    pub renamed: Option<(String, String)>,
+    /// What `nix` calls something by, and how it is to be shown; in order.
+    pub renamed: Vec<(String, String)>,
 }
 
 /// `nix` did not give what it was asked for.
@@ -135,7 +135,7 @@ pub async fn nix(
         };
         let Ok(Some(line)) = line else { break };
         let mut line = String::from_utf8_lossy(&line);
-        if let Some((called, shown)) = &options.renamed {
+        for (called, shown) in &options.renamed {
             line = line.replace(called, shown).into();
         }
         match progress.take(&line) {
