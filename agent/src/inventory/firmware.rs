@@ -3,6 +3,7 @@
 use crate::block::Roots;
 use keystone_protocol::inventory::{Firmware, SecureBoot};
 use std::fs;
+use std::io::ErrorKind;
 
 /// `EFI_GLOBAL_VARIABLE` (UEFI 2.10, section 3.3).
 const GLOBAL: &str = "8be4df61-93ca-11d2-aa0d-00e098032b8c";
@@ -11,10 +12,16 @@ const GLOBAL: &str = "8be4df61-93ca-11d2-aa0d-00e098032b8c";
 pub fn read(roots: &Roots) -> Firmware {
     let efi = roots.sys.join("firmware/efi");
     let variables = efi.join("efivars");
-    let flag = |name: &str| parse_flag(&fs::read(variables.join(format!("{name}-{GLOBAL}"))).ok()?);
+    let efi_variables = fs::read_dir(&variables).is_ok_and(|mut entries| entries.next().is_some());
+    // Where there are others and not this one, it is not set.
+    let flag = |name: &str| match fs::read(variables.join(format!("{name}-{GLOBAL}"))) {
+        Ok(bytes) => parse_flag(&bytes),
+        Err(error) if efi_variables && error.kind() == ErrorKind::NotFound => Some(false),
+        Err(_) => None,
+    };
     Firmware {
         uefi: efi.exists(),
-        efi_variables: fs::read_dir(&variables).is_ok_and(|mut entries| entries.next().is_some()),
+        efi_variables,
         secure_boot: secure_boot(flag("SecureBoot"), flag("SetupMode")),
     }
 }
@@ -62,6 +69,12 @@ mod tests {
         let bare = read(&roots);
         assert!(bare.uefi && !bare.efi_variables);
         assert_eq!(bare.secure_boot, SecureBoot::Unknown);
+        // Firmware without Secure Boot has variables, but none of that.
+        fs::write(variables.join(format!("BootOrder-{GLOBAL}")), [7, 0, 0, 0, 0, 0]).unwrap();
+        assert_eq!(read(&roots).secure_boot, SecureBoot::Off);
+        fs::create_dir(variables.join(format!("SecureBoot-{GLOBAL}"))).unwrap();
+        assert_eq!(read(&roots).secure_boot, SecureBoot::Unknown);
+        fs::remove_dir(variables.join(format!("SecureBoot-{GLOBAL}"))).unwrap();
         for (name, value) in [("SecureBoot", 0), ("SetupMode", 1)] {
             fs::write(variables.join(format!("{name}-{GLOBAL}")), [6, 0, 0, 0, value]).unwrap();
         }

@@ -37,13 +37,14 @@ pub struct Firmware {
     pub secure_boot: SecureBoot,
 }
 
-/// State of Secure Boot, from the `SecureBoot` and `SetupMode` variables.
+/// State of Secure Boot, from the `SecureBoot` and `SetupMode` variables (UEFI 2.10, section 3.3).
+/// Firmware that has no Secure Boot has neither.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SecureBoot {
-    /// Not supported, or the variables can't be read.
+    /// The variables can't be read.
     Unknown,
-    /// Off, keys are enrolled.
+    /// Off, though keys are enrolled; or the firmware has none.
     Off,
     /// Off, and keys may be enrolled.
     SetupMode,
