@@ -38,6 +38,9 @@ fn disks() -> Vec<Disk> {
     ]
 }
 
+/// Names of documents, comma separated, without `.json`: then only those.
+const ONLY: &str = "KEYSTONE_LAB_DOCUMENTS";
+
 /// Runs the scenario.
 pub(in crate::scenarios) fn run(cx: &Context) -> Result<()> {
     let disks = disks();
@@ -88,6 +91,13 @@ fn documents() -> Result<Vec<PathBuf>> {
                 found.push(path);
             }
         }
+    }
+    if let Ok(only) = std::env::var(ONLY) {
+        println!("    only {only} ({ONLY})");
+        let only: Vec<&str> = only.split(',').collect();
+        let unknown = only.iter().find(|name| !found.iter().any(|path| stem(path) == **name));
+        ensure!(unknown.is_none(), "{ONLY}: there is no document {}", unknown.unwrap_or(&""));
+        found.retain(|path| only.contains(&stem(path).as_str()));
     }
     found.sort();
     Ok(found)
