@@ -5,6 +5,7 @@ mod broken_lines;
 mod by_hand;
 mod equals_the_tools;
 pub mod installed;
+mod kexec;
 mod layouts;
 mod line_breaks;
 mod live_system;
@@ -70,6 +71,12 @@ pub const ALL: &[Scenario] = &[
         gate: false,
         about: "phase by phase, with files, owners and host keys of the operator's; a wrong order and another plan are refused",
         run: phases::run,
+    },
+    Scenario {
+        name: "kexec",
+        gate: false,
+        about: "a running Debian, by sudo with a password, gets into the installer by kexec and stays the same machine; then it is installed and boots",
+        run: kexec::run,
     },
     Scenario {
         name: "line-breaks",

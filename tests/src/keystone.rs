@@ -161,7 +161,18 @@ impl Keystone {
 
     /// `keystone COMMAND root@127.0.0.1` with what `request` says and `more`.
     pub fn command(&self, command: &str, request: &Request<'_>, more: &[&str]) -> Command {
-        let mut keystone = self.on(command, request.ssh, request.key);
+        self.command_as("root", command, request, more)
+    }
+
+    /// The same, logging in as `user`.
+    pub fn command_as(
+        &self,
+        user: &str,
+        command: &str,
+        request: &Request<'_>,
+        more: &[&str],
+    ) -> Command {
+        let mut keystone = self.on_as(user, command, request.ssh, request.key);
         keystone
             .arg("--store")
             .arg(request.store)
@@ -173,9 +184,13 @@ impl Keystone {
 
     /// `keystone COMMAND root@127.0.0.1`, the host key pinned.
     pub fn on(&self, command: &str, ssh: &Ssh, key: &Path) -> Command {
+        self.on_as("root", command, ssh, key)
+    }
+
+    fn on_as(&self, user: &str, command: &str, ssh: &Ssh, key: &Path) -> Command {
         let mut keystone = Command::new(&self.controller);
         keystone
-            .args([command, "root@127.0.0.1", "--port", &ssh.port().to_string(), "--known-hosts"])
+            .args([command, &format!("{user}@127.0.0.1"), "--port", &ssh.port().to_string(), "--known-hosts"])
             .arg(ssh.known_hosts())
             .arg("--identity")
             .arg(key)

@@ -59,7 +59,12 @@ enum Command {
         /// The one that has the tools
         #[arg(long)]
         oracle: bool,
+        /// The one that is no installer
+        #[arg(long, conflicts_with = "oracle")]
+        debian: bool,
     },
+    /// Build the installer as a kexec image
+    KexecImage,
     /// Build the machines' kernel, with OpenZFS
     Kernel,
     /// Build a Debian root with these packages, to look at
@@ -107,9 +112,14 @@ fn main() -> Result<()> {
             setup::ensure_all()?;
             shell::shell(&Lab::open()?, variant(oracle), &command)?;
         }
-        Command::Medium { oracle } => {
+        Command::Medium { oracle, debian } => {
             setup::ensure_all()?;
-            println!("{}", installer::medium(&Lab::open()?, variant(oracle))?.image.display());
+            let variant = if debian { Variant::Debian } else { variant(oracle) };
+            println!("{}", installer::medium(&Lab::open()?, variant)?.image.display());
+        }
+        Command::KexecImage => {
+            setup::ensure_all()?;
+            println!("{}", installer::kexec_image(&Lab::open()?)?.display());
         }
         Command::Kernel => {
             setup::ensure_all()?;

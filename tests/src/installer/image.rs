@@ -23,6 +23,11 @@ const LOADER: &str = "timeout 0\ndefault installer.conf\n";
 const ENTRY: &str = "title Keystone installer\nlinux /linux\ninitrd /initrd\n\
                      options console=ttyS0,115200 loglevel=5 mitigations=off random.trust_cpu=on\n";
 
+/// The kernel's command line.
+pub(super) fn command_line() -> &'static str {
+    ENTRY.rsplit_once("options ").map_or("", |(_, options)| options.trim_end())
+}
+
 /// What the image is made by, for the cache.
 pub(super) fn recipe() -> String {
     format!("{LOADER} {ENTRY} {ESP_SIZE} {LABEL}")

@@ -28,22 +28,44 @@ pub(super) fn recipe() -> String {
     format!("{INIT} {MODULES:?} {APPLETS:?}")
 }
 
-/// Writes the initrd, a plain `newc` archive, to `out`.
+/// What is in an initrd, besides busybox and directories.
+pub(super) struct Content<'a> {
+    /// The first process.
+    pub(super) init: &'a str,
+    /// Modules to load, in this order, after what each depends on.
+    pub(super) modules: &'a [&'a str],
+    /// Busybox's programs.
+    pub(super) applets: &'a [&'a str],
+    /// Files, and their names there.
+    pub(super) files: &'a [(&'a Path, &'a str)],
+}
+
+/// Writes the medium's initrd to `out`.
 pub(super) fn make(kernel: &Kernel, out: &Path) -> Result<()> {
+    let init = INIT.replace("@LABEL@", LABEL);
+    let content = Content { init: &init, modules: MODULES, applets: APPLETS, files: &[] };
+    pack(kernel, &content, out)
+}
+
+/// Writes an initrd, a plain `newc` archive, to `out`.
+pub(super) fn pack(kernel: &Kernel, content: &Content<'_>, out: &Path) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let root = dir.path();
     for directory in ["bin", "dev", "proc", "sys", "medium", "writable", "root", "modules"] {
         fs::create_dir(root.join(directory))?;
     }
     fs::copy(&kernel.busybox, root.join("bin/busybox")).context("copying busybox")?;
-    for applet in APPLETS {
+    for applet in content.applets {
         symlink("busybox", root.join("bin").join(applet))?;
     }
-    write(root, "init", INIT.replace("@LABEL@", LABEL))?;
+    for (file, name) in content.files {
+        fs::copy(file, root.join(name)).with_context(|| format!("copying {}", file.display()))?;
+    }
+    write(root, "init", content.init)?;
     fs::set_permissions(root.join("init"), fs::Permissions::from_mode(0o755))?;
 
     let mut order = String::new();
-    for path in with_dependencies(kernel, MODULES)? {
+    for path in with_dependencies(kernel, content.modules)? {
         let name =
             Path::new(&path).file_name().context("a module's path ends in a name")?.to_owned();
         fs::copy(&path, root.join("modules").join(&name))

@@ -14,10 +14,16 @@
 //! | `tree` | the root's files |
 //! | `initrd` | from the kernel to systemd |
 //! | `image` | the disk image |
+//! | [`running`] | what makes the live system one that is no installer |
+//! | `kexec` | the live system as a kexec image |
 
 mod image;
 mod initrd;
+mod kexec;
+pub mod running;
 mod tree;
+
+pub use kexec::kexec_image;
 
 use std::{
     fs,
@@ -44,6 +50,8 @@ const LABEL: &str = "keystone-installer";
 pub enum Variant {
     /// What an installer medium has.
     Installer,
+    /// The same as a Debian that is no installer.
+    Debian,
     /// The same with the ordinary tools for disks, pools and containers.
     Oracle,
 }
@@ -52,6 +60,7 @@ impl Variant {
     fn name(self) -> &'static str {
         match self {
             Variant::Installer => "installer",
+            Variant::Debian => "debian",
             Variant::Oracle => "oracle",
         }
     }
@@ -94,6 +103,10 @@ impl Variant {
                 "jq",
             ]);
         }
+        if self == Variant::Debian {
+            packages.extend(["sudo", "cpio"]);
+            return running::root(Root::new(self.name(), &packages));
+        }
         Root::new(self.name(), &packages)
     }
 }
@@ -116,7 +129,7 @@ pub fn medium(lab: &Lab, variant: Variant) -> Result<Medium> {
     let public = fs::read_to_string(key.with_extension("pub"))?;
     let kernel = debian::kernel(lab)?;
     let root = variant.root().build(lab)?;
-    let recipe = format!(
+    let mut recipe = format!(
         "{} {} {public} {} {} {}",
         kernel.image.display(),
         root.display(),
@@ -124,9 +137,15 @@ pub fn medium(lab: &Lab, variant: Variant) -> Result<Medium> {
         initrd::recipe(),
         image::recipe(),
     );
+    if variant == Variant::Debian {
+        recipe += &running::recipe();
+    }
     let dir = lab.artefact(&format!("medium-{}", variant.name()), &recipe, |dir| {
         let tree = dir.join("tree");
         tree::make(&root, &kernel, &public, &tree)?;
+        if variant == Variant::Debian {
+            running::change(&tree, &public)?;
+        }
         let initrd = dir.join("initrd");
         initrd::make(&kernel, &initrd)?;
         image::make(&kernel, &initrd, &tree, &dir.join("medium.img"))?;

@@ -68,6 +68,22 @@ impl Context {
         installer::medium(&self.lab, Variant::Oracle)
     }
 
+    /// A medium that boots a Debian which is no installer.
+    ///
+    /// # Errors
+    /// It could not be built.
+    pub fn debian(&self) -> Result<Medium> {
+        installer::medium(&self.lab, Variant::Debian)
+    }
+
+    /// The installer as a kexec image.
+    ///
+    /// # Errors
+    /// It could not be built.
+    pub fn kexec_image(&self) -> Result<PathBuf> {
+        installer::kexec_image(&self.lab)
+    }
+
     /// `keystone` and the release build of its agent.
     ///
     /// # Errors
