@@ -1,7 +1,6 @@
-//! From a running Debian to the installed system: into the installer by kexec, as somebody who is
-//! not root and has to type a password for it; then by the ordinary phases.
+//! From a running Debian into the installer by kexec, as somebody who is not root there and needs a
+//! password for it.
 
-use super::installed::Installed;
 use super::steps;
 use crate::installer::running::{HOSTNAME, PASSWORD, USER};
 use crate::keystone;
@@ -51,7 +50,7 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     let password = password.display().to_string();
 
     let hardware = Hardware::new("kexec").disk(Disk::blank("target", 24)).tpm();
-    let Live { running, mut machine, ssh } = Live::boot(hardware, &medium)?;
+    let Live { running, machine: _machine, ssh } = Live::boot(hardware, &medium)?;
     let request = steps::request(cx, &ssh, &medium, toplevel, &layout)?;
     let port = ssh.port().to_string();
     // What no DHCP server gives.
@@ -91,20 +90,9 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     let again = keystone.run("install", &request, &["--phases", "kexec", "--kexec", &image])?.ok()?;
     ensure!(again.stderr.contains("nothing to do for kexec"), "{}", again.stderr);
 
-    // What of the firmware and the TPM is left after a jump, decides what `auto` would take.
+    // The other phases can begin: the agent runs there and makes a plan. What of the firmware and
+    // the TPM is left after a jump, decides what `auto` takes.
     let plan = keystone.plan(&request, &[])?;
     println!("    after a kexec: {}", plan["containers"][0]["reason"]);
-    let options = [files.outputs(), files.password(), vec!["--no-reboot".to_owned()]].concat();
-    timed("install", || {
-        let by_password = ["--unlock", "password"];
-        keystone.install(&request, &by_password, &steps::words(&options))?.ok()
-    })?;
-    let report = files.report()?;
-    ensure!(report["ends_at"] == "sealed", "the report ends at {}", report["ends_at"]);
-    running.kill()?;
-
-    let what = "boot with the password typed";
-    let (running, ssh) = steps::boot_typing(&mut machine, &medium, what, steps::PASSWORD)?;
-    Installed { ssh: &ssh, toplevel, report: &report, unlock: "password" }.check()?;
     running.kill()
 }

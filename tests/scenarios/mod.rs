@@ -75,7 +75,7 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "kexec",
         gate: false,
-        about: "a running Debian, by sudo with a password, gets into the installer by kexec and stays the same machine; then it is installed and boots",
+        about: "a running Debian, by sudo with a password, gets into the installer by kexec and stays the same machine, for which a plan is made",
         run: kexec::run,
     },
     Scenario {
