@@ -293,7 +293,7 @@ mod tests {
     use keystone_protocol::frame::Frame;
     use proptest::prelude::*;
     use std::io::Write;
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     /// Bytes that are their own NAR.
     struct Given(Vec<Vec<u8>>);
@@ -324,9 +324,12 @@ mod tests {
     /// A line of that rate, in bytes per second.
     fn line(rate: f64) -> Arc<Pace> {
         let pace = Pace::default();
+        let mut now = Instant::now();
         for _ in 0..20 {
-            pace.sent(1 << 20, Duration::from_secs_f64((1 << 20) as f64 / rate), Duration::ZERO);
-            std::thread::sleep(Duration::from_millis(20));
+            let took = Duration::from_secs_f64((1 << 20) as f64 / rate);
+            now += Duration::from_millis(20);
+            // However busy this computer is.
+            pace.note(1 << 20, took, Duration::ZERO, now, |_| Some(0.5));
         }
         assert!(pace.rate().is_some());
         Arc::new(pace)

@@ -116,7 +116,8 @@ impl Pace {
         self.note(bytes, took, starved, Instant::now(), Idle::share);
     }
 
-    fn note(
+    /// The same at the time `now`; `idle` is asked once for each span.
+    pub(super) fn note(
         &self,
         bytes: u64,
         took: Duration,
