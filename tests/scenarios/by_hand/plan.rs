@@ -349,6 +349,8 @@ impl Script<'_> {
             }
         }
         self.keyed(pool.root_key.as_ref(), pool.root_properties.get("keylocation"), &command);
+        // zpool mounts it at once, wherever that is.
+        self.line(&format!("zfs unmount {} 2>/dev/null || true", pool.name));
     }
 
     /// A command that makes an encryption root.

@@ -263,7 +263,7 @@ const LOOKS: &str = r#"
     for disk; do
         echo "disk $disk"
         sfdisk -d /dev/disk/by-id/$disk 2>/dev/null | sed -E '/^(label-id|device)/d; s#^/dev/[^ ]+ *: *##; s/, uuid=[^,]*//'
-        lsblk -rno $columns /dev/disk/by-id/$disk
+        lsblk -rno $columns /dev/disk/by-id/$disk | sort
     done
     for volume in /dev/zd*[0-9]; do [ ! -b $volume ] || lsblk -rno $columns $volume; done
     for pool in $(zpool list -Ho name); do
