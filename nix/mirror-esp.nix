@@ -23,6 +23,16 @@ let
     ];
     text = builtins.readFile ./mirror-esp.sh;
   };
+  # Containers on volumes of a pool. systemd waits 90 s for each disk of the pool, and by default as
+  # long for the volume, which is there only once the pool was imported without the missing disk.
+  patient = lib.types.submodule (
+    { config, ... }:
+    {
+      config.crypttabExtraOpts = lib.mkIf (cfg.copies != [ ] && lib.hasPrefix "/dev/zvol/" config.device) [
+        "x-systemd.device-timeout=5min"
+      ];
+    }
+  );
   command = "${refresh}/bin/mirror-esp ${lib.escapeShellArgs ([ esp ] ++ cfg.copies)}";
 in
 {
@@ -32,6 +42,8 @@ in
     example = [ "/dev/disk/by-partlabel/disk-disk1-ESP" ];
     description = "The partitions that `keystone install --mirror-esp` made; none turns this off.";
   };
+
+  options.boot.initrd.luks.devices = lib.mkOption { type = lib.types.attrsOf patient; };
 
   config = lib.mkIf (cfg.copies != [ ]) {
     assertions = [

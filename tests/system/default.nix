@@ -113,6 +113,8 @@ let
           ]
         else
           [ "/dev/mapper/cryptroot / ext4 x-initrd.mount 0 1" ];
+      # As nix/mirror-esp.nix has it: the pool is imported when its missing disk was waited for.
+      volumeTimeout = if espCopies == [ ] then "" else ",x-systemd.device-timeout=5min";
       # Without its disk a machine whose ESP has copies goes on.
       espOptions = if espCopies == [ ] then "defaults" else "defaults,nofail";
       fstab = lines (
@@ -180,7 +182,7 @@ let
         bin = ./initrd/bin;
         crypttab =
           if onZfs then
-            "credstore /dev/zvol/rpool/credstore - tpm2-device=auto,tpm2-measure-pcr=yes"
+            "credstore /dev/zvol/rpool/credstore - tpm2-device=auto,tpm2-measure-pcr=yes${volumeTimeout}"
           else
             "cryptroot /dev/disk/by-partlabel/disk-${disk}-root - tpm2-device=auto,tpm2-measure-pcr=yes";
         # The pool's own partitions: a disk's unit is up before the links of its partitions are,

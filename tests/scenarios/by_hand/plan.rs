@@ -418,12 +418,24 @@ impl Script<'_> {
         Ok(())
     }
 
+    /// Whether a dataset is mounted as others are (`mountpoint=legacy`).
+    fn is_legacy(&self, wanted: &str) -> bool {
+        self.plan.steps.iter().any(|step| match &step.action {
+            Action::CreateDataset { dataset, properties, .. } => {
+                dataset == wanted && properties.get("mountpoint").is_some_and(|at| at == "legacy")
+            }
+            _ => false,
+        })
+    }
+
     fn mount(&mut self, mount: &MountPlan) {
         let target = quoted(format!("/mnt{}", mount.target).trim_end_matches('/'));
         let mut options = mount.options.clone();
         let what = match &mount.source {
             MountSource::Dataset { dataset } => {
-                options.push("zfsutil".to_owned());
+                if !self.is_legacy(dataset) {
+                    options.push("zfsutil".to_owned());
+                }
                 format!("-t zfs {dataset}")
             }
             MountSource::Filesystem { device, fstype } => format!("-t {fstype} {}", self.node(device)),
