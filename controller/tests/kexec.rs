@@ -37,12 +37,14 @@ struct Notes {
     seen: Vec<String>,
     sent: u64,
     jumps: Option<mpsc::Sender<()>>,
+    /// What is said when the test jumps.
+    at: &'static str,
 }
 
 impl Notes {
     fn new(agrees: bool) -> Self {
         let (asked, said, seen) = Default::default();
-        Notes { agrees, asked, said, seen, sent: 0, jumps: None }
+        Notes { agrees, asked, said, seen, sent: 0, jumps: None, at: "will boot into nixos" }
     }
 }
 
@@ -52,7 +54,7 @@ impl Operator for Notes {
         match progress {
             Progress::Said { line } => {
                 self.said.push(line.to_owned());
-                if let Some(jumps) = self.jumps.take_if(|_| line.contains("will boot into nixos")) {
+                if let Some(jumps) = self.jumps.take_if(|_| line.contains(self.at)) {
                     jumps.send(()).unwrap();
                 }
             }
@@ -103,7 +105,10 @@ impl Operator for Notes {
 fn machine(boot: &str, variant: &str, container: &str) -> String {
     format!(
         "mount -t tmpfs none /run && mount -t tmpfs none /var/tmp && mount -t tmpfs none /root && \
-         mkdir -m 700 /root/.ssh && echo ssh-ed25519 AAAA x > /root/.ssh/authorized_keys && \
+         mkdir -m 700 /root/.ssh && cp $SSHD_DIR/id.pub /root/.ssh/authorized_keys && \
+         mkdir /run/ssh && for f in $SSHD_DIR/host_*; do n=${{f##*/host_}}; \
+         case $n in *.pub) n=${{n%.pub}}_key.pub ;; *) n=${{n}}_key ;; esac; \
+         cp $f /run/ssh/ssh_host_$n || exit; done && mount --bind /run/ssh /etc/ssh && \
          printf 'PRETTY_NAME=\"Some Linux 1\"\\nVARIANT_ID={variant}\\n' > /run/os-release && \
          mount --bind /run/os-release /etc/os-release && \
          echo {boot} > /run/boot && mount --bind /run/boot /proc/sys/kernel/random/boot_id && \
@@ -187,12 +192,23 @@ async fn run_and_jump(
     request: KexecRequest,
     jump: impl FnOnce(Sshd) -> Sshd + Send + 'static,
 ) -> (Result<Outcome, InstallError>, Notes, Sshd) {
-    let mut notes = Notes::new(true);
+    run_and_jump_at("will boot into nixos", Duration::from_secs(1), sshd, request, jump).await
+}
+
+/// The same, so long after the image said something else.
+async fn run_and_jump_at(
+    at: &'static str,
+    after: Duration,
+    sshd: Sshd,
+    request: KexecRequest,
+    jump: impl FnOnce(Sshd) -> Sshd + Send + 'static,
+) -> (Result<Outcome, InstallError>, Notes, Sshd) {
+    let mut notes = Notes { at, ..Notes::new(true) };
     let (sender, jumps) = mpsc::channel();
     notes.jumps = Some(sender);
     let machine = std::thread::spawn(move || {
         jumps.recv_timeout(Duration::from_secs(60)).unwrap();
-        std::thread::sleep(Duration::from_secs(1));
+        std::thread::sleep(after);
         jump(sshd)
     });
     let outcome = kexec(&request, &mut notes, &never()).await;
@@ -246,7 +262,7 @@ async fn a_machine_is_booted_into_the_image() {
 async fn who_is_not_root_becomes_it() {
     let image = Image::new(RUN);
     let rest = format!("printf 'alice ALL=(ALL) ALL\\n' > /etc/sudoers && {}", machine(OLD, "", "none"));
-    let keys = "mkdir /home/alice/.ssh && echo ssh-ed25519 AAAA a > /home/alice/.ssh/authorized_keys";
+    let keys = "mkdir /home/alice/.ssh && cp $SSHD_DIR/id.pub /home/alice/.ssh/authorized_keys";
     let sshd = Sshd::configured("UsePAM yes\n", Some(&with_people(&format!("{rest} && {keys}"))));
     let place = image.pack("image.tar").display().to_string();
     let mut request = request(&sshd, &place);
@@ -266,7 +282,7 @@ async fn who_is_not_root_becomes_it() {
 async fn a_run_that_fails_leaves_the_machine_as_it_was() {
     let sshd = Sshd::in_namespace(&machine(OLD, "", "none"));
     for (run, words) in [
-        ("echo the kernel says no >&2; exit 7", &["exit status 7", "still runs Some Linux 1"][..]),
+        ("echo the kernel says no >&2; exit 7", &["exit status 7", "still runs Some Linux 1", "is removed from its disk"][..]),
         ("echo done", &["without having said", "still runs"]),
         ("echo machine will boot into nixos; exit 1", &["exit status 1"]),
     ] {
@@ -341,7 +357,7 @@ async fn an_image_without_room_is_not_sent() {
     let place = image.pack("image.tar.gz").display().to_string();
     let small = "for d in /var/tmp /tmp /run; do mount -t tmpfs -o size=2m none $d; done && \
                  mount -t tmpfs -o noexec none /root && mkdir -m 700 /root/.ssh && \
-                 echo ssh-ed25519 AAAA x > /root/.ssh/authorized_keys";
+                 cp $SSHD_DIR/id.pub /root/.ssh/authorized_keys";
     let setup = format!("{} && {small}", machine(OLD, "", "none"));
     let sshd = Sshd::in_namespace(&setup);
     let mut notes = Notes::new(true);
@@ -375,5 +391,111 @@ async fn who_answers_afterwards_is_looked_at() {
     let sshd = Sshd::in_namespace(&machine(OLD, "", "none"));
     let short = KexecRequest { bound: Duration::from_secs(5), ..request(&sshd, &place) };
     let outcome = kexec(&short, &mut Notes::new(true), &never()).await;
-    assert_says(&error(outcome), &["within 5 s", "old system still answers", "--post-kexec-ssh-port"]);
+    assert_says(&error(outcome), &["did not boot it within 5 s", "still runs Some Linux 1", "is removed"]);
+    assert_eq!(left(&sshd).await, "");
+}
+
+/// Ends what serves the connection that this came by.
+const CUT: &str = "echo loading; sleep 3; p=$$\n\
+    while case $(cat /proc/$p/comm) in sshd*) false ;; esac; do\n\
+    p=$(sed 's/.*) . \\([0-9]*\\) .*/\\1/' /proc/$p/stat)\n\
+    done\nkill -9 $p";
+
+#[tokio::test]
+async fn a_connection_that_breaks_says_nothing_of_the_machine() {
+    let image = Image::new(CUT);
+    let place = image.pack("image.tar.gz").display().to_string();
+    // It was about to jump.
+    let sshd = Sshd::in_namespace(&machine(OLD, "", "none"));
+    let wanted = request(&sshd, &place);
+    let second = Duration::from_secs(1);
+    let (outcome, notes, _sshd) = run_and_jump_at("loading", second, sshd, wanted, |mut sshd| {
+        sshd.boot_as(&machine(NEW, "installer", "none"));
+        sshd
+    })
+    .await;
+    assert!(matches!(outcome, Ok(Outcome::Booted(_))), "{outcome:?}, {:?}", notes.seen);
+    assert!(notes.seen[0].contains("the connection broke"), "{:?}", notes.seen);
+    // It goes on as it was: the image is removed by another connection.
+    let sshd = Sshd::in_namespace(&machine(OLD, "", "none"));
+    let short = KexecRequest { bound: Duration::from_secs(5), ..request(&sshd, &place) };
+    let outcome = kexec(&short, &mut Notes::new(true), &never()).await;
+    assert_says(&error(outcome), &["the connection broke while", "still runs Some Linux 1", "is removed"]);
+    assert_eq!(left(&sshd).await, "");
+    // It is gone, and nobody knows where to.
+    let sshd = Sshd::in_namespace(&machine(OLD, "", "none"));
+    let short = KexecRequest { bound: Duration::from_secs(5), ..request(&sshd, &place) };
+    let (outcome, _, nobody) = run_and_jump_at("loading", second, sshd, short, |mut sshd| {
+        sshd.end();
+        sshd
+    })
+    .await;
+    let error = error(outcome);
+    assert_says(&error, &["within 5 s", "nobody answers", "is not known", "--unload; rm -rf /"]);
+    drop(nobody);
+}
+
+#[tokio::test]
+async fn who_stops_waiting_hears_what_is_left() {
+    let image = Image::new(RUN);
+    let place = image.pack("image.tar.gz").display().to_string();
+    let sshd = Sshd::in_namespace(&machine(OLD, "", "none"));
+    let (stopper, stop) = stop::channel();
+    let mut notes = Notes::new(true);
+    let (sender, jumps) = mpsc::channel();
+    notes.jumps = Some(sender);
+    let asking = std::thread::spawn(move || {
+        jumps.recv_timeout(Duration::from_secs(60)).unwrap();
+        std::thread::sleep(Duration::from_secs(4));
+        stopper.ask();
+    });
+    let outcome = kexec(&request(&sshd, &place), &mut notes, &stop).await;
+    asking.join().unwrap();
+    assert_says(&error(outcome), &["any longer", "still runs Some Linux 1", "is removed"]);
+    assert_eq!(left(&sshd).await, "");
+}
+
+/// A sshd that lets alice in and refuses root, and alice's request.
+fn of_alice(place: &str) -> (Sshd, KexecRequest) {
+    let rest = format!("printf 'alice ALL=(ALL) NOPASSWD: ALL\\n' > /etc/sudoers && {}", machine(OLD, "", "none"));
+    let keys = "mkdir /home/alice/.ssh && cp /root/.ssh/authorized_keys /home/alice/.ssh/";
+    let setup = with_people(&format!("{rest} && {keys}"));
+    let sshd = Sshd::configured("UsePAM yes\nPermitRootLogin no\n", Some(&setup));
+    let mut request = request(&sshd, place);
+    request.destination = at(&sshd, "alice");
+    (sshd, request)
+}
+
+#[tokio::test]
+async fn an_old_system_that_refuses_root_is_no_installer_that_does() {
+    let image = Image::new(RUN);
+    let place = image.pack("image.tar.gz").display().to_string();
+    let (sshd, wanted) = of_alice(&place);
+    // Longer than three refusals take.
+    let long = Duration::from_secs(30);
+    let (outcome, notes, _sshd) = run_and_jump_at("will boot", long, sshd, wanted, |mut sshd| {
+        sshd.configure("UsePAM no\nPermitRootLogin yes\n");
+        sshd.boot_as(&machine(NEW, "installer", "none"));
+        sshd
+    })
+    .await;
+    assert!(matches!(outcome, Ok(Outcome::Booted(_))), "{outcome:?}, {:?}", notes.seen);
+    assert!(notes.seen.iter().any(|seen| seen.contains("lets nobody in")), "{:?}", notes.seen);
+}
+
+#[tokio::test]
+async fn an_installer_that_lets_nobody_in_is_told() {
+    let image = Image::new(RUN);
+    let place = image.pack("image.tar.gz").display().to_string();
+    let (sshd, wanted) = of_alice(&place);
+    let (outcome, notes, _sshd) = run_and_jump(sshd, wanted, |mut sshd| {
+        std::fs::write(sshd.dir.path().join("authorized_keys"), "").unwrap();
+        // What a kernel would end with everything else.
+        common::run(Command::new("sh").args(["-c", "for p in $(pgrep -x -P \"$0\" 'sshd|sshd-session'); do kill -9 $p; done", &sshd.pid().to_string()]));
+        sshd.boot_as(&machine(NEW, "installer", "none"));
+        sshd
+    })
+    .await;
+    assert_says(&error(outcome), &["answers at", "lets nobody in"]);
+    assert!(notes.seen.len() > 1, "{:?}", notes.seen);
 }

@@ -308,8 +308,8 @@ impl From<&KexecError> for Kind {
             KexecError::Tarball(_) => Kind::Usage,
             KexecError::Ssh(error) => error.into(),
             KexecError::NotWaiting { .. } => Kind::Interrupted,
-            KexecError::NotSent(_)
-            | KexecError::Altered(_)
+            KexecError::NotSent { .. }
+            | KexecError::Altered { .. }
             | KexecError::Run { .. }
             | KexecError::Stayed { .. }
             | KexecError::NotAnInstaller { .. }

@@ -83,9 +83,13 @@ pub fn run(dir: &str, flags: Option<&str>, setsid: bool) -> String {
     format!("{{\ncd {dir} && TMPDIR={dir} exec {session}./{RUN}{flags} </dev/null 2>&1\n}}\n")
 }
 
-/// Takes the image away, and out of the kernel if it was loaded: a restart would boot it.
+/// Takes the image away, and out of the kernel if it was loaded: a restart would boot it. What was
+/// waiting to jump has no program any more to do it with. Ends with 0 only if all of it is gone.
 pub fn clear(dir: &str) -> String {
-    format!("[ -x {dir}/kexec/kexec ] && {dir}/kexec/kexec --unload >/dev/null 2>&1\nrm -rf {dir}")
+    format!(
+        "[ -x {dir}/kexec/kexec ] && {dir}/kexec/kexec --unload >/dev/null 2>&1\nrm -rf {dir}\n\
+         [ ! -e {dir} ] && [ \"$(cat /sys/kernel/kexec_loaded 2>/dev/null)\" != 1 ]"
+    )
 }
 
 #[cfg(test)]
@@ -146,6 +150,22 @@ mod tests {
         std::fs::remove_file(dir.path().join("kexec/initrd")).unwrap();
         assert!(!sh(&script).status.success());
         assert!(!sh(&verify("/nonexistent", &contents)).status.success());
+    }
+
+    #[test]
+    fn what_is_cleared_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().join("image");
+        std::fs::create_dir_all(at.join("kexec")).unwrap();
+        let program = at.join("kexec/kexec");
+        let noted = dir.path().join("noted");
+        std::fs::write(&program, format!("#!/bin/sh\necho $1 > {}\n", noted.display())).unwrap();
+        Command::new("chmod").arg("755").arg(&program).status().unwrap();
+        let script = clear(&at.display().to_string());
+        assert!(sh(&script).status.success() && !at.exists());
+        assert_eq!(std::fs::read_to_string(noted).unwrap(), "--unload\n");
+        // What can't be removed is not called removed.
+        assert!(!sh(&clear("/proc/self")).status.success());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What can go wrong on the way into the installer.
 
+use super::old::Left;
 use super::tarball::TarballError;
 use crate::ssh::SshError;
 use std::time::Duration;
@@ -49,29 +50,41 @@ pub enum KexecError {
     #[error(transparent)]
     Ssh(#[from] SshError),
     /// It did not get there.
-    #[error("the image was not sent: {0}; the machine goes on as it was")]
-    NotSent(String),
+    #[error("the image was not sent: {why}; {left}")]
+    NotSent {
+        /// A phrase.
+        why: String,
+        /// What is left there.
+        left: Left,
+    },
     /// Something else got there.
-    #[error("the image on the machine is not the one that was sent ({0}); it was removed, and the machine goes on as it was")]
-    Altered(String),
+    #[error("the image on the machine is not the one that was sent ({which}); {left}")]
+    Altered {
+        /// Which files.
+        which: String,
+        /// What is left there.
+        left: Left,
+    },
     /// The image's program failed.
-    #[error("the image's kexec/run failed: {why}; the machine still runs {system}, and what was put there is removed")]
+    #[error("the image's kexec/run failed: {why}; {left}")]
     Run {
         /// A phrase.
         why: String,
-        /// What runs.
-        system: String,
+        /// What is left there.
+        left: Left,
         /// Its last lines.
         said: Vec<String>,
     },
-    /// It said that the machine would boot, and it did not.
-    #[error(
-        "the machine still runs {system}: the image's kexec/run said that it will boot, and then its \
-         kernel did not jump. The machine's own log may say why (dmesg)"
-    )]
+    /// The machine was to boot, and did not.
+    #[error("{why}, and the machine did not boot it within {} s: {left}. The machine's own log may say \
+             why (dmesg)", after.as_secs())]
     Stayed {
-        /// What runs.
-        system: String,
+        /// What should have made it boot, a clause.
+        why: &'static str,
+        /// How long it was waited for.
+        after: Duration,
+        /// What is left there.
+        left: Left,
         /// Its last lines.
         said: Vec<String>,
     },
@@ -113,8 +126,8 @@ pub enum KexecError {
     #[error(
         "the installer did not answer at {at} within {} s; seen last: {seen}. Look at the machine's \
          console: it may have another address (--post-kexec-ssh-host) or port \
-         (--post-kexec-ssh-port), or too little memory for the image. Restarted, it boots its old \
-         system: its disks were not written", bound.as_secs()
+         (--post-kexec-ssh-port), or too little memory for the image. Restarted by its power switch, \
+         it boots its old system. {left}", bound.as_secs()
     )]
     NotInTime {
         /// Where it was waited for.
@@ -123,12 +136,16 @@ pub enum KexecError {
         bound: Duration,
         /// What was seen last.
         seen: String,
+        /// What is known of the old system.
+        left: Left,
     },
     /// The operator does not wait any longer.
-    #[error("not waiting for the installer at {at} any longer; the machine is booting it")]
+    #[error("not waiting for the installer at {at} any longer; {left}")]
     NotWaiting {
         /// Where.
         at: String,
+        /// What is known of the old system.
+        left: Left,
     },
 }
 

@@ -7,6 +7,7 @@
 //! | [`command`] | what is typed on the machine |
 //! | [`place`] | a directory with room for the image, and whether there is memory for it |
 //! | [`send`](mod@send) | the image's way there, checked at its end |
+//! | [`old`] | the system that ends: whether it still runs, and the image taken away from it |
 //! | [`start`](mod@start) | runs the image's `kexec/run` and judges what it says |
 //! | [`wait`](mod@wait) | waits for the installer and proves that it is the same machine |
 //! | [`error`] | what can go wrong |
@@ -22,6 +23,7 @@
 pub mod command;
 pub mod error;
 pub mod look;
+pub mod old;
 pub mod place;
 pub mod send;
 pub mod start;
@@ -37,6 +39,7 @@ use crate::ssh::host_key::fingerprint;
 use crate::ssh::{ConnectOptions, Destination, Method, PublicKey, Session};
 use crate::stop::Stop;
 use look::{Machine, Verdict};
+use old::Old;
 use start::Said;
 use std::sync::Arc;
 use std::time::Duration;
@@ -134,8 +137,8 @@ const BOUND: Duration = Duration::from_secs(60);
 /// Boots the image on the machine, unless an installer runs there, and waits until it answers.
 ///
 /// # Errors
-/// Up to and with the image's `kexec/run`, the machine goes on as it was, and what was put there is
-/// removed; [`KexecError`] says so. Afterwards only the machine's console can help.
+/// [`KexecError`] says what is known: while the old system runs, what was put there is removed.
+/// Afterwards only the machine's console can help.
 pub async fn kexec<O: Operator>(
     request: &KexecRequest,
     operator: &mut O,
@@ -149,47 +152,40 @@ pub async fn kexec<O: Operator>(
         Prepared::Ready(ready) => ready,
         Prepared::Over(outcome) => return Ok(outcome),
     };
+    let Ready { old, tarball, contents } = *ready;
     let sent = tokio::select! {
-        sent = send::send(&ready.session, &ready.dir, &ready.tarball, &ready.contents, operator) => sent.map_err(InstallError::from),
-        () = stop.asked(1) => Err(InstallError::Interrupted),
+        sent = send::send(&old.session, &old.dir, &tarball, &contents, operator) => Some(sent),
+        () = stop.asked(1) => None,
     };
-    if let Err(error) = sent {
-        ready.clear().await;
-        return Err(error);
+    match sent {
+        Some(Ok(())) => {}
+        Some(Err(failed)) => return Err(failed.leaving(old.clear().await).into()),
+        None => {
+            let left = old.clear().await;
+            operator.notice(Notice::Remark(&left.to_string()));
+            return Err(InstallError::Interrupted);
+        }
     }
     // From here on stopping would not stop the machine: the bound is what ends it.
     let flags = request.flags.as_deref();
-    let ran = start::start(&ready.session, &ready.dir, flags, ready.machine.has_setsid, operator);
-    let said = match ran.await {
+    let ran = start::start(&old.session, &old.dir, flags, old.machine.has_setsid, operator).await;
+    let said = match ran {
         Ok(said) => said,
-        Err(error) => {
-            ready.clear().await;
-            return Err(error.of(&ready.machine).into());
+        Err(start::Failed { why, said }) => {
+            let left = old.clear().await;
+            return Err(KexecError::Run { why, left, said: said.lines() }.into());
         }
     };
-    let key = ready.session.host_key().clone();
-    wait(request, &ready, &said, operator, stop).await?;
+    let key = old.session.host_key().clone();
+    wait(request, &old, &said, operator, stop).await?;
     Ok(Outcome::Booted(key))
 }
 
 /// Everything up to the operator's agreement and a place for the image.
 struct Ready {
-    session: Session,
-    machine: Machine,
+    old: Old,
     tarball: Arc<Tarball>,
     contents: Contents,
-    dir: String,
-}
-
-impl Ready {
-    /// Takes everything back. What can't be is in a directory for temporary files.
-    async fn clear(&self) {
-        let script = command::clear(&self.dir);
-        if let Err(error) = self.session.script("removing the image", &script, BOUND).await {
-            tracing::warn!("{} may still be on the machine: {error}", self.dir);
-        }
-        self.session.disconnect().await;
-    }
 }
 
 enum Prepared {
@@ -242,7 +238,9 @@ async fn prepare<O: Operator>(
     };
     operator.confirm_end(&ending).await?;
     let dir = place::find(&session, contents.room).await?;
-    Ok(Prepared::Ready(Box::new(Ready { session, machine, tarball, contents, dir })))
+    let connect = pinned(&request.connect, session.host_key());
+    let old = Old { session, connect, machine, dir };
+    Ok(Prepared::Ready(Box::new(Ready { old, tarball, contents })))
 }
 
 /// The image, opened and read through, away from the runtime.
@@ -278,7 +276,7 @@ async fn key_will_do(
             other.disconnect().await;
             Ok(())
         }
-        Err(error) if wait::is_about_login(&error) => {
+        Err(error) if wait::is_about_login(&error, &request.destination) => {
             let why = "none of the keys that keystone may use without asking opens it";
             Err(KexecError::NoKey { user: user.clone(), why }.into())
         }
@@ -286,17 +284,23 @@ async fn key_will_do(
     }
 }
 
-/// The same way, with this host key, a key of our own, and nobody asked.
-fn by_key_alone(options: &ConnectOptions, host_key: &PublicKey) -> ConnectOptions {
+/// The same way, with this host key, and nobody asked.
+fn pinned(options: &ConnectOptions, host_key: &PublicKey) -> ConnectOptions {
     let mut options = options.without_prompt();
     options.host_key.pinned = Some(crate::ssh::Pin::Key(Box::new(host_key.clone())));
+    options
+}
+
+/// The same, with a key of our own alone.
+fn by_key_alone(options: &ConnectOptions, host_key: &PublicKey) -> ConnectOptions {
+    let mut options = pinned(options, host_key);
     options.login.methods = vec![Method::PublicKey];
     options
 }
 
 async fn wait<O: Operator>(
     request: &KexecRequest,
-    ready: &Ready,
+    old: &Old,
     said: &Said,
     operator: &mut O,
     stop: &Stop,
@@ -304,16 +308,14 @@ async fn wait<O: Operator>(
     let began = Instant::now();
     let waiting = wait::Waiting {
         at: &request.then,
-        connect: by_key_alone(&request.then_connect, ready.session.host_key()),
-        old: &ready.session,
-        boot: &ready.machine.boot,
-        system: &ready.machine.system(),
+        connect: by_key_alone(&request.then_connect, old.session.host_key()),
+        old,
         bound: request.bound,
         said,
     };
     let waited = waiting.wait(operator, stop).await;
     // Where the machine is gone, this says goodbye to nobody, and not for long.
-    ready.session.disconnect().await;
+    old.session.disconnect().await;
     waited?;
     let at = request.then.to_string();
     operator.notice(Notice::Kexec(Progress::Booted { at: &at, elapsed: began.elapsed() }));

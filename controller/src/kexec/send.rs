@@ -1,10 +1,11 @@
 //! The image's way to the machine, and the proof that it arrived.
 
 use super::tarball::{Contents, Tarball};
+use super::old::Left;
 use super::{KexecError, Progress, command};
 use crate::conversation::log::clean;
 use crate::operator::{Notice, Operator};
-use crate::ssh::Session;
+use crate::ssh::{Session, SshError};
 use crate::ssh::exec::{Exit, Running, collect};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,31 @@ const AHEAD: usize = 4;
 /// Bytes kept of what tar says.
 const SAID: usize = 16 << 10;
 
+/// The image is not on the machine.
+#[derive(Debug)]
+pub enum Failed {
+    /// It did not get there: a phrase.
+    NotSent(String),
+    /// Something else did: which files.
+    Altered(String),
+}
+
+impl Failed {
+    /// With what is left of it there.
+    pub fn leaving(self, left: Left) -> KexecError {
+        match self {
+            Failed::NotSent(why) => KexecError::NotSent { why, left },
+            Failed::Altered(which) => KexecError::Altered { which, left },
+        }
+    }
+}
+
+impl From<SshError> for Failed {
+    fn from(error: SshError) -> Self {
+        Failed::NotSent(crate::chain(&error))
+    }
+}
+
 /// Unpacks the image into `dir` of the machine, and compares every file there.
 ///
 /// # Errors
@@ -34,14 +60,16 @@ pub async fn send<O: Operator>(
     tarball: &Arc<Tarball>,
     contents: &Contents,
     operator: &mut O,
-) -> Result<(), KexecError> {
+) -> Result<(), Failed> {
     let Running { stdin, stdout, stderr, exit } = session.start(&command::unpack(dir)).await?;
     let (pieces, mut next) = mpsc::channel(AHEAD);
     let image = Arc::clone(tarball);
     let reading = tokio::task::spawn_blocking(move || {
         image.pieces(|piece| pieces.blocking_send(piece).is_ok())
     });
-    let stalled = || KexecError::NotSent(format!("nothing went through for {} s", STALL.as_secs()));
+    let stalled = |bound: Duration| {
+        Failed::NotSent(format!("nothing went through for {} s", bound.as_secs()))
+    };
     // At its end nobody takes pieces any more, and who reads them ahead ends too.
     let (_, stderr, exit) = {
         let feed = async move {
@@ -54,7 +82,7 @@ pub async fn send<O: Operator>(
             while let Some(piece) = next.recv().await {
                 done += piece.len() as u64;
                 // Who takes no more has ended: how, is asked below.
-                if timeout(STALL, stdin.send(piece)).await.map_err(|_| stalled())?.is_err() {
+                if timeout(STALL, stdin.send(piece)).await.map_err(|_| stalled(STALL))?.is_err() {
                     return Ok(());
                 }
                 if said.elapsed() >= EVERY {
@@ -64,7 +92,7 @@ pub async fn send<O: Operator>(
             }
             say(done);
             let _ = stdin.eof().await;
-            Ok::<_, KexecError>(())
+            Ok::<_, Failed>(())
         };
         let ended = async {
             let exit = async { exit.await.unwrap_or(Exit::Lost) };
@@ -75,24 +103,24 @@ pub async fn send<O: Operator>(
             ended = &mut ended => ended,
             fed = &mut feed => {
                 fed?;
-                timeout(REST, ended).await.map_err(|_| stalled())?
+                timeout(REST, ended).await.map_err(|_| stalled(REST))?
             }
         }
     };
     if exit != Exit::Status(0) {
         let last = String::from_utf8_lossy(&stderr);
         let last = last.lines().next_back().map(|line| clean(line.as_bytes())).unwrap_or_default();
-        return Err(KexecError::NotSent(format!("tar ended there with {exit}: {last}")));
+        return Err(Failed::NotSent(format!("tar ended there with {exit}: {last}")));
     }
     match reading.await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => return Err(KexecError::NotSent(format!("it can't be read: {error}"))),
+        Ok(Err(error)) => return Err(Failed::NotSent(format!("it can't be read: {error}"))),
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     }
     verify(session, dir, contents).await
 }
 
-async fn verify(session: &Session, dir: &str, contents: &Contents) -> Result<(), KexecError> {
+async fn verify(session: &Session, dir: &str, contents: &Contents) -> Result<(), Failed> {
     let script = command::verify(dir, contents);
     let what = "reading the image again";
     let input = format!("{{\n{script}\n}}\n");
@@ -102,7 +130,7 @@ async fn verify(session: &Session, dir: &str, contents: &Contents) -> Result<(),
         _ => {
             let said = String::from_utf8_lossy(&output.stdout);
             let said: Vec<String> = said.lines().map(|line| clean(line.as_bytes())).collect();
-            Err(KexecError::Altered(said.join(", ")))
+            Err(Failed::Altered(said.join(", ")))
         }
     }
 }

@@ -1,7 +1,6 @@
 //! Runs the image's `kexec/run` and judges what it says.
 
-use super::{KexecError, Progress, command};
-use super::look::Machine;
+use super::{Progress, command};
 use crate::conversation::log::{LogTail, clean};
 use crate::operator::{Notice, Operator};
 use crate::ssh::exec::{Exit, Running, collect};
@@ -20,7 +19,7 @@ pub fn is_trace(line: &str) -> bool {
 }
 
 /// Bound of the program: it packs the machine's keys and loads the image into the kernel.
-const RUN: Duration = Duration::from_secs(600);
+pub(super) const RUN: Duration = Duration::from_secs(600);
 /// Bound of its end, once it said [`MAGIC`]: what waits to jump may hold its output open.
 const LINGER: Duration = Duration::from_secs(20);
 /// The longest line, in bytes.
@@ -39,16 +38,24 @@ impl Said {
         self.tail.lines().map(str::to_owned).collect()
     }
 
+    /// Whether it said that the machine will boot; if not, the connection broke before it ended,
+    /// and what became of it is not known.
+    pub fn is_promised(&self) -> bool {
+        self.magic
+    }
+
     fn take(&mut self, line: &str) {
         self.magic |= line.contains(MAGIC);
         self.tail.push(line);
     }
 
-    /// Whether the machine is going to boot the image; `exit` is `None` if the program did not end
-    /// in time.
+    /// Whether the machine is going to boot the image, or may be; `exit` is `None` if the program
+    /// did not end in time.
     fn judge(&self, exit: Option<&Exit>) -> Result<(), String> {
         match (exit, self.magic) {
-            (Some(Exit::Status(0) | Exit::Lost) | None, true) => Ok(()),
+            (Some(Exit::Status(0)) | None, true) => Ok(()),
+            // It may have jumped, or may be about to: the boot id will tell.
+            (Some(Exit::Lost), _) => Ok(()),
             (Some(Exit::Status(0)), false) => {
                 Err("it ended without having said that the machine will boot".into())
             }
@@ -58,34 +65,24 @@ impl Said {
     }
 }
 
-/// The program did not do its work.
+/// The program did not do its work: why, and what it said.
 #[derive(Debug)]
-pub enum Failed {
-    /// It could not be run.
-    Ssh(SshError),
-    /// Why, and what it said.
-    Run(String, Said),
+pub struct Failed {
+    /// A phrase.
+    pub why: String,
+    /// What it said.
+    pub said: Said,
 }
 
 impl From<SshError> for Failed {
     fn from(error: SshError) -> Self {
-        Failed::Ssh(error)
+        let why = format!("it could not be started: {}", crate::chain(&error));
+        Failed { why, said: Said::default() }
     }
 }
 
-impl Failed {
-    /// On this machine.
-    pub fn of(self, machine: &Machine) -> KexecError {
-        match self {
-            Failed::Ssh(error) => KexecError::Ssh(error),
-            Failed::Run(why, said) => {
-                KexecError::Run { why, system: machine.system(), said: said.lines() }
-            }
-        }
-    }
-}
-
-/// Runs the program in `dir`; `Ok` says that the machine is about to boot the image.
+/// Runs the program in `dir`; `Ok` says that the machine is about to boot the image, or that the
+/// connection broke before it said so.
 ///
 /// # Errors
 /// It failed, or did not say so.
@@ -97,7 +94,7 @@ pub async fn start<O: Operator>(
     operator: &mut O,
 ) -> Result<Said, Failed> {
     let Running { stdin, stdout, stderr, exit } = session.start("/bin/sh -s").await?;
-    let broke = |source| Failed::Ssh(session.broken("starting the image", source));
+    let broke = |source| Failed::from(session.broken("starting the image", source));
     stdin.send(command::run(dir, flags, setsid)).await.map_err(broke)?;
     let _ = stdin.eof().await;
     let mut said = Said::default();
@@ -135,7 +132,7 @@ pub async fn start<O: Operator>(
     }
     match said.judge(exit.as_ref()) {
         Ok(()) => Ok(said),
-        Err(why) => Err(Failed::Run(why, said)),
+        Err(why) => Err(Failed { why, said }),
     }
 }
 
@@ -164,7 +161,8 @@ mod tests {
         assert!(good.judge(Some(&Exit::Status(1))).unwrap_err().contains("exit status 1"));
         let bad = said(&["loading"]);
         assert!(bad.judge(Some(&Exit::Status(0))).unwrap_err().contains("without having said"));
-        assert!(bad.judge(Some(&Exit::Lost)).unwrap_err().contains("broken connection"));
+        // Nobody saw its end.
+        assert!(bad.judge(Some(&Exit::Lost)).is_ok() && !bad.is_promised() && good.is_promised());
         assert!(bad.judge(None).unwrap_err().contains("600 s"));
         assert_eq!(bad.lines(), ["loading"]);
     }

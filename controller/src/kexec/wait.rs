@@ -2,7 +2,8 @@
 
 use super::error::KexecError;
 use super::look::{self, Machine};
-use super::start::Said;
+use super::old::{Fate, Old};
+use super::start::{RUN, Said};
 use super::{BOUND, Progress};
 use crate::operator::{Notice, Operator};
 use crate::ssh::host_key::fingerprint;
@@ -29,12 +30,8 @@ pub struct Waiting<'a> {
     pub at: &'a Destination,
     /// How it is reached, with the host key of before.
     pub connect: ConnectOptions,
-    /// The connection to the system that ends.
-    pub old: &'a Session,
-    /// The boot id of that system.
-    pub boot: &'a str,
-    /// What it was, to be shown.
-    pub system: &'a str,
+    /// The system that ends.
+    pub old: &'a Old,
     /// How long to wait.
     pub bound: Duration,
     /// What the image's program said.
@@ -68,42 +65,86 @@ impl fmt::Display for Seen {
     }
 }
 
-/// Whether an error says that a login was refused, not that the machine can't be reached.
-pub(super) fn is_about_login(error: &SshError) -> bool {
-    matches!(
-        error,
-        SshError::NotAuthenticated { .. }
-            | SshError::NoIdentity { .. }
-            | SshError::NoPassphrase { .. }
-            | SshError::Identity { .. }
-    )
+/// Whether an error says that a login was refused there, not that the machine can't be reached: a
+/// machine on the way that lets nobody in keeps it out of reach.
+pub(super) fn is_about_login(error: &SshError, at: &Destination) -> bool {
+    match error {
+        SshError::NotAuthenticated { host, .. } | SshError::NoIdentity { host, .. } => {
+            *host == at.host
+        }
+        SshError::NoPassphrase { .. } | SshError::Identity { .. } => true,
+        _ => false,
+    }
 }
 
 /// What to make of a look.
-fn judge(looked: Result<Machine, SshError>, boot: &str) -> Seen {
+fn judge(looked: Result<Machine, SshError>, boot: &str, at: &Destination) -> Seen {
     match looked {
         Ok(machine) if machine.boot.is_empty() => Seen::Nobody("it does not say its boot id".into()),
         Ok(machine) if machine.boot == boot => Seen::Old,
         Ok(machine) => Seen::Booted(Box::new(machine)),
         Err(SshError::NotThePinnedKey { found, .. }) => Seen::OtherKey(found),
-        Err(error) if is_about_login(&error) => Seen::NotLetIn(crate::chain(&error)),
+        Err(error) if is_about_login(&error, at) => Seen::NotLetIn(crate::chain(&error)),
         Err(error) => Seen::Nobody(crate::chain(&error)),
     }
+}
+
+/// Why it is not waited any longer.
+enum Over {
+    /// The installer runs.
+    Booted,
+    /// Something else answers.
+    Failed(KexecError),
+    /// Time is up: what was seen last.
+    TooLong(String),
+    /// The operator asked to stop.
+    Stopped,
 }
 
 impl Waiting<'_> {
     /// Waits until the installer answers.
     ///
     /// # Errors
-    /// Something else does, or nobody in time, or the operator asked to stop.
+    /// Something else does, or nobody in time, or the operator asked to stop. If the old system
+    /// still runs then, the image is taken away from it.
     pub async fn wait<O: Operator>(
         &self,
         operator: &mut O,
         stop: &Stop,
     ) -> Result<(), KexecError> {
         let began = Instant::now();
+        let over = tokio::select! {
+            over = self.watch(began, operator) => over,
+            () = stop.asked(1) => Over::Stopped,
+        };
         let at = self.at.to_string();
-        let mut seen = Seen::Nobody("the machine is about to jump".into());
+        let seen = match over {
+            Over::Booted => return Ok(()),
+            Over::Failed(error) => return Err(error),
+            Over::Stopped => {
+                return Err(KexecError::NotWaiting { at, left: self.old.clear().await });
+            }
+            Over::TooLong(seen) => seen,
+        };
+        let left = self.old.clear().await;
+        if !left.runs() {
+            return Err(KexecError::NotInTime { at, bound: self.bound, seen, left });
+        }
+        let why = match self.said.is_promised() {
+            true => "the image's kexec/run said that the machine will boot the image",
+            false => "the connection broke while the image's kexec/run worked",
+        };
+        Err(KexecError::Stayed { why, after: began.elapsed(), left, said: self.said.lines() })
+    }
+
+    async fn watch<O: Operator>(&self, began: Instant, operator: &mut O) -> Over {
+        let at = self.at.to_string();
+        // A program whose end nobody saw may still be at work.
+        let (first, stays) = match self.said.is_promised() {
+            true => ("the machine is about to jump", STAYS),
+            false => ("the connection broke while kexec/run worked", RUN),
+        };
+        let mut seen = Seen::Nobody(first.into());
         let (mut same, mut words) = (0, String::new());
         loop {
             let now = seen.to_string();
@@ -113,32 +154,25 @@ impl Waiting<'_> {
                 operator.notice(Notice::Kexec(waiting));
                 words = now;
             }
-            self.is_over(&seen, same).await?;
-            if began.elapsed() >= STAYS && self.stays().await {
-                let said = self.said.lines();
-                return Err(KexecError::Stayed { system: self.system.to_owned(), said });
+            if let Err(error) = self.is_over(&seen, same).await {
+                return Over::Failed(error);
             }
-            if began.elapsed() >= self.bound {
-                return Err(KexecError::NotInTime { at, bound: self.bound, seen: words });
+            let elapsed = began.elapsed();
+            if elapsed >= self.bound || elapsed >= stays && self.old.fate().await == Fate::Runs {
+                return Over::TooLong(words);
             }
             let pause = match seen {
                 Seen::Nobody(_) => PAUSE,
                 _ => LONG_PAUSE,
             };
-            tokio::select! {
-                () = sleep(pause) => {}
-                () = stop.asked(1) => return Err(KexecError::NotWaiting { at }),
-            }
+            sleep(pause.min(self.bound - elapsed)).await;
             let before = std::mem::discriminant(&seen);
-            seen = tokio::select! {
-                looked = self.look() => judge(looked, self.boot),
-                () = stop.asked(1) => return Err(KexecError::NotWaiting { at }),
-            };
+            seen = judge(self.look().await, &self.old.machine.boot, self.at);
             same = if std::mem::discriminant(&seen) == before { same + 1 } else { 1 };
             if let Seen::Booted(machine) = &seen
                 && machine.is_installer()
             {
-                return Ok(());
+                return Over::Booted;
             }
         }
     }
@@ -151,11 +185,15 @@ impl Waiting<'_> {
                 Err(KexecError::NotAnInstaller { at, system: machine.system() })
             }
             // At another address somebody else may have been all the time, until the machine comes.
-            Seen::OtherKey(found) if same >= LOOKS && (self.is_same_place() || !self.stays().await) => {
-                let expected = fingerprint(self.old.host_key());
+            Seen::OtherKey(found)
+                if same >= LOOKS
+                    && (self.is_same_place() || self.old.fate().await != Fate::Runs) =>
+            {
+                let expected = fingerprint(self.old.session.host_key());
                 Err(KexecError::OtherKey { at, expected, found: found.clone() })
             }
-            Seen::NotLetIn(why) if same >= LOOKS => {
+            // The old system may let in another user alone, and refuse root as long as it runs.
+            Seen::NotLetIn(why) if same >= LOOKS && self.is_gone().await => {
                 Err(KexecError::NotLetIn { at, why: why.clone() })
             }
             _ => Ok(()),
@@ -163,18 +201,17 @@ impl Waiting<'_> {
     }
 
     fn is_same_place(&self) -> bool {
-        let old = self.old.destination();
+        let old = self.old.session.destination();
         (&old.host, old.port) == (&self.at.host, self.at.port)
     }
 
-    /// Whether the old system still runs, by the connection that was made to it.
-    async fn stays(&self) -> bool {
-        if self.old.is_closed() {
-            return false;
+    /// Whether the old system is known not to run, where its host key answers at the new place.
+    async fn is_gone(&self) -> bool {
+        match self.old.fate().await {
+            Fate::Gone => true,
+            Fate::Silent => !self.is_same_place(),
+            Fate::Runs => false,
         }
-        let boot = "cat /proc/sys/kernel/random/boot_id";
-        let said = self.old.script("asking the old system", boot, LOOK).await;
-        said.is_ok_and(|said| String::from_utf8_lossy(&said).trim() == self.boot)
     }
 
     async fn look(&self) -> Result<Machine, SshError> {
@@ -196,10 +233,14 @@ impl Waiting<'_> {
 mod tests {
     use super::*;
 
+    fn place() -> Destination {
+        "root@h".parse().unwrap()
+    }
+
     #[test]
     fn another_boot_id_is_another_boot() {
         let at = |boot: &str, variant: &str| {
-            judge(Ok(Machine::parse(&format!("boot={boot}\nvariant={variant}\nname=N\n"))), "a")
+            judge(Ok(Machine::parse(&format!("boot={boot}\nvariant={variant}\nname=N\n"))), "a", &place())
         };
         assert_eq!(at("a", "installer"), Seen::Old);
         assert!(matches!(at("b", ""), Seen::Booted(machine) if !machine.is_installer()));
@@ -209,21 +250,24 @@ mod tests {
 
     #[test]
     fn a_refused_login_is_not_silence() {
-        let refused = SshError::NotAuthenticated {
+        let refused = |host: &str| SshError::NotAuthenticated {
             user: "root".into(),
-            host: "h".into(),
+            host: host.into(),
             tried: "k".into(),
             offers: "publickey".into(),
         };
-        assert!(matches!(judge(Err(refused), "a"), Seen::NotLetIn(_)));
+        let judge = |looked| judge(looked, "a", &place());
+        assert!(matches!(judge(Err(refused("h"))), Seen::NotLetIn(_)));
+        // One on the way says nothing of the machine.
+        assert!(matches!(judge(Err(refused("bastion"))), Seen::Nobody(_)));
         let other = SshError::NotThePinnedKey {
             host: "h".into(),
             expected: "SHA256:a".into(),
             found: "SHA256:b".into(),
             algorithm: "ssh-ed25519".into(),
         };
-        assert_eq!(judge(Err(other), "a"), Seen::OtherKey("SHA256:b".into()));
+        assert_eq!(judge(Err(other)), Seen::OtherKey("SHA256:b".into()));
         let silence = SshError::TimedOut { what: "x".into(), bound: LOOK };
-        assert!(matches!(judge(Err(silence), "a"), Seen::Nobody(_)));
+        assert!(matches!(judge(Err(silence)), Seen::Nobody(_)));
     }
 }

@@ -54,7 +54,8 @@ impl Sshd {
         (dir, port)
     }
 
-    /// In a mount namespace of its own, after the POSIX sh lines of `setup`.
+    /// In a mount namespace of its own, after the POSIX sh lines of `setup`, to which `$SSHD_DIR`
+    /// is the directory with its keys.
     pub fn in_namespace(setup: &str) -> Self {
         Self::in_namespace_with(setup, Some("internal-sftp"))
     }
@@ -142,6 +143,13 @@ impl Sshd {
         self.wait();
     }
 
+    /// Puts lines before its configuration, for its next start: the first of a kind wins.
+    pub fn configure(&mut self, lines: &str) {
+        let file = self.dir.path().join("sshd_config");
+        let config = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, format!("{lines}{config}")).unwrap();
+    }
+
     /// Ends this one and starts it again in another namespace, after this setup.
     pub fn boot_as(&mut self, setup: &str) {
         self.setup = Some(setup.to_owned());
@@ -161,7 +169,8 @@ impl Sshd {
         Self::on(dir, port, Some("internal-sftp"), &["ed25519"], None)
     }
 
-    fn end(&mut self) {
+    /// Ends the one that listens; connections go on.
+    pub fn end(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -183,6 +192,7 @@ fn spawn(dir: &Path, setup: Option<&str>) -> Child {
         }
     };
     command
+        .env("SSHD_DIR", dir)
         .args(["-D", "-e", "-f"])
         .arg(dir.join("sshd_config"))
         .stdin(Stdio::null())
