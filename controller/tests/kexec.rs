@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::sshd::{Sshd, with_people};
+use common::sshd::{Sshd, identities, keygen, with_people};
 use common::web::Nginx;
 use keystone_controller::install::InstallError;
 use keystone_controller::kexec::{
@@ -13,7 +13,7 @@ use keystone_controller::kexec::{
 use keystone_controller::operator::{Notice, Operator, OperatorError, Proposal};
 use keystone_controller::ssh::host_key::fingerprint;
 use keystone_controller::ssh::login::Given;
-use keystone_controller::ssh::{Destination, Login, PublicKey, Session};
+use keystone_controller::ssh::{Destination, HostKeyPolicy, Login, PublicKey, Session};
 use keystone_controller::stop::{self, Stop};
 use keystone_protocol::plan::Plan;
 use keystone_protocol::secret::Secret;
@@ -498,4 +498,60 @@ async fn an_installer_that_lets_nobody_in_is_told() {
     .await;
     assert_says(&error(outcome), &["answers at", "lets nobody in"]);
     assert!(notes.seen.len() > 1, "{:?}", notes.seen);
+}
+
+#[tokio::test]
+async fn the_installer_has_to_know_the_key_and_the_machine() {
+    let image = Image::new("touch /run/it-ran; echo machine will boot into nixos");
+    let place = image.pack("image.tar.gz").display().to_string();
+    let sshd = Sshd::in_namespace(&machine(OLD, "", "none"));
+    let session = Session::connect(&sshd.destination(), &sshd.options()).await.unwrap();
+    let there = |script: &'static str| session.script("a change", script, BOUND);
+    let refused = async |request: KexecRequest, words: &[&str]| {
+        let mut notes = Notes::new(true);
+        let said = error(kexec(&request, &mut notes, &never()).await);
+        assert_says(&said, words);
+        assert_eq!((notes.asked.len(), notes.sent), (0, 0));
+    };
+    // Another key than the one that logs in: sshd reads its keys elsewhere.
+    let other = sshd.dir.path().join("other");
+    keygen(&other, "ed25519", "");
+    let public = std::fs::read_to_string(other.with_extension("pub")).unwrap();
+    let script = format!("cp -p /root/.ssh/authorized_keys /run/kept; echo '{public}' > /root/.ssh/authorized_keys");
+    session.script("a change", &script, BOUND).await.unwrap();
+    refused(request(&sshd, &place), &["let nobody in", "none of those opens it"]).await;
+    there("cp -p /run/kept /root/.ssh/authorized_keys").await.unwrap();
+    // One that was unlocked for the first connection, and is locked afterwards.
+    let locked = sshd.dir.path().join("locked");
+    std::fs::copy(sshd.key(), &locked).unwrap();
+    common::run(Command::new(common::tool("ssh-keygen", "openssh-client")).args(["-q", "-p", "-P", "", "-N", "a passphrase", "-f"]).arg(&locked));
+    let mut typed = request(&sshd, &place);
+    typed.then_connect.identities = identities(&[locked]);
+    refused(typed, &["let nobody in", "without asking", "ssh-agent"]).await;
+    // A host key that is not where the image takes them from.
+    there("mv /etc/ssh/ssh_host_ed25519_key /run/").await.unwrap();
+    let print = fingerprint(&sshd.host_key("ed25519"));
+    refused(request(&sshd, &place), &["told from another machine", &print]).await;
+    there("test ! -e /run/it-ran").await.unwrap();
+    assert_eq!(left(&sshd).await, "");
+}
+
+#[tokio::test]
+async fn any_host_key_that_was_taken_along_is_the_machine_s() {
+    let image = Image::new(RUN);
+    let place = image.pack("image.tar.gz").display().to_string();
+    let sshd = Sshd::configured("", Some(&machine(OLD, "", "none")));
+    let mut request = request(&sshd, &place);
+    request.connect.host_key = HostKeyPolicy::exactly(&sshd.host_key("ecdsa"));
+    let wanted = sshd.host_key("ed25519");
+    let (outcome, notes, _sshd) = run_and_jump(sshd, request, |mut sshd| {
+        sshd.without_host_key("ecdsa");
+        sshd.boot_as(&machine(NEW, "installer", "none"));
+        sshd
+    })
+    .await;
+    match outcome {
+        Ok(Outcome::Booted(key)) => assert_eq!(key.key_data(), wanted.key_data()),
+        other => panic!("{other:?}, {:?}", notes.seen),
+    }
 }

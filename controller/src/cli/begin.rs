@@ -8,7 +8,8 @@ use crate::install::hardware::{self, Tool};
 use crate::install::{InstallError, LinkOptions, connect};
 use crate::kexec::{self, KexecError, KexecRequest, Outcome};
 use crate::operator::{Notice, Operator};
-use crate::ssh::{Address, ConnectOptions, HostKeyPolicy};
+use crate::ssh::host_key::fingerprint;
+use crate::ssh::{Address, ConnectOptions, Destination, HostKeyPolicy, PublicKey};
 use crate::stop::Stop;
 use crate::ui::CommandLine;
 use std::path::Path;
@@ -33,6 +34,9 @@ pub(super) fn selected(
     if let Some(image) = args.kexec.kexec.as_ref().filter(|_| selected.kexec) {
         image.check().map_err(KexecError::from)?;
     }
+    if selected.kexec {
+        check_before_the_end(args, selected)?;
+    }
     if args.verify && !selected.reboot {
         return Err(InstallError::Usage(
             "--verify asks the new system, so the phase reboot has to be among --phases".to_owned(),
@@ -45,6 +49,29 @@ pub(super) fn selected(
         })?;
     }
     Ok(selected)
+}
+
+/// What would be refused once the running system has ended, is refused before.
+fn check_before_the_end(args: &InstallArgs, selected: Selected) -> Result<(), InstallError> {
+    let usage = |why: &str| Err(InstallError::Usage(why.to_owned()));
+    if args.kexec.force_kexec && args.kexec.kexec.is_none() {
+        return usage("--force-kexec boots an image: name it with --kexec FILE|URL");
+    }
+    let agreement = &args.agreement;
+    let says_what = agreement.plan_hash.is_some() || !agreement.disk_ids.is_empty();
+    if selected.plan.any() && agreement.yes && !agreement.dry_run && !says_what {
+        return usage(
+            "--yes --end-system agrees that what runs ends, not to what is written then: name the \
+             disks too (--disk-id) or the plan (--plan-hash), or stop before it with --phases kexec",
+        );
+    }
+    match &args.secrets.recovery_key_file {
+        Some(path) if selected.plan.disko && path.exists() => Err(InstallError::Usage(format!(
+            "--recovery-key-file {}: it is there already, and is not overwritten",
+            path.display()
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Has the machine describe its hardware, if that was asked for. A host key that was accepted is
@@ -109,6 +136,8 @@ pub(super) async fn boot_installer(
             operator.notice(Notice::Remark("the machine is in an installer: nothing to do for kexec"));
         }
         Outcome::Booted(key) => {
+            let text = go_on(&request.then, key);
+            operator.notice(Notice::Remark(&text));
             options.destination = request.then;
             options.connect = ConnectOptions {
                 host_key: HostKeyPolicy::exactly(key),
@@ -118,4 +147,31 @@ pub(super) async fn boot_installer(
         Outcome::Planned => {}
     }
     Ok(outcome)
+}
+
+/// How to go on with a machine that was booted into the installer, should this end before.
+fn go_on(at: &Destination, key: &PublicKey) -> String {
+    let Destination { user, host, port } = at;
+    let port = if *port == 22 { String::new() } else { format!(" -p {port}") };
+    format!(
+        "should this end early, do not boot the image again: the same command goes on with \
+         {user}@{host}{port} --host-key {} --phases disko,install,reboot in place of the machine's \
+         address, --host-key, --kexec and --phases",
+        fingerprint(key)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_on_names_the_place_and_the_key() {
+        let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ";
+        let key = PublicKey::from_openssh(key).unwrap();
+        let text = go_on(&"root@fd00::1".parse().unwrap(), &key);
+        let wanted = format!("with root@fd00::1 --host-key {} --phases", fingerprint(&key));
+        assert!(text.contains(&wanted), "{text}");
+        assert!(go_on(&"root@h:2222".parse().unwrap(), &key).contains("root@h -p 2222 --host-key"));
+    }
 }

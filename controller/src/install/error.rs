@@ -224,7 +224,7 @@ impl Kind {
                 "installed and sealed, but the new system was not seen running, or a check failed"
             }
             Kind::Build => "the flake could not be built or evaluated; nothing was written",
-            Kind::Kexec => "the installer was not booted by kexec; nothing was written",
+            Kind::Kexec => "the installer was not booted by kexec; nothing was installed",
             Kind::Interrupted => "stopped by the operator",
         }
     }
@@ -298,13 +298,14 @@ impl From<&SshError> for Kind {
 impl From<&KexecError> for Kind {
     fn from(error: &KexecError) -> Self {
         match error {
-            KexecError::NoImage { .. } | KexecError::Unfit(_) | KexecError::NoPlace { .. } => {
-                Kind::TargetUnfit
-            }
+            KexecError::NoImage { .. }
+            | KexecError::Unfit(_)
+            | KexecError::HostKeyLost { .. }
+            | KexecError::NoPlace { .. } => Kind::TargetUnfit,
             KexecError::NoKey { .. } | KexecError::OtherKey { .. } | KexecError::NotLetIn { .. } => {
                 Kind::SshRefused
             }
-            KexecError::Tarball(TarballError::Fetch(_)) => Kind::Kexec,
+            KexecError::Tarball(TarballError::Fetch(_) | TarballError::NotThere(_)) => Kind::Kexec,
             KexecError::Tarball(_) => Kind::Usage,
             KexecError::Ssh(error) => error.into(),
             KexecError::NotWaiting { .. } => Kind::Interrupted,

@@ -13,8 +13,8 @@ pub fn quote(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// Prints the files with keys that the image takes over, of root and of `user`, that have any. They
-/// are those that nixos-images' `run` reads, and lines as it takes.
+/// Prints the lines with keys that the image takes over, of root and of `user`: those that
+/// nixos-images' `run` takes, of the files that it reads.
 pub fn authorized_keys(user: &str, home: &str) -> String {
     let mut files = Vec::new();
     for home in ["/root", home] {
@@ -23,10 +23,15 @@ pub fn authorized_keys(user: &str, home: &str) -> String {
     files.extend(["root", user].map(|name| format!("/etc/ssh/authorized_keys.d/{name}")));
     let files: Vec<String> = files.iter().map(|file| quote(file)).collect();
     format!(
-        "for f in {}; do\n  grep -Eq '^[^#]*(ssh|ecdsa|sk)-[^ ]* .' \"$f\" 2>/dev/null && echo \"$f\"\ndone\nexit 0",
+        "for f in {}; do\n  grep -E '^[^#]*(ssh|ecdsa|sk)-[^ ]* .' \"$f\" 2>/dev/null\ndone\nexit 0",
         files.join(" ")
     )
 }
+
+/// Prints the public halves of the host keys that the image takes over, both halves of which are
+/// there.
+pub const HOST_KEYS: &str = "for f in /etc/ssh/ssh_host_*_key.pub; do\n  \
+    [ -e \"${f%.pub}\" ] && cat \"$f\" && echo\ndone 2>/dev/null\nexit 0";
 
 /// Makes the directory `name` where `room` bytes fit and programs run; says `yes DIRECTORY`, and
 /// before that `no PARENT WHY` for each that won't do.
@@ -172,13 +177,13 @@ mod tests {
     fn keys_are_looked_for_where_the_image_does() {
         let home = tempfile::tempdir().unwrap();
         let at = home.path().display().to_string();
-        let of_home = || said(&authorized_keys("nobody-of-this-name", &at)).contains(&at);
+        let of_home = || said(&authorized_keys("nobody-of-this-name", &at)).contains("AAAA-of-this-test me");
         assert!(!of_home());
         std::fs::create_dir(home.path().join(".ssh")).unwrap();
         let file = home.path().join(".ssh/authorized_keys");
         std::fs::write(&file, "# a comment with words\n\n   \n").unwrap();
         assert!(!of_home());
-        std::fs::write(&file, "# a comment\nssh-ed25519 AAAA me\n").unwrap();
+        std::fs::write(&file, "# a comment\nssh-ed25519 AAAA-of-this-test me\n").unwrap();
         assert!(of_home());
     }
 }

@@ -35,6 +35,17 @@ pub enum KexecError {
         /// What is wrong.
         why: &'static str,
     },
+    /// Nobody could tell the machine from another one.
+    #[error(
+        "the installer could not be told from another machine: it takes over the host keys that are \
+         /etc/ssh/ssh_host_*_key there, and the one that the machine proved to have ({seen}) is not \
+         among them. Copy that one there, with its .pub file, or boot the machine from an installer's \
+         medium"
+    )]
+    HostKeyLost {
+        /// Fingerprint of the key that was seen.
+        seen: String,
+    },
     /// The image can't be used.
     #[error(transparent)]
     Tarball(#[from] TarballError),
@@ -90,7 +101,7 @@ pub enum KexecError {
     },
     /// Somebody else answers.
     #[error(
-        "at {at} a machine with another host key answers: expected {expected}, which kexec keeps, and \
+        "at {at} a machine with another host key answers: expected {expected}, which the image takes along, and \
          found {found}. Somebody may be in between, or the image keeps no host keys: compare the \
          fingerprint with the machine's console, and if it is the machine, go on with \
          --phases disko,install,reboot and --host-key {found}"
@@ -98,7 +109,7 @@ pub enum KexecError {
     OtherKey {
         /// Where.
         at: String,
-        /// Fingerprint of before.
+        /// Fingerprints of before.
         expected: String,
         /// Fingerprint that was found.
         found: String,

@@ -3,6 +3,7 @@
 //! | module | job |
 //! |---|---|
 //! | [`look`] | what runs there, and whether an installer may be booted in its place |
+//! | [`keys`] | the keys that the image takes along |
 //! | [`tarball`] | the image: a file or a URL, read through before anything is sent |
 //! | [`command`] | what is typed on the machine |
 //! | [`place`] | a directory with room for the image, and whether there is memory for it |
@@ -18,10 +19,11 @@
 //! Source: <https://github.com/nix-community/nixos-images>, `nix/kexec-installer/`.
 //!
 //! Nothing of it is believed but what is seen: a boot id that is another one, `VARIANT_ID=installer`,
-//! and the host key of before.
+//! and a host key of before.
 
 pub mod command;
 pub mod error;
+pub mod keys;
 pub mod look;
 pub mod old;
 pub mod place;
@@ -36,8 +38,9 @@ pub use tarball::Source;
 use crate::install::{InstallError, connect};
 use crate::operator::{Notice, Operator};
 use crate::ssh::host_key::fingerprint;
-use crate::ssh::{ConnectOptions, Destination, Method, PublicKey, Session};
+use crate::ssh::{ConnectOptions, Destination, Pin, PublicKey};
 use crate::stop::Stop;
+use keys::Kept;
 use look::{Machine, Verdict};
 use old::Old;
 use start::Said;
@@ -55,7 +58,7 @@ pub struct KexecRequest {
     pub connect: ConnectOptions,
     /// Where the installer will answer, as root.
     pub then: Destination,
-    /// How it is reached there; the host key is the one of now.
+    /// How it is reached there; the host keys are those of now.
     pub then_connect: ConnectOptions,
     /// The image; needed only if there is something to do.
     pub image: Option<Source>,
@@ -69,7 +72,7 @@ pub struct KexecRequest {
     pub bound: Duration,
 }
 
-/// What came of it. Both with the host key that the machine proved to have.
+/// What came of it, with the host key that the machine proved to have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// It was in an installer.
@@ -152,7 +155,7 @@ pub async fn kexec<O: Operator>(
         Prepared::Ready(ready) => ready,
         Prepared::Over(outcome) => return Ok(outcome),
     };
-    let Ready { old, tarball, contents } = *ready;
+    let Ready { old, kept, tarball, contents } = *ready;
     let sent = tokio::select! {
         sent = send::send(&old.session, &old.dir, &tarball, &contents, operator) => Some(sent),
         () = stop.asked(1) => None,
@@ -176,14 +179,14 @@ pub async fn kexec<O: Operator>(
             return Err(KexecError::Run { why, left, said: said.lines() }.into());
         }
     };
-    let key = old.session.host_key().clone();
-    wait(request, &old, &said, operator, stop).await?;
+    let key = wait(request, &old, &kept, &said, operator, stop).await?;
     Ok(Outcome::Booted(key))
 }
 
 /// Everything up to the operator's agreement and a place for the image.
 struct Ready {
     old: Old,
+    kept: Kept,
     tarball: Arc<Tarball>,
     contents: Contents,
 }
@@ -219,6 +222,8 @@ async fn prepare<O: Operator>(
     operator.notice(Notice::Kexec(Progress::Reading { image: &name }));
     let (tarball, contents) = read(source).await?;
     machine.has_memory_for(contents.room).map_err(KexecError::Unfit)?;
+    let session = session.as_root().await?;
+    let kept = keys::kept(request, &session, &machine).await?;
     if request.dry_run {
         session.disconnect().await;
         let text = format!(
@@ -228,8 +233,6 @@ async fn prepare<O: Operator>(
         operator.notice(Notice::Remark(&text));
         return Ok(Prepared::Over(Outcome::Planned));
     }
-    let session = session.as_root().await?;
-    key_will_do(request, &session, &machine).await?;
     let ending = Ending {
         host: &request.destination.host,
         name: &machine.host,
@@ -240,7 +243,7 @@ async fn prepare<O: Operator>(
     let dir = place::find(&session, contents.room).await?;
     let connect = pinned(&request.connect, session.host_key());
     let old = Old { session, connect, machine, dir };
-    Ok(Prepared::Ready(Box::new(Ready { old, tarball, contents })))
+    Ok(Prepared::Ready(Box::new(Ready { old, kept, tarball, contents })))
 }
 
 /// The image, opened and read through, away from the runtime.
@@ -256,59 +259,25 @@ async fn read(source: Source) -> Result<(Arc<Tarball>, Contents), KexecError> {
     }
 }
 
-/// Makes sure that the installer will let us in: by a key, without any question, that is among
-/// those that the image takes over.
-async fn key_will_do(
-    request: &KexecRequest,
-    session: &Session,
-    machine: &Machine,
-) -> Result<(), InstallError> {
-    let user = &session.destination().user;
-    let script = command::authorized_keys(user, &machine.home);
-    let kept = session.script("looking for authorized keys", &script, BOUND).await?;
-    if kept.is_empty() {
-        return Err(KexecError::NoKey { user: user.clone(), why: "there is none" }.into());
-    }
-    let mut options = by_key_alone(&request.connect, session.host_key());
-    options.timeout = request.connect.timeout;
-    match Session::connect(&request.destination, &options).await {
-        Ok(other) => {
-            other.disconnect().await;
-            Ok(())
-        }
-        Err(error) if wait::is_about_login(&error, &request.destination) => {
-            let why = "none of the keys that keystone may use without asking opens it";
-            Err(KexecError::NoKey { user: user.clone(), why }.into())
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
 /// The same way, with this host key, and nobody asked.
 fn pinned(options: &ConnectOptions, host_key: &PublicKey) -> ConnectOptions {
     let mut options = options.without_prompt();
-    options.host_key.pinned = Some(crate::ssh::Pin::Key(Box::new(host_key.clone())));
-    options
-}
-
-/// The same, with a key of our own alone.
-fn by_key_alone(options: &ConnectOptions, host_key: &PublicKey) -> ConnectOptions {
-    let mut options = pinned(options, host_key);
-    options.login.methods = vec![Method::PublicKey];
+    options.host_key.pinned = Some(Pin::Key(Box::new(host_key.clone())));
     options
 }
 
 async fn wait<O: Operator>(
     request: &KexecRequest,
     old: &Old,
+    kept: &Kept,
     said: &Said,
     operator: &mut O,
     stop: &Stop,
-) -> Result<(), KexecError> {
+) -> Result<PublicKey, KexecError> {
     let began = Instant::now();
     let waiting = wait::Waiting {
         at: &request.then,
-        connect: by_key_alone(&request.then_connect, old.session.host_key()),
+        connect: kept.afterwards(&request.then_connect),
         old,
         bound: request.bound,
         said,
@@ -316,8 +285,8 @@ async fn wait<O: Operator>(
     let waited = waiting.wait(operator, stop).await;
     // Where the machine is gone, this says goodbye to nobody, and not for long.
     old.session.disconnect().await;
-    waited?;
+    let key = waited?;
     let at = request.then.to_string();
     operator.notice(Notice::Kexec(Progress::Booted { at: &at, elapsed: began.elapsed() }));
-    Ok(())
+    Ok(key)
 }

@@ -6,8 +6,7 @@ use super::old::{Fate, Old};
 use super::start::{RUN, Said};
 use super::{BOUND, Progress};
 use crate::operator::{Notice, Operator};
-use crate::ssh::host_key::fingerprint;
-use crate::ssh::{ConnectOptions, Destination, Session, SshError};
+use crate::ssh::{ConnectOptions, Destination, Pin, PublicKey, Session, SshError};
 use crate::stop::Stop;
 use std::fmt;
 use std::time::Duration;
@@ -28,7 +27,7 @@ const STAYS: Duration = Duration::from_secs(120);
 pub struct Waiting<'a> {
     /// Where the installer will answer.
     pub at: &'a Destination,
-    /// How it is reached, with the host key of before.
+    /// How it is reached, with the host keys of before.
     pub connect: ConnectOptions,
     /// The system that ends.
     pub old: &'a Old,
@@ -91,8 +90,8 @@ fn judge(looked: Result<Machine, SshError>, boot: &str, at: &Destination) -> See
 
 /// Why it is not waited any longer.
 enum Over {
-    /// The installer runs.
-    Booted,
+    /// The installer runs, and has this host key.
+    Booted(PublicKey),
     /// Something else answers.
     Failed(KexecError),
     /// Time is up: what was seen last.
@@ -111,7 +110,7 @@ impl Waiting<'_> {
         &self,
         operator: &mut O,
         stop: &Stop,
-    ) -> Result<(), KexecError> {
+    ) -> Result<PublicKey, KexecError> {
         let began = Instant::now();
         let over = tokio::select! {
             over = self.watch(began, operator) => over,
@@ -119,7 +118,7 @@ impl Waiting<'_> {
         };
         let at = self.at.to_string();
         let seen = match over {
-            Over::Booted => return Ok(()),
+            Over::Booted(key) => return Ok(key),
             Over::Failed(error) => return Err(error),
             Over::Stopped => {
                 return Err(KexecError::NotWaiting { at, left: self.old.clear().await });
@@ -167,12 +166,14 @@ impl Waiting<'_> {
             };
             sleep(pause.min(self.bound - elapsed)).await;
             let before = std::mem::discriminant(&seen);
-            seen = judge(self.look().await, &self.old.machine.boot, self.at);
+            let looked = self.look().await;
+            let key = looked.as_ref().ok().map(|(_, key)| key.clone());
+            seen = judge(looked.map(|(machine, _)| machine), &self.old.machine.boot, self.at);
             same = if std::mem::discriminant(&seen) == before { same + 1 } else { 1 };
-            if let Seen::Booted(machine) = &seen
+            if let (Seen::Booted(machine), Some(key)) = (&seen, key)
                 && machine.is_installer()
             {
-                return Over::Booted;
+                return Over::Booted(key);
             }
         }
     }
@@ -189,7 +190,8 @@ impl Waiting<'_> {
                 if same >= LOOKS
                     && (self.is_same_place() || self.old.fate().await != Fate::Runs) =>
             {
-                let expected = fingerprint(self.old.session.host_key());
+                let expected = self.connect.host_key.pinned.as_ref().map(Pin::to_string);
+                let expected = expected.unwrap_or_default();
                 Err(KexecError::OtherKey { at, expected, found: found.clone() })
             }
             // The old system may let in another user alone, and refuse root as long as it runs.
@@ -214,7 +216,7 @@ impl Waiting<'_> {
         }
     }
 
-    async fn look(&self) -> Result<Machine, SshError> {
+    async fn look(&self) -> Result<(Machine, PublicKey), SshError> {
         let mut options = self.connect.clone();
         options.timeout = LOOK;
         let bound = LOOK + BOUND;
@@ -223,7 +225,7 @@ impl Waiting<'_> {
             let session = Session::connect(self.at, &options).await?;
             let said = session.script("asking what runs there", look::SCRIPT, BOUND).await;
             session.disconnect().await;
-            Ok(Machine::parse(&String::from_utf8_lossy(&said?)))
+            Ok((Machine::parse(&String::from_utf8_lossy(&said?)), session.host_key().clone()))
         };
         timeout(bound, look).await.unwrap_or_else(|_| Err(SshError::TimedOut { what: what(), bound }))
     }

@@ -461,9 +461,16 @@ fn method_of(method: &MethodKind) -> Option<Method> {
 /// named for this connection, then the agent's others, then the other files. That is OpenSSH's
 /// order but for the named files, which an agent full of keys must not push past the machine's
 /// limit.
-fn candidates(identities: &Identities, held: Vec<AgentIdentity>) -> Vec<Candidate> {
+fn candidates(identities: &Identities, mut held: Vec<AgentIdentity>) -> Vec<Candidate> {
+    held.retain(|identity| match identity {
+        AgentIdentity::PublicKey { key, .. } => identities.may_use(Some(key)),
+        AgentIdentity::Certificate { .. } => identities.may_use(None),
+    });
     let files: Vec<(usize, Option<PublicKey>)> =
-        (0..identities.len()).map(|index| (index, identities.public(index))).collect();
+        (0..identities.len())
+            .map(|index| (index, identities.public(index)))
+            .filter(|(_, public)| identities.may_use(public.as_ref()))
+            .collect();
     let held_key = |identity: &AgentIdentity| match identity {
         AgentIdentity::PublicKey { key, .. } => key.key_data().clone(),
         AgentIdentity::Certificate { certificate, .. } => certificate.public_key().clone(),

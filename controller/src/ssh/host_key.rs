@@ -19,6 +19,8 @@ pub enum Pin {
     Fingerprint(Fingerprint),
     /// `ssh-ed25519 AAAA…`
     Key(Box<PublicKey>),
+    /// Any of a machine's keys.
+    AnyOf(Vec<PublicKey>),
 }
 
 impl FromStr for Pin {
@@ -44,6 +46,7 @@ impl Pin {
         match self {
             Pin::Fingerprint(print) => key.fingerprint(print.algorithm()) == *print,
             Pin::Key(expected) => expected.key_data() == key.key_data(),
+            Pin::AnyOf(all) => all.iter().any(|expected| expected.key_data() == key.key_data()),
         }
     }
 }
@@ -53,6 +56,10 @@ impl std::fmt::Display for Pin {
         match self {
             Pin::Fingerprint(print) => print.fmt(f),
             Pin::Key(key) => fingerprint(key).fmt(f),
+            Pin::AnyOf(all) => {
+                let all: Vec<String> = all.iter().map(fingerprint).collect();
+                f.write_str(&all.join(" or "))
+            }
         }
     }
 }
@@ -141,6 +148,7 @@ impl Expectation {
     pub(super) fn algorithms(&self) -> Vec<Algorithm> {
         let mut wanted: Vec<Algorithm> = match self {
             Expectation::Pinned(Pin::Key(key)) => vec![key.algorithm()],
+            Expectation::Pinned(Pin::AnyOf(all)) => all.iter().map(PublicKey::algorithm).collect(),
             Expectation::Known(known) => {
                 let recorded = known.trusted.iter().chain(&known.of_port_22);
                 recorded.map(|r| r.key.algorithm()).collect()
@@ -261,6 +269,7 @@ mod tests {
         let by_key: Pin = KEY.parse().unwrap();
         assert!(by_print.matches(&key) && by_key.matches(&key));
         assert_eq!(by_print.to_string(), by_key.to_string());
+        assert!(Pin::AnyOf(vec![key.clone()]).matches(&key) && !Pin::AnyOf(Vec::new()).matches(&key));
         for bad in ["", "SHA256:short", "MD5:aa:bb", "ssh-ed25519 AAAA"] {
             assert!(bad.parse::<Pin>().is_err(), "{bad}");
         }

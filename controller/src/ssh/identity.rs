@@ -23,6 +23,8 @@ pub struct Identities {
     only_files: bool,
     agent: Option<PathBuf>,
     prompt: Arc<dyn Prompt>,
+    /// If given, only these, and no certificates.
+    among: Option<Arc<Vec<PublicKey>>>,
 }
 
 impl std::fmt::Debug for Identities {
@@ -84,7 +86,7 @@ impl Identities {
         }
         files.retain(|file| file.origin == Origin::Named || file.path.exists());
         let agent = std::env::var_os("SSH_AUTH_SOCK").filter(|s| !s.is_empty()).map(PathBuf::from);
-        Identities { files, certificates: Vec::new(), only_files: false, agent, prompt }
+        Identities { files, certificates: Vec::new(), only_files: false, agent, prompt, among: None }
     }
 
     /// With a key that is in no file, known as `name` in messages: tried first, and none of the
@@ -112,6 +114,19 @@ impl Identities {
     pub fn only_files(mut self, only: bool) -> Self {
         self.only_files = only;
         self
+    }
+
+    /// Only those whose public half is among these, by themselves and not by a certificate.
+    pub fn plain_among(mut self, keys: Vec<PublicKey>) -> Self {
+        self.among = Some(Arc::new(keys));
+        self
+    }
+
+    /// Whether a key may be tried; `None` is one whose public half is not known.
+    pub(super) fn may_use(&self, key: Option<&PublicKey>) -> bool {
+        self.among.as_ref().is_none_or(|among| {
+            key.is_some_and(|key| among.iter().any(|other| other.key_data() == key.key_data()))
+        })
     }
 
     /// The same keys, but never asking: keys that were not unlocked yet are left out.
@@ -153,6 +168,9 @@ impl Identities {
 
     /// The certificates, each with its file's name.
     pub(super) fn certificates(&self) -> Vec<(Certificate, String)> {
+        if self.among.is_some() {
+            return Vec::new();
+        }
         let beside = self.files.iter().map(|file| with_suffix(&file.path, "-cert.pub"));
         let mut found: Vec<(Certificate, String)> = Vec::new();
         for path in self.certificates.iter().cloned().chain(beside) {

@@ -308,7 +308,8 @@ impl Operator for CommandLine {
         }
         let text = format!(
             "\nAt {host} runs {system}. It ends at once, with everything that runs on it, and\n\
-             {image}\nis booted in its place. Its disks are not written.\n\n"
+             {image}\nis booted in its place. Services are not stopped, and file systems not unmounted. Nothing is\n\
+             written to its disks but the image, into a directory for temporary files.\n\n"
         );
         let question = format!("Type the name of the system that ends ({name}): ");
         let name = name.to_owned();

@@ -150,6 +150,15 @@ impl Sshd {
         std::fs::write(&file, format!("{lines}{config}")).unwrap();
     }
 
+    /// Leaves a host key out, at its next start.
+    pub fn without_host_key(&mut self, kind: &str) {
+        let file = self.dir.path().join("sshd_config");
+        let line = format!("HostKey {}\n", self.dir.path().join(format!("host_{kind}")).display());
+        let config = std::fs::read_to_string(&file).unwrap();
+        assert!(config.contains(&line), "{config}");
+        std::fs::write(&file, config.replace(&line, "")).unwrap();
+    }
+
     /// Ends this one and starts it again in another namespace, after this setup.
     pub fn boot_as(&mut self, setup: &str) {
         self.setup = Some(setup.to_owned());

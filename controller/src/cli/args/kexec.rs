@@ -1,6 +1,8 @@
 //! How a machine that runs another system gets into an installer.
 
 use crate::kexec::Source;
+use crate::ssh::Address;
+use crate::ssh::destination::DestinationError;
 use clap::Args;
 
 /// How a machine that runs another system gets into an installer.
@@ -9,7 +11,7 @@ use clap::Args;
 pub struct KexecArgs {
     /// Boot this image on a machine that is in no installer: a kexec tarball as nixos-images makes
     /// them (.tar, .tar.gz, .tar.xz, .tar.zst), a file or an http(s):// or file:// address; it is
-    /// fetched here, and sent. What runs on the machine ends; its disks are not written. Without
+    /// fetched here, and sent. What runs on the machine ends, and its disks keep what is on them. Without
     /// --phases, kexec is the first phase then
     #[arg(long, value_name = "FILE|URL")]
     pub kexec: Option<Source>,
@@ -24,12 +26,24 @@ pub struct KexecArgs {
           value_parser = clap::value_parser!(u16).range(1..))]
     pub post_kexec_ssh_port: u16,
     /// Where the image answers, if not at HOST
-    #[arg(long, value_name = "HOST")]
+    #[arg(long, value_name = "HOST", value_parser = host)]
     pub post_kexec_ssh_host: Option<String>,
     /// Agree without being asked that what runs on the machine ends, by the name that it calls
     /// itself (hostname)
     #[arg(long, value_name = "NAME", requires = "yes", group = "what-is-agreed-to")]
     pub end_system: Option<String>,
+}
+
+/// A host alone: the image lets root in, and its port has its own option.
+fn host(text: &str) -> Result<String, String> {
+    let Address { user, host, port } = text.parse().map_err(|e: DestinationError| e.to_string())?;
+    match (user, port) {
+        (None, None) => Ok(host),
+        (Some(_), _) => Err("the image lets root in: give the host alone".into()),
+        (None, Some(port)) => {
+            Err(format!("give the host alone, and the port as --post-kexec-ssh-port {port}"))
+        }
+    }
 }
 
 impl KexecArgs {
@@ -53,5 +67,20 @@ impl KexecArgs {
         (!given.is_empty()).then(|| {
             format!("{} {change} nothing: the phase kexec is not run", given.join(", "))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::host;
+
+    #[test]
+    fn where_the_image_answers_is_a_host_alone() {
+        for (text, wanted) in [("10.0.0.5", "10.0.0.5"), ("[fd00::1]", "fd00::1"), ("nas", "nas")] {
+            assert_eq!(host(text).as_deref(), Ok(wanted));
+        }
+        for (text, words) in [("", "empty"), ("root@nas", "alone"), ("nas:2222", "--post-kexec-ssh-port 2222")] {
+            assert!(host(text).unwrap_err().contains(words), "{text}");
+        }
     }
 }
