@@ -194,7 +194,8 @@ let
         datasets = if onZfs then builtins.concatStringsSep " " datasets else "";
       };
 
-      kernelParams = [ "console=tty0" "console=ttyS0,115200" "zfs.zfs_arc_max=268435456" "loglevel=4" "root=fstab" ];
+      # no_timer_check: as in the installer's image.
+      kernelParams = [ "console=tty0" "console=ttyS0,115200" "zfs.zfs_arc_max=268435456" "loglevel=4" "root=fstab" "no_timer_check" ];
       installBootLoader = script "install-systemd-boot.sh" ./install-systemd-boot.sh {
         inherit systemPath;
         extraInstallCommands =
