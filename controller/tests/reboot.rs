@@ -27,25 +27,7 @@ impl Operator for Notes {
         unreachable!("nothing is asked while waiting")
     }
 
-    async fn prepare(&mut self, _: &Plan) -> Result<(), OperatorError> {
-        unreachable!()
-    }
-
-    async fn confirm(&mut self, _: &Proposal<'_>) -> Result<(), OperatorError> {
-        unreachable!()
-    }
-
-    async fn password(&mut self, _: &[&str]) -> Result<Secret, OperatorError> {
-        unreachable!()
-    }
-
-    async fn pin(&mut self, _: &[&str]) -> Result<Secret, OperatorError> {
-        unreachable!()
-    }
-
-    async fn keep_recovery_key(&mut self, _: &str, _: &Secret) -> Result<(), OperatorError> {
-        unreachable!()
-    }
+    nothing_of_an_installation!();
 }
 
 const TOPLEVEL: &str = "/run/nixos-system-nas";

@@ -7,6 +7,7 @@
 use super::relay::{self, Relay};
 use super::{Flake, NixError, NixOptions, command};
 use crate::operator::Operator;
+use crate::ssh::said::{kib, pairs};
 use crate::ssh::{Session, SshError};
 use crate::stop::Stop;
 use crate::ui::format::bytes;
@@ -65,9 +66,7 @@ impl Means {
     /// From what the script printed; what it did not say stays empty.
     fn parse(text: &str) -> Self {
         let mut means = Means::default();
-        let kib = |value: &str| value.parse::<u64>().ok()?.checked_mul(1024);
-        for (key, value) in text.lines().filter_map(|line| line.split_once('=')) {
-            let value = crate::conversation::log::clean(value.as_bytes());
+        for (key, value) in pairs(text) {
             match key {
                 "kernel" => means.kernel = value,
                 "machine" => means.machine = value,

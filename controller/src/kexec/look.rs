@@ -1,5 +1,6 @@
 //! What runs on the machine, and whether an installer may be booted in its place.
 
+use crate::ssh::said::{kib, pairs};
 use crate::ui::format::bytes;
 
 /// Says what runs there, a `key=value` a line; for POSIX sh, as anybody.
@@ -74,9 +75,7 @@ impl Machine {
     /// From what [`SCRIPT`] printed; what it did not say stays empty.
     pub fn parse(text: &str) -> Self {
         let mut machine = Machine::default();
-        let kib = |value: &str| value.parse::<u64>().ok()?.checked_mul(1024);
-        for (key, value) in text.lines().filter_map(|line| line.split_once('=')) {
-            let value = crate::conversation::log::clean(value.as_bytes());
+        for (key, value) in pairs(text) {
             match key {
                 "kernel" => machine.kernel = value,
                 "machine" => machine.machine = value,

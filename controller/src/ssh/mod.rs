@@ -15,6 +15,7 @@
 //! | [`connect`] | connects and checks the host key; every step bounded |
 //! | [`auth`] | logs in |
 //! | [`exec`] | runs a program on the machine and talks to it |
+//! | `said` | what a script says of a machine |
 //! | [`terminal`] | the same with this terminal as the program's own |
 //! | [`elevate`] | root by `sudo` or `doas` |
 //! | [`pattern`] | OpenSSH's patterns |
@@ -40,6 +41,7 @@ pub mod login;
 mod pattern;
 pub mod prompt;
 pub mod route;
+pub(crate) mod said;
 pub mod terminal;
 
 pub use connect::{ConnectOptions, Hop, Session, Via};

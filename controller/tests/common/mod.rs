@@ -42,3 +42,30 @@ pub fn agent(mark: &str) -> keystone_controller::upload::LocalAgent {
     std::fs::write(&file, bytes).unwrap();
     keystone_controller::upload::LocalAgent::read(&file).unwrap()
 }
+
+/// Methods of an [`Operator`](keystone_controller::operator::Operator) that is asked nothing of an
+/// installation.
+#[macro_export]
+macro_rules! nothing_of_an_installation {
+    () => {
+        async fn prepare(&mut self, _: &Plan) -> Result<(), OperatorError> {
+            unreachable!()
+        }
+
+        async fn confirm(&mut self, _: &Proposal<'_>) -> Result<(), OperatorError> {
+            unreachable!()
+        }
+
+        async fn password(&mut self, _: &[&str]) -> Result<Secret, OperatorError> {
+            unreachable!()
+        }
+
+        async fn pin(&mut self, _: &[&str]) -> Result<Secret, OperatorError> {
+            unreachable!()
+        }
+
+        async fn keep_recovery_key(&mut self, _: &str, _: &Secret) -> Result<(), OperatorError> {
+            unreachable!()
+        }
+    };
+}

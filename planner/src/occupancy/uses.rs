@@ -361,54 +361,65 @@ impl<'a> Uses<'a> {
             }
         }
         for name in self.context.inventory.swaps.iter().filter(|name| self.has(name)) {
-            let Some((shown, is_it)) = self.above(name) else { continue };
-            match self.own_swap(is_it) {
-                Some(device) => releases.push(Release::Swapoff { device }),
+            let Some(shown) = self.above(name) else { continue };
+            let mut contents = self.context.layout.contents().into_iter();
+            let own = contents.find(|(device, content)| {
+                matches!(content, Content::Swap(_)) && self.is(name, device)
+            });
+            match own {
+                Some((device, _)) => releases.push(Release::Swapoff { device }),
                 None => return Err(swap(shown, name)),
             }
         }
         Ok(releases)
     }
 
-    /// What of the layout a device is that is made of the disks, and what it is called; `None` for
-    /// the disks themselves and their partitions.
-    fn above(&self, name: &str) -> Option<(String, Box<dyn Fn(&DeviceRef) -> bool + 'a>)> {
-        if let Some(&mapper) = self.mappers.iter().find(|mapper| mapper.kernel_name == name) {
-            let is_it = |device: &DeviceRef| match device {
-                DeviceRef::LogicalVolume { group, name } => {
-                    mapper.uuid.starts_with(lvm::UUID_PREFIX)
-                        && mapper.name == lvm::mapper_name(group, name)
-                }
-                DeviceRef::Mapper { name } => {
-                    mapper.name == *name && group_of(mapper).is_none()
-                }
-                _ => false,
-            };
-            return Some((format!("/dev/mapper/{}", mapper.name), Box::new(is_it)));
+    /// What a device is called that is made of the disks; `None` for the disks themselves and
+    /// their partitions.
+    fn above(&self, name: &str) -> Option<String> {
+        if let Some(mapper) = self.mapper(name) {
+            return Some(format!("/dev/mapper/{}", mapper.name));
         }
-        let array = self.arrays.iter().find(|array| array.kernel_name == whole(name));
-        let volume = self.pools.iter().find_map(|pool| pool.volumes.get(whole(name)));
-        let (shown, on) = match (array, volume) {
-            (Some(array), _) => {
-                let device = DeviceRef::Array { name: array.name.clone() };
-                (format!("/dev/{name} of the RAID {}", array.name), device)
-            }
-            (None, Some(dataset)) => {
-                let device = DeviceRef::Volume { dataset: dataset.clone() };
-                (format!("the volume {dataset}"), device)
-            }
-            (None, None) => return None,
-        };
-        let number = name.strip_prefix(whole(name)).and_then(|p| p.strip_prefix('p')?.parse().ok());
-        let device = number.map_or(on.clone(), |number| on.partition(number));
-        Some((shown, Box::new(move |other| *other == device)))
+        if let Some(array) = self.array(whole(name)) {
+            return Some(format!("/dev/{name} of the RAID {}", array.name));
+        }
+        let dataset = self.pools.iter().find_map(|pool| pool.volumes.get(whole(name)))?;
+        Some(format!("the volume {dataset}"))
     }
 
-    /// The layout's swap that `is_it`.
-    fn own_swap(&self, is_it: impl Fn(&DeviceRef) -> bool) -> Option<DeviceRef> {
-        let contents = self.context.layout.contents().into_iter();
-        let mut swaps = contents.filter(|(_, content)| matches!(content, Content::Swap(_)));
-        swaps.find(|(device, _)| is_it(device)).map(|(device, _)| device)
+    fn mapper(&self, name: &str) -> Option<&'a Mapper> {
+        self.mappers.iter().copied().find(|mapper| mapper.kernel_name == name)
+    }
+
+    fn array(&self, name: &str) -> Option<&'a RunningArray> {
+        self.arrays.iter().copied().find(|array| array.kernel_name == name)
+    }
+
+    /// Whether a device that is made of the disks is that one of the layout.
+    fn is(&self, name: &str, device: &DeviceRef) -> bool {
+        match device {
+            DeviceRef::LogicalVolume { group, name: volume } => {
+                self.mapper(name).is_some_and(|mapper| {
+                    mapper.uuid.starts_with(lvm::UUID_PREFIX)
+                        && mapper.name == lvm::mapper_name(group, volume)
+                })
+            }
+            DeviceRef::Mapper { name: wanted } => self
+                .mapper(name)
+                .is_some_and(|mapper| mapper.name == *wanted && group_of(mapper).is_none()),
+            DeviceRef::Array { name: wanted } => {
+                self.array(name).is_some_and(|array| array.name == *wanted)
+            }
+            DeviceRef::Volume { dataset } => {
+                self.pools.iter().any(|pool| pool.volumes.get(name) == Some(dataset))
+            }
+            DeviceRef::Inner { on, number } => {
+                let partition = name.strip_prefix(whole(name)).and_then(|p| p.strip_prefix('p'));
+                partition.is_some_and(|found| found == number.to_string())
+                    && self.is(whole(name), on)
+            }
+            DeviceRef::Disk { .. } | DeviceRef::Partition { .. } => false,
+        }
     }
 
     /// Closes mappers, RAIDs and pools, each after everything that is made of it.
