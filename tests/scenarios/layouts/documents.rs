@@ -259,13 +259,18 @@ impl<'a> Case<'a> {
 /// with their vdevs, and what was set of their datasets.
 const LOOKS: &str = r#"
     udevadm settle
-    columns=TYPE,SIZE,FSTYPE,LABEL,PARTLABEL,MOUNTPOINTS
+    # Signatures are read, not taken from udev: it looks into no mapping that others than dmsetup made.
+    devices() {
+        lsblk -rno KNAME,TYPE,SIZE,PARTLABEL,MOUNTPOINTS "$1" | while read -r name rest; do
+            echo "$rest" $(blkid -p -o value -s TYPE -s LABEL "/dev/$name")
+        done | sort
+    }
     for disk; do
         echo "disk $disk"
         sfdisk -d /dev/disk/by-id/$disk 2>/dev/null | sed -E '/^(label-id|device)/d; s#^/dev/[^ ]+ *: *##; s/, uuid=[^,]*//'
-        lsblk -rno $columns /dev/disk/by-id/$disk | sort
+        devices /dev/disk/by-id/$disk
     done
-    for volume in /dev/zd*[0-9]; do [ ! -b $volume ] || lsblk -rno $columns $volume; done
+    for volume in /dev/zd*[0-9]; do [ ! -b $volume ] || devices $volume; done
     for pool in $(zpool list -Ho name); do
         zpool list -vHo name $pool | awk -v pool=$pool '{
             known = $1 == pool || $1 ~ /^(mirror|raidz|logs|cache|special|dedup|spare)/
