@@ -134,6 +134,7 @@ fn request(sshd: &Sshd, image: &str) -> KexecRequest {
         connect: sshd.options(),
         then: at(sshd, "root"),
         then_connect: sshd.options(),
+        sha256: None,
         image: Some(image.parse().unwrap()),
         flags: None,
         force: false,

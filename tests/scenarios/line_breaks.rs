@@ -50,8 +50,7 @@ pub(super) fn run(cx: &Context) -> Result<()> {
         Ok(())
     })?;
     timed("install over a line that is cut twice", || {
-        let options = [files.outputs(), vec!["--patience".to_owned(), "300".to_owned()]].concat();
-        let mut install = keystone.start_install(&request, &["--erase"], &steps::words(&options))?;
+        let mut install = keystone.start_install(&request, &["--erase"], &steps::words(&files.outputs()))?;
         install.wait_for(&["\"progress\"", "\"closure\""], BOUND)?;
         for _ in 0..2 {
             thread::sleep(Duration::from_secs(4));

@@ -1,5 +1,6 @@
 //! The scenarios, in the order they run: those that share the live system first.
 
+mod another_linux;
 mod broken;
 mod broken_lines;
 mod by_hand;
@@ -77,6 +78,12 @@ pub const ALL: &[Scenario] = &[
         gate: false,
         about: "a running Debian, by sudo with a password, gets into the installer by kexec and stays the same machine, for which a plan is made",
         run: kexec::run,
+    },
+    Scenario {
+        name: "another-linux",
+        gate: false,
+        about: "one command from a running Debian by kexec to the installed system, with files, owners and the host key the machine had",
+        run: another_linux::run,
     },
     Scenario {
         name: "line-breaks",

@@ -36,9 +36,7 @@ pub(super) fn run(cx: &Context) -> Result<()> {
 
     let extra = files.path("extra");
     operators_files(&extra)?;
-    let mut added = vec!["--extra-files".to_owned(), extra.display().to_string()];
-    added.extend(["--chown", LONG, "1000:100", "--chown", "/var/lib/secrets", "root:root"].map(str::to_owned));
-    added.push("--copy-host-keys".to_owned());
+    let added = additions(&extra);
     let added = steps::words(&added);
     let phase = |phase: &'static str| [&added[..], &["--phases", phase]].concat();
 
@@ -83,7 +81,8 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     running.kill()
 }
 
-fn operators_files(dir: &Path) -> Result<()> {
+/// Makes what the operator gives along, in `dir`.
+pub(super) fn operators_files(dir: &Path) -> Result<()> {
     let at = |path: &str| dir.join(path.trim_start_matches('/'));
     let mode = |path: &str, mode| fs::set_permissions(at(path), fs::Permissions::from_mode(mode));
     fs::create_dir_all(at(LONG))?;
@@ -97,7 +96,16 @@ fn operators_files(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-fn additions_are_there(ssh: &Ssh, installer_key: &str) -> Result<()> {
+/// The options for that.
+pub(super) fn additions(dir: &Path) -> Vec<String> {
+    let mut added = vec!["--extra-files".to_owned(), dir.display().to_string()];
+    added.extend(["--chown", LONG, "1000:100", "--chown", "/var/lib/secrets", "root:root"].map(str::to_owned));
+    added.push("--copy-host-keys".to_owned());
+    added
+}
+
+/// Fails unless the installed system has it, and this host key.
+pub(super) fn additions_are_there(ssh: &Ssh, installer_key: &str) -> Result<()> {
     let is = |command: &str, wanted: &str| -> Result<()> {
         let found = ssh.ok(command)?;
         ensure!(found == wanted, "`{command}` says {found:?}, not {wanted:?}");

@@ -129,8 +129,8 @@ pub struct InstallArgs {
           value_parser = clap::value_parser!(u64).range(1..))]
     pub boot_timeout: u64,
     /// After a connection that breaks once the target is mounted, go on connecting for this many
-    /// seconds; the machine waits as long, and closes what is open then
-    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    /// seconds; the machine waits as long, and closes what is open then (0: both do so at once)
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     pub patience: u64,
     /// Write the report to this file (- for standard output)
     #[arg(long, value_name = "FILE")]

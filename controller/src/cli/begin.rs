@@ -6,7 +6,7 @@ use super::args::phases::Selected;
 use super::link::reach_at;
 use crate::install::hardware::{self, Tool};
 use crate::install::{InstallError, LinkOptions, connect};
-use crate::kexec::{self, KexecError, KexecRequest, Outcome};
+use crate::kexec::{self, KexecError, KexecRequest, Outcome, Source};
 use crate::operator::{Notice, Operator};
 use crate::ssh::host_key::fingerprint;
 use crate::ssh::{Address, ConnectOptions, Destination, HostKeyPolicy, PublicKey};
@@ -56,6 +56,14 @@ fn check_before_the_end(args: &InstallArgs, selected: Selected) -> Result<(), In
     let usage = |why: &str| Err(InstallError::Usage(why.to_owned()));
     if args.kexec.force_kexec && args.kexec.kexec.is_none() {
         return usage("--force-kexec boots an image: name it with --kexec FILE|URL");
+    }
+    if args.kexec.kexec.as_ref().is_some_and(Source::is_in_the_clear)
+        && args.kexec.kexec_sha256.is_none()
+    {
+        return usage(
+            "anybody on the way can change what comes from an http:// address: say which image it is \
+             with --kexec-sha256, or take an https:// address or a file",
+        );
     }
     let agreement = &args.agreement;
     let says_what = agreement.plan_hash.is_some() || !agreement.disk_ids.is_empty();
@@ -110,22 +118,23 @@ pub(super) async fn boot_installer(
     operator: &mut CommandLine,
     stop: &Stop,
 ) -> Result<Outcome, InstallError> {
-    let KexecArgs { kexec: image, kexec_extra_flags: flags, force_kexec: force, .. } = &args.kexec;
+    let KexecArgs { kexec: image, kexec_sha256, kexec_extra_flags: flags, force_kexec, .. } = &args.kexec;
     // The image lets root in, at its own port.
     let address = Address {
         user: Some("root".into()),
         host: args.kexec.post_kexec_ssh_host.clone().unwrap_or(options.destination.host.clone()),
         port: Some(args.kexec.post_kexec_ssh_port),
     };
-    let (then, then_connect) = reach_at(&args.link, &address, operator)?;
+    let (then, then_connect) = reach_at(&args.link, &address, &options.connect, operator)?;
     let request = KexecRequest {
         destination: options.destination.clone(),
         connect: options.connect.clone(),
         then,
         then_connect,
         image: image.clone(),
+        sha256: *kexec_sha256,
         flags: flags.clone(),
-        force: *force,
+        force: *force_kexec,
         dry_run: args.agreement.dry_run,
         bound: Duration::from_secs(args.boot_timeout),
     };

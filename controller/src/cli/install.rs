@@ -209,7 +209,7 @@ fn reboot_options(
         host: args.installed_host.clone().unwrap_or_else(|| options.destination.host.clone()),
         port: args.installed_port.or(Some(options.destination.port)),
     };
-    let (at, connect) = reach_at(&args.link, &address, operator)?;
+    let (at, connect) = reach_at(&args.link, &address, &options.connect, operator)?;
     Ok(RebootOptions { at, connect, bound: Duration::from_secs(args.boot_timeout) })
 }
 

@@ -26,7 +26,7 @@ pub(super) fn reach(
     args: &LinkArgs,
     operator: &mut CommandLine,
 ) -> Result<(Destination, ConnectOptions), InstallError> {
-    reach_at(args, &address(args)?, operator)
+    route(args, &address(args)?, None, operator)
 }
 
 /// The machine, with the port of its own option.
@@ -42,24 +42,33 @@ pub(super) fn address(args: &LinkArgs) -> Result<Address, InstallError> {
     Ok(address)
 }
 
-/// As [`reach`], another address of the machine.
+/// As [`reach`], another address of the machine that is reached with `known`: what was given, typed
+/// and accepted for that one, and on the same way to it, holds here too.
 ///
 /// # Errors
 /// As [`reach`].
 pub(super) fn reach_at(
     args: &LinkArgs,
     address: &Address,
+    known: &ConnectOptions,
+    operator: &mut CommandLine,
+) -> Result<(Destination, ConnectOptions), InstallError> {
+    let (destination, mut connect) = route(args, address, Some(&known.login), operator)?;
+    connect.share(known);
+    Ok((destination, connect))
+}
+
+fn route(
+    args: &LinkArgs,
+    address: &Address,
+    login: Option<&Login>,
     operator: &mut CommandLine,
 ) -> Result<(Destination, ConnectOptions), InstallError> {
     let prompt = Arc::new(TerminalPrompt::new(operator.screen().pause()));
-    let password = password(args)?;
-    let root_password = args.sudo_password_file.as_ref().map(from_file).transpose()?;
-    for given in password.iter().chain(&root_password) {
-        operator.hide(&Secret::new(given.password.as_bytes().to_vec()));
-    }
-    let login = Login::new(prompt.clone())
-        .with_password(password)
-        .with_root_password(root_password);
+    let login = match login {
+        Some(login) => login.clone(),
+        None => login_of(args, prompt.clone(), operator)?,
+    };
     let files = match &args.ssh_config {
         None => Files::Usual,
         Some(path) if path.as_os_str() == OsStr::new("none") => Files::None,
@@ -94,6 +103,20 @@ pub(super) fn link_options(
         agent_log: if args.output.verbose > 1 { "debug" } else { "info" }.to_owned(),
         patience: Duration::ZERO,
     })
+}
+
+/// The passwords that are given beforehand. A pipe is read once.
+fn login_of(
+    args: &LinkArgs,
+    prompt: Arc<TerminalPrompt>,
+    operator: &mut CommandLine,
+) -> Result<Login, InstallError> {
+    let password = password(args)?;
+    let root_password = args.sudo_password_file.as_ref().map(from_file).transpose()?;
+    for given in password.iter().chain(&root_password) {
+        operator.hide(&Secret::new(given.password.as_bytes().to_vec()));
+    }
+    Ok(Login::new(prompt).with_password(password).with_root_password(root_password))
 }
 
 /// The variable that holds a private key itself.

@@ -122,10 +122,9 @@ pub async fn connect<O: Operator>(
     connect: &ConnectOptions,
     operator: &mut O,
 ) -> Result<Session, InstallError> {
-    let mut connect = connect.clone();
     // Each machine is asked about once.
     for _ in 0..=connect.hops() {
-        match Session::connect(destination, &connect).await {
+        match Session::connect(destination, connect).await {
             Err(SshError::UnknownHostKey { host, key }) => {
                 if !operator.accept_host_key(&host, &key).await? {
                     return Err(SshError::UnknownHostKey { host, key }.into());
@@ -135,5 +134,5 @@ pub async fn connect<O: Operator>(
             other => return Ok(other?),
         }
     }
-    Ok(Session::connect(destination, &connect).await?)
+    Ok(Session::connect(destination, connect).await?)
 }

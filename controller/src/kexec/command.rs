@@ -34,19 +34,30 @@ pub const HOST_KEYS: &str = "for f in /etc/ssh/ssh_host_*_key.pub; do\n  \
     [ -e \"${f%.pub}\" ] && cat \"$f\" && echo\ndone 2>/dev/null\nexit 0";
 
 /// Makes the directory `name` where `room` bytes fit and programs run; says `yes DIRECTORY`, and
-/// before that `no PARENT WHY` for each that won't do.
-pub fn place(name: &str, room: u64) -> String {
+/// before that `no PARENT WHY` for each that won't do. One that is memory has to leave `memory` bytes
+/// of that free before the image is in it.
+pub fn place(name: &str, room: u64, memory: u64) -> String {
     let parents = PARENTS.join(" ");
     let kib = room.div_ceil(1024);
+    let memory = memory.div_ceil(1024);
     format!(
         r#"umask 077
 for p in {parents}; do
   d=$p/{name}
   mkdir "$d" 2>/dev/null || {{ echo "no $p no directory can be made"; continue; }}
   set -- $(df -Pk "$d" 2>/dev/null | tail -n 1)
-  if [ "${{4:-0}}" -lt {kib} ]; then
-    rmdir "$d"; echo "no $p ${{4:-0}} KiB are free"; continue
+  case ${{4:-}} in ''|*[!0-9]*)
+    rmdir "$d"; echo "no $p df does not say what is free"; continue
+  esac
+  if [ "$4" -lt {kib} ]; then
+    rmdir "$d"; echo "no $p $4 KiB are free"; continue
   fi
+  case $(stat -f -c %T "$d" 2>/dev/null) in tmpfs|ramfs)
+    m=$(while read -r k v _; do [ "$k" != MemAvailable: ] || echo "$v"; done </proc/meminfo)
+    if [ "${{m:-0}}" -lt {memory} ]; then
+      rmdir "$d"; echo "no $p it is memory, of which ${{m:-0}} KiB are free"; continue
+    fi
+  esac
   printf '#!/bin/sh\nexit 0\n' > "$d/try" && chmod 700 "$d/try"
   if ! "$d/try" 2>/dev/null; then
     rm -rf "$d"; echo "no $p mounted noexec"; continue

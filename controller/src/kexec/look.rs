@@ -27,7 +27,7 @@ setsid --wait true >/dev/null 2>&1 && say setsid yes
 exit 0"#;
 
 /// Memory that the running system has to keep while the image is loaded, in bytes.
-const KEPT_FREE: u64 = 32 << 20;
+pub(super) const KEPT_FREE: u64 = 32 << 20;
 
 /// What it said.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -62,6 +62,8 @@ pub struct KexecRequest {
     pub then_connect: ConnectOptions,
     /// The image; needed only if there is something to do.
     pub image: Option<Source>,
+    /// Its SHA-256, if it is to be compared.
+    pub sha256: Option<[u8; 32]>,
     /// Words for the image's `kexec`.
     pub flags: Option<String>,
     /// Whether an installer is to be replaced too.
@@ -169,9 +171,10 @@ pub async fn kexec<O: Operator>(
             return Err(InstallError::Interrupted);
         }
     }
-    // From here on stopping would not stop the machine: the bound is what ends it.
+    // What it does is undone once it has ended, if the machine did not jump by then: see `wait`.
     let flags = request.flags.as_deref();
-    let ran = start::start(&old.session, &old.dir, flags, old.machine.has_setsid, operator).await;
+    let setsid = old.machine.has_setsid;
+    let ran = start::start(&old.session, &old.dir, flags, setsid, operator, stop).await;
     let said = match ran {
         Ok(said) => said,
         Err(start::Failed { why, said }) => {
@@ -220,7 +223,7 @@ async fn prepare<O: Operator>(
     };
     let name = source.to_string();
     operator.notice(Notice::Kexec(Progress::Reading { image: &name }));
-    let (tarball, contents) = read(source).await?;
+    let (tarball, contents) = read(source, request.sha256).await?;
     machine.has_memory_for(contents.room).map_err(KexecError::Unfit)?;
     let session = session.as_root().await?;
     let kept = keys::kept(request, &session, &machine).await?;
@@ -247,9 +250,12 @@ async fn prepare<O: Operator>(
 }
 
 /// The image, opened and read through, away from the runtime.
-async fn read(source: Source) -> Result<(Arc<Tarball>, Contents), KexecError> {
+async fn read(
+    source: Source,
+    sha256: Option<[u8; 32]>,
+) -> Result<(Arc<Tarball>, Contents), KexecError> {
     let reading = tokio::task::spawn_blocking(move || {
-        let tarball = source.open()?;
+        let tarball = source.open(sha256)?;
         let contents = tarball.contents()?;
         Ok((Arc::new(tarball), contents))
     });

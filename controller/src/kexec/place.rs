@@ -1,5 +1,6 @@
 //! A directory with room for the image.
 
+use super::look::KEPT_FREE;
 use super::{BOUND, KexecError, command};
 use crate::ssh::Session;
 use crate::ui::format::bytes;
@@ -16,7 +17,8 @@ pub async fn find(session: &Session, room: u64) -> Result<String, KexecError> {
     let random: [u8; 8] = rand::rng().random();
     let name = format!("keystone-kexec.{}", hex::encode(random));
     let needed = room + room / OVERHEAD;
-    let script = command::place(&name, needed);
+    // There, and loaded into the kernel.
+    let script = command::place(&name, needed, needed + room + KEPT_FREE);
     let out = session.script("looking for room for the image", &script, BOUND).await?;
     chosen(&String::from_utf8_lossy(&out), &name)
         .map_err(|tried| KexecError::NoPlace { needed: bytes(needed), tried })
@@ -59,7 +61,7 @@ mod tests {
     #[test]
     fn room_is_looked_for() {
         let said = |room| {
-            let script = command::place("keystone-kexec.test", room);
+            let script = command::place("keystone-kexec.test", room, 0);
             let out = Command::new("/bin/sh").args(["-c", &script]).output().unwrap();
             String::from_utf8(out.stdout).unwrap()
         };
@@ -70,5 +72,31 @@ mod tests {
         let tried = chosen(&said(1 << 60), "keystone-kexec.test").unwrap_err();
         assert!(tried.contains("/var/tmp: ") && tried.contains("KiB are free"), "{tried}");
         assert!(!std::path::Path::new(&dir).exists());
+    }
+
+    /// Where /tmp and /var/tmp are memory, that has to do for the image twice; a `df` that says nothing
+    /// is not taken for room.
+    #[test]
+    fn memory_and_silence_are_no_room() {
+        let tools = tempfile::tempdir().unwrap();
+        let tool = |name: &str, says: &str| {
+            let path = tools.path().join(name);
+            std::fs::write(&path, format!("#!/bin/sh\necho '{says}'\n")).unwrap();
+            Command::new("chmod").arg("755").arg(path).status().unwrap();
+        };
+        let said = |memory| {
+            let script = command::place("keystone-kexec.memory", 1 << 20, memory);
+            let path = format!("{}:{}", tools.path().display(), std::env::var("PATH").unwrap());
+            let out = Command::new("/bin/sh").args(["-c", &script]).env("PATH", path).output().unwrap();
+            String::from_utf8(out.stdout).unwrap()
+        };
+        tool("stat", "tmpfs");
+        let tried = chosen(&said(1 << 60), "keystone-kexec.memory").unwrap_err();
+        assert!(tried.contains("/var/tmp: it is memory, of which "), "{tried}");
+        let dir = chosen(&said(1 << 10), "keystone-kexec.memory").unwrap();
+        std::fs::remove_dir(dir).unwrap();
+        tool("df", "none - - -");
+        let tried = chosen(&said(0), "keystone-kexec.memory").unwrap_err();
+        assert!(tried.contains("/var/tmp: df does not say what is free"), "{tried}");
     }
 }

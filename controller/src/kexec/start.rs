@@ -5,6 +5,7 @@ use crate::conversation::log::{LogTail, clean};
 use crate::operator::{Notice, Operator};
 use crate::ssh::exec::{Exit, Running, collect};
 use crate::ssh::{Session, SshError};
+use crate::stop::Stop;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::time::{Instant, timeout_at};
@@ -22,6 +23,9 @@ pub fn is_trace(line: &str) -> bool {
 pub(super) const RUN: Duration = Duration::from_secs(600);
 /// Bound of its end, once it said [`MAGIC`]: what waits to jump may hold its output open.
 const LINGER: Duration = Duration::from_secs(20);
+/// What is said to who asks to stop meanwhile.
+const STOPPING: &str = "kexec/run is at work on the machine; when it has ended (in 10 min at most), what it \
+    did is undone, and this stops";
 /// The longest line, in bytes.
 const LONGEST: u64 = 64 << 10;
 
@@ -92,6 +96,7 @@ pub async fn start<O: Operator>(
     flags: Option<&str>,
     setsid: bool,
     operator: &mut O,
+    stop: &Stop,
 ) -> Result<Said, Failed> {
     let Running { stdin, stdout, stderr, exit } = session.start("/bin/sh -s").await?;
     let broke = |source| Failed::from(session.broken("starting the image", source));
@@ -101,10 +106,21 @@ pub async fn start<O: Operator>(
     let mut until = Instant::now() + RUN;
     let mut stdout = BufReader::new(stdout);
     let lines = async {
+        let mut asked = false;
         loop {
             let mut line = Vec::new();
             let read = async { (&mut stdout).take(LONGEST).read_until(b'\n', &mut line).await };
-            match timeout_at(until, read).await {
+            tokio::pin!(read);
+            let read = loop {
+                tokio::select! {
+                    read = timeout_at(until, &mut read) => break read,
+                    () = stop.asked(1), if !asked => {
+                        asked = true;
+                        operator.notice(Notice::Remark(STOPPING));
+                    }
+                }
+            };
+            match read {
                 Ok(Ok(1..)) => {}
                 Ok(_) => return true,
                 Err(_) => return false,

@@ -56,6 +56,16 @@ pub enum TarballError {
         #[source]
         source: io::Error,
     },
+    /// It is another one.
+    #[error("{image} is not the image that was asked for: its SHA-256 is {found}, not {expected}")]
+    Differs {
+        /// Which.
+        image: String,
+        /// What was given, in hexadecimal digits.
+        expected: String,
+        /// What was found.
+        found: String,
+    },
     /// It can't be used.
     #[error("{image} is no kexec image: {why}")]
     Contents {
@@ -114,28 +124,54 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.place {
             Place::File(path) => path.display().fmt(f),
-            Place::Web(base, name) => write!(f, "{base}/{name}"),
+            // A name, a password or a token may be in an address; they are not shown.
+            Place::Web(base, name) => {
+                let (scheme, rest) = base.split_once("://").unwrap_or_default();
+                let (host, path) = rest.split_once('/').map_or((rest, ""), |(host, path)| (host, path));
+                let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+                let path = if path.is_empty() { String::new() } else { format!("/{path}") };
+                let name = name.split('?').next().unwrap_or_default();
+                write!(f, "{scheme}://{host}{path}/{name}")
+            }
         }
     }
 }
 
+/// A SHA-256 as people have it: 64 hexadecimal digits, `sha256:` before them or not.
+///
+/// # Errors
+/// It is none.
+pub fn sha256(text: &str) -> Result<[u8; 32], String> {
+    let digits = text.strip_prefix("sha256:").unwrap_or(text);
+    let mut sum = [0; 32];
+    hex::decode_to_slice(digits, &mut sum)
+        .map_err(|_| "a SHA-256 has 64 hexadecimal digits (sha256sum FILE prints it)".to_owned())?;
+    Ok(sum)
+}
+
 impl Source {
+    /// Whether anybody on the way can change it.
+    pub fn is_in_the_clear(&self) -> bool {
+        matches!(&self.place, Place::Web(base, _) if base.starts_with("http://"))
+    }
+
     /// Whether it is a file that can be opened now; an address is not asked.
     ///
     /// # Errors
     /// It can't.
     pub fn check(&self) -> Result<(), TarballError> {
         match &self.place {
-            Place::File(_) => self.open().map(drop),
+            Place::File(_) => self.open(None).map(drop),
             Place::Web(..) => Ok(()),
         }
     }
 
-    /// Opens it; what a server has is fetched into a file without a name. Blocks.
+    /// Opens it; what a server has is fetched into a file without a name. With `sha256` it has to be
+    /// that one, as it is before it is decompressed. Blocks.
     ///
     /// # Errors
-    /// It is not there, or can't be read.
-    pub fn open(&self) -> Result<Tarball, TarballError> {
+    /// It is not there, can't be read, or is another one.
+    pub fn open(&self, sha256: Option<[u8; 32]>) -> Result<Tarball, TarballError> {
         let image = self.to_string();
         let read = |source| TarballError::Read { image: image.clone(), source };
         let file = match &self.place {
@@ -149,6 +185,15 @@ impl Source {
                 file
             }
         };
+        if let Some(expected) = sha256 {
+            let mut sum = Sink(Sha256::new());
+            (&file).rewind().and_then(|()| io::copy(&mut &file, &mut sum)).map_err(read)?;
+            let found: [u8; 32] = sum.0.finalize().into();
+            if found != expected {
+                let [expected, found] = [expected, found].map(hex::encode);
+                return Err(TarballError::Differs { image, expected, found });
+            }
+        }
         Ok(Tarball { file, compression: self.compression, image })
     }
 }
@@ -278,7 +323,10 @@ mod tests {
         let parse = |text: &str| text.parse::<Source>();
         let one = parse("https://h/d/nixos-kexec-x86_64-linux.tar.gz?raw=1").unwrap();
         assert_eq!(one.place, Place::Web("https://h/d".into(), "nixos-kexec-x86_64-linux.tar.gz?raw=1".into()));
-        assert_eq!(one.to_string(), "https://h/d/nixos-kexec-x86_64-linux.tar.gz?raw=1");
+        assert_eq!(one.to_string(), "https://h/d/nixos-kexec-x86_64-linux.tar.gz");
+        let one = parse("http://me:secret@h:8080/k.tar").unwrap();
+        assert_eq!(one.to_string(), "http://h:8080/k.tar");
+        assert!(one.is_in_the_clear() && !parse("k.tar").unwrap().is_in_the_clear());
         assert_eq!(one.compression, Compression::Gzip);
         assert_eq!(parse("file:///srv/k.tar").unwrap().place, Place::File("/srv/k.tar".into()));
         assert_eq!(parse("k.tar.xz").unwrap().compression, Compression::Xz);
@@ -293,7 +341,7 @@ mod tests {
         let status =
             Command::new("tar").arg("-caf").arg(&file).arg("-C").arg(dir).args(more).status();
         assert!(status.unwrap().success());
-        file.to_str().unwrap().parse::<Source>().unwrap().open()?.contents()
+        file.to_str().unwrap().parse::<Source>().unwrap().open(None)?.contents()
     }
 
     #[test]
@@ -319,9 +367,26 @@ mod tests {
         for (name, bytes) in [("c.tar.gz", &whole[..whole.len() - 9]), ("c.tar.xz", &whole), ("c.tar", &whole)] {
             write(name, bytes);
             let source: Source = dir.path().join(name).to_str().unwrap().parse().unwrap();
-            assert!(source.open().unwrap().contents().is_err(), "{name}");
+            assert!(source.open(None).unwrap().contents().is_err(), "{name}");
         }
         assert!(packed(dir.path(), "d.tar", &["--transform", "s,kexec/initrd,x/a b,", "kexec"]).is_err());
+    }
+
+    #[test]
+    fn another_image_is_not_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("x.tar");
+        std::fs::write(&file, "abc").unwrap();
+        let source: Source = file.to_str().unwrap().parse().unwrap();
+        // FIPS 180-2, appendix B.1.
+        let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert!(source.open(Some(sha256(abc).unwrap())).is_ok());
+        assert!(source.open(Some(sha256(&format!("sha256:{abc}")).unwrap())).is_ok());
+        let error = source.open(Some([1; 32])).unwrap_err().to_string();
+        assert!(error.contains(abc) && error.contains(&"01".repeat(32)), "{error}");
+        for bad in ["", "abc", &abc[1..], "sha256-ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0="] {
+            assert!(sha256(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]
@@ -330,7 +395,7 @@ mod tests {
         let file = dir.path().join("x.tar");
         let bytes: Vec<u8> = (0..700_000u32).map(|n| n as u8).collect();
         std::fs::write(&file, &bytes).unwrap();
-        let tarball = file.to_str().unwrap().parse::<Source>().unwrap().open().unwrap();
+        let tarball = file.to_str().unwrap().parse::<Source>().unwrap().open(None).unwrap();
         for _ in 0..2 {
             let mut all = Vec::new();
             tarball.pieces(|piece| { all.extend_from_slice(&piece); true }).unwrap();

@@ -56,6 +56,18 @@ pub struct Hop {
     pub connect: ConnectOptions,
 }
 
+impl Hop {
+    /// Whether both go over the same machines.
+    fn is_same_way(&self, other: &Hop) -> bool {
+        let before = match (&self.connect.via, &other.connect.via) {
+            (Via::Jump(ours), Via::Jump(theirs)) => ours.is_same_way(theirs),
+            (Via::Direct, Via::Direct) => true,
+            _ => false,
+        };
+        before && self.destination == other.destination
+    }
+}
+
 impl ConnectOptions {
     /// By TCP, with OpenSSH's defaults.
     pub fn direct(host_key: HostKeyPolicy, identities: Identities, timeout: Duration) -> Self {
@@ -97,13 +109,23 @@ impl ConnectOptions {
 
     /// Expects `key` and no other of the machine that `known_hosts` would name `name`: the
     /// destination itself or one on the way to it.
-    pub fn accept(&mut self, destination: &Destination, name: &str, key: &PublicKey) {
+    pub fn accept(&self, destination: &Destination, name: &str, key: &PublicKey) {
         if self.key_name(destination) == name {
-            self.host_key =
-                HostKeyPolicy { alias: self.host_key.alias.clone(), ..HostKeyPolicy::exactly(key) };
+            self.host_key.accepted.note(name, key);
         }
-        if let Via::Jump(hop) = &mut self.via {
+        if let Via::Jump(hop) = &self.via {
             hop.connect.accept(&hop.destination, name, key);
+        }
+    }
+
+    /// Takes over what was accepted and typed for `other`, which leads to the same machine: its host key,
+    /// and the machines on the way if they are the same.
+    pub fn share(&mut self, other: &ConnectOptions) {
+        self.host_key.accepted = other.host_key.accepted.clone();
+        if let (Via::Jump(ours), Via::Jump(theirs)) = (&self.via, &other.via)
+            && ours.is_same_way(theirs)
+        {
+            self.via = other.via.clone();
         }
     }
 

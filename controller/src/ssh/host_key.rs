@@ -9,8 +9,10 @@ use super::host_certificate;
 use super::known_hosts::{self, KnownKeys, Recorded};
 use russh::keys::ssh_key::Fingerprint;
 use russh::keys::{Algorithm, Certificate, EcdsaCurve, HashAlg, PublicKey, PublicKeyOrCertificate};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A host key named by the operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +75,23 @@ pub struct HostKeyPolicy {
     pub known_hosts: Vec<PathBuf>,
     /// What the key is looked up by there, instead of host and port (`HostKeyAlias`).
     pub alias: Option<String>,
+    /// Accepted by the operator when asked; clones share it.
+    pub accepted: Accepted,
+}
+
+/// Keys that the operator accepted, by what they are looked up by.
+#[derive(Debug, Clone, Default)]
+pub struct Accepted(Arc<Mutex<BTreeMap<String, PublicKey>>>);
+
+impl Accepted {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, PublicKey>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on `name` has to have this key.
+    pub(super) fn note(&self, name: &str, key: &PublicKey) {
+        self.lock().insert(name.to_owned(), key.clone());
+    }
 }
 
 impl HostKeyPolicy {
@@ -85,6 +104,9 @@ impl HostKeyPolicy {
     pub(super) fn expectation(&self, name: &str) -> Result<Expectation, SshError> {
         if let Some(pin) = &self.pinned {
             return Ok(Expectation::Pinned(pin.clone()));
+        }
+        if let Some(key) = self.accepted.lock().get(name) {
+            return Ok(Expectation::Pinned(Pin::Key(Box::new(key.clone()))));
         }
         let mut known = KnownKeys::default();
         for file in &self.known_hosts {

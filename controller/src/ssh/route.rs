@@ -3,7 +3,7 @@
 use super::config::tokens::{OF_COMMAND, Tokens, local_user};
 use super::config::{Asked, ConfigError, Proxy, Settings, Sources};
 use super::connect::{ConnectOptions, Hop, Via};
-use super::host_key::{HostKeyPolicy, Pin};
+use super::host_key::{Accepted, HostKeyPolicy, Pin};
 use super::known_hosts;
 use super::prompt::{NoPrompt, Prompt};
 use super::{Address, Destination, Identities, Login, Method};
@@ -129,6 +129,7 @@ impl Given {
                 pinned: self.host_key.clone(),
                 known_hosts: self.known_hosts(&settings, &tokens).map_err(fail)?,
                 alias: settings.host_key_alias.clone(),
+                accepted: Accepted::default(),
             },
             identities: self.keys(&settings, &tokens, prompt).map_err(fail)?,
             login: self.login(&settings).map_err(fail)?,

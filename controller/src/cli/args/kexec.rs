@@ -1,6 +1,6 @@
 //! How a machine that runs another system gets into an installer.
 
-use crate::kexec::Source;
+use crate::kexec::{Source, tarball};
 use crate::ssh::Address;
 use crate::ssh::destination::DestinationError;
 use clap::Args;
@@ -15,6 +15,9 @@ pub struct KexecArgs {
     /// --phases, kexec is the first phase then
     #[arg(long, value_name = "FILE|URL")]
     pub kexec: Option<Source>,
+    /// The SHA-256 that the image must have (64 hexadecimal digits); one from an http:// address needs it
+    #[arg(long, value_name = "SHA256", requires = "kexec", value_parser = tarball::sha256)]
+    pub kexec_sha256: Option<[u8; 32]>,
     /// Words for the image's kexec, as one: '--no-sync'
     #[arg(long, value_name = "FLAGS", allow_hyphen_values = true)]
     pub kexec_extra_flags: Option<String>,
@@ -56,6 +59,7 @@ impl KexecArgs {
     pub fn in_vain(&self) -> Option<String> {
         let given = [
             ("--kexec", self.kexec.is_some()),
+            ("--kexec-sha256", self.kexec_sha256.is_some()),
             ("--force-kexec", self.force_kexec),
             ("--kexec-extra-flags", self.kexec_extra_flags.is_some()),
             ("--post-kexec-ssh-port", self.post_kexec_ssh_port != 22),
