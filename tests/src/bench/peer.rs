@@ -6,13 +6,24 @@
 use super::Regime;
 use super::closure::Part;
 
+/// What is done of a copy's work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// All: hashes are compared, times and owners are a store's.
+    Verified,
+    /// Nothing is compared; what arrives is a store all the same.
+    Unverified,
+    /// A part of it: no copy can be faster on this machine. No store arrives.
+    Limit,
+}
+
 /// One way to copy.
 #[derive(Debug, Clone)]
 pub struct Peer {
     /// Its name in the table.
     pub name: &'static str,
-    /// Whether it compares hashes while it copies.
-    pub verified: bool,
+    /// What it does of a copy's work.
+    pub kind: Kind,
     script: String,
 }
 
@@ -59,32 +70,44 @@ pub fn all(regime: Regime) -> Vec<Peer> {
              --to '{TARGET}' @TOP@\""
         )
     };
-    let peer = |name, verified, script| Peer { name, verified, script };
+    use Kind::{Limit, Unverified, Verified};
+    let peer = |name, kind, script| Peer { name, kind, script };
     let mut all = vec![
-        peer("keystone", true, "keystone copy root@10.77.0.2 -i /bench/ssh/id --known-hosts /bench/ssh/known_hosts \
+        peer("keystone", Verified, "keystone copy root@10.77.0.2 -i /bench/ssh/id --known-hosts /bench/ssh/known_hosts \
              --agent /bench/bin/keystone-agent --root /bench/target --store /bench/source --store-path @TOP@".into()),
-        peer("nix copy ssh-ng://", true, nix("", "ssh-ng://target?")),
-        peer("nix copy ssh-ng:// gcm", true, nix(GCM, "ssh-ng://target?")),
-        peer("nix copy ssh://", true, nix("", "ssh://target?")),
-        peer("nix copy ssh:// gcm", true, nix(GCM, "ssh://target?")),
-        peer("nixos-anywhere (ssh://?compress=true)", true, nix("", "ssh://target?compress=true&")),
-        peer("nix-store --export | --import", true, format!(
+        peer("nix copy ssh-ng://", Verified, nix("", "ssh-ng://target?")),
+        peer("nix copy ssh-ng:// gcm", Verified, nix(GCM, "ssh-ng://target?")),
+        peer("nix copy ssh://", Verified, nix("", "ssh://target?")),
+        peer("nix copy ssh:// gcm", Verified, nix(GCM, "ssh://target?")),
+        peer("nixos-anywhere (ssh://?compress=true)", Verified, nix("", "ssh://target?compress=true&")),
+        peer("nix-store --export | --import", Verified, format!(
             "nix-store --store '{SOURCE}' --export $(cat @LIST@) | \
              ssh target nix-store --store \"'{TARGET}'\" --import >/dev/null"
         )),
-        peer("tar gcm", false, tar("", "", GCM)),
-        peer("tar zstd -1 gcm", false, tar("| zstd -1 -T0", "zstd -d |", GCM)),
-        peer("tar zstd -3 gcm", false, tar("| zstd -3 -T0", "zstd -d |", GCM)),
-        peer("tar zstd -3", false, tar("| zstd -3 -T0", "zstd -d |", "")),
-        peer("rsync zstd -3 gcm", false, rsync("--compress --zc=zstd --zl=3 --whole-file -e 'ssh -c aes128-gcm@openssh.com'")),
-        peer("rsync gcm", false, rsync("--whole-file -e 'ssh -c aes128-gcm@openssh.com'")),
-        peer("http cache, raw", true, http("none")),
-        peer("http cache, zstd", true, http("zstd")),
+        peer("tar gcm", Unverified, tar("", "", GCM)),
+        peer("tar zstd -1 gcm", Unverified, tar("| zstd -1 -T0", "zstd -d |", GCM)),
+        peer("tar zstd -3 gcm", Unverified, tar("| zstd -3 -T0", "zstd -d |", GCM)),
+        peer("tar zstd -3", Unverified, tar("| zstd -3 -T0", "zstd -d |", "")),
+        peer("rsync zstd -3 gcm", Unverified, rsync("--compress --zc=zstd --zl=3 --whole-file -e 'ssh -c aes128-gcm@openssh.com'")),
+        peer("rsync gcm", Unverified, rsync("--whole-file -e 'ssh -c aes128-gcm@openssh.com'")),
+        peer("http cache, raw", Verified, http("none")),
+        peer("http cache, zstd", Verified, http("zstd")),
     ];
+    if regime == Regime::Unshaped {
+        let list = "sed s,^/,, @LIST@ | tr '\\n' '\\0'";
+        let copy = "cp -a --parents -t /bench/target";
+        all.extend([
+            peer("limit: cp -a", Limit, format!("cd /bench/source; {list} | xargs -0 {copy}")),
+            peer("limit: cp -a, two at once", Limit, format!("cd /bench/source; {list} | xargs -0 -n 8 -P 2 {copy}")),
+            peer("limit: read, ssh gcm, nothing written", Limit, format!(
+                "cd /bench/source; {list} | tar --null -T - -cf - | ssh {GCM} target 'cat > /dev/null'"
+            )),
+        ]);
+    }
     if regime.is_slow() {
         // Minutes each, and known to lose there.
         all.retain(|p| !matches!(p.name, "nix copy ssh://" | "nix copy ssh:// gcm" | "nix copy ssh-ng:// gcm" | "nix-store --export | --import" | "tar gcm" | "rsync gcm" | "http cache, raw"));
-        all.push(peer("tar zstd -9 --long=27 gcm", false, tar("| zstd -9 -T0 --long=27", "zstd -d --long=27 |", GCM)));
+        all.push(peer("tar zstd -9 --long=27 gcm", Unverified, tar("| zstd -9 -T0 --long=27", "zstd -d --long=27 |", GCM)));
     }
     all
 }
