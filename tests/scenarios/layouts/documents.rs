@@ -137,9 +137,9 @@ impl<'a> Case<'a> {
         let began = Instant::now();
         let plan = self.keystone("disko", &["--erase", "--dry-run"])?.ok()?.plan()?;
         let mut times = Times { planned: began.elapsed(), ..Times::default() };
-        let (changed, made) = self.changes("disko", &["--erase"])?;
-        ensure!(!changed.is_empty(), "nothing was made");
-        times.made = made;
+        let made = self.keystone("disko", &["--erase"])?.ok()?;
+        ensure!(!made.changed()?.is_empty(), "nothing was made");
+        times.made = elapsed(&made)?;
         let mounts = mounts(&plan)?;
         self.mounted(&mounts)?;
         let ours = self.looks()?;
@@ -169,6 +169,9 @@ impl<'a> Case<'a> {
         self.destroyed()?;
 
         times.by_tools = self.by_tools(&plan).context("by the tools")?;
+        if times.ratio() > SLOWER {
+            println!("    {}", slowest(&made)?);
+        }
         let theirs = self.looks()?;
         ensure!(ours == theirs, "it is not what the tools make; by us:\n{ours}\nby them:\n{theirs}");
         self.changes("unmount", &[]).context("of what the tools made")?;
@@ -255,13 +258,13 @@ impl<'a> Case<'a> {
     }
 }
 
-/// What is on the disks `$@`: tables; what is on them, how large, and where it is mounted; pools
-/// with their vdevs, and what was set of their datasets.
+/// What is on the disks `$@`: tables; what is on them, and how large; what is mounted and swapped to;
+/// pools with their vdevs, and what was set of their datasets.
 const LOOKS: &str = r#"
     udevadm settle
     # Signatures are read, not taken from udev: it looks into no mapping that others than dmsetup made.
     devices() {
-        lsblk -rno KNAME,TYPE,SIZE,PARTLABEL,MOUNTPOINTS "$1" | while read -r name rest; do
+        lsblk -rno KNAME,TYPE,SIZE,PARTLABEL "$1" | while read -r name rest; do
             echo "$rest" $(blkid -p -o value -s TYPE -s LABEL "/dev/$name")
         done | sort
     }
@@ -271,6 +274,13 @@ const LOOKS: &str = r#"
         devices /dev/disk/by-id/$disk
     done
     for volume in /dev/zd*[0-9]; do [ ! -b $volume ] || devices $volume; done
+    # Not lsblk's word: of btrfs it finds mounts by the name that a device was mounted by.
+    findmnt -rno TARGET,FSTYPE,SOURCE,FSROOT -R /mnt | sort | while read -r target type source root; do
+        device=${source%%\[*}
+        [ ! -b "$device" ] || device=$(lsblk -dno TYPE,SIZE,PARTLABEL "$device")
+        echo "$target $type $root" $device
+    done
+    swapon --noheadings --raw --show=TYPE,SIZE,PRIO | sort
     for pool in $(zpool list -Ho name); do
         zpool list -vHo name $pool | awk -v pool=$pool '{
             known = $1 == pool || $1 ~ /^(mirror|raidz|logs|cache|special|dedup|spare)/
@@ -278,6 +288,22 @@ const LOOKS: &str = r#"
         zfs get -rHpo name,property,value -s local,received all $pool | sort
     done
 "#;
+
+/// Where it takes so much longer than by the tools, it is said where the time goes.
+const SLOWER: f32 = 1.2;
+
+/// The steps that took longest, with their milliseconds, and what no step took.
+fn slowest(ended: &Ended) -> Result<String> {
+    let mut steps = Vec::new();
+    for line in ended.lines()?.iter().filter(|line| line["event"] == "step-finished") {
+        let step = line["step"].as_str().unwrap_or_default().to_owned();
+        steps.push((line["elapsed_ms"].as_u64().unwrap_or_default(), step));
+    }
+    let between = elapsed(ended)?.as_millis() as u64 - steps.iter().map(|step| step.0).sum::<u64>();
+    steps.sort();
+    let steps = steps.iter().rev().take(6).map(|(ms, step)| format!("{step} {ms}"));
+    Ok(format!("ms: {}; between steps {between}", steps.collect::<Vec<_>>().join(", ")))
+}
 
 /// How long it took.
 #[derive(Debug, Clone, Copy, Default)]
