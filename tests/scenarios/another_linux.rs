@@ -6,7 +6,7 @@ use super::installed::Installed;
 use super::{BOOT, phases, steps};
 use crate::installer::running::{HOSTNAME, PASSWORD, USER};
 use crate::lab::timed;
-use crate::machine::Hardware;
+use crate::machine::{Hardware, arguments};
 use crate::machine::disk::Disk;
 use crate::runner::{Context, Live};
 use anyhow::{Result, ensure};
@@ -45,6 +45,8 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     ];
     words.extend(more.concat().into_iter().map(str::to_owned));
     words.extend(["--yes", "--json", "-v"].map(str::to_owned));
+    let arguments = files.path("arguments");
+    let mut watching = arguments::watch(&ssh, fs::File::create(&arguments)?).spawn()?;
     let ended = timed("kexec, disko, install, reboot", || {
         let command = keystone.command_as(USER, "install", &request, &steps::words(&words));
         let started = keystone.start(command)?;
@@ -54,6 +56,11 @@ pub(super) fn run(cx: &Context) -> Result<()> {
         running.serial.type_secret(steps::PASSWORD)?;
         started.end(END)?.ok()
     })?;
+    let _ = watching.kill();
+    watching.wait()?;
+    let seen = String::from_utf8_lossy(&fs::read(&arguments)?).into_owned();
+    ensure!(seen.contains("kexec/run"), "the image's program was not seen, so nothing was");
+    ensure!(!seen.contains(PASSWORD), "sudo's password was among arguments or environments");
     for (what, text) in [("output", &ended.stdout), ("log", &ended.stderr)] {
         files.no_secret_in(what, text)?;
         ensure!(!text.contains(PASSWORD), "the password of sudo is in the {what}");

@@ -1,12 +1,13 @@
 //! A machine without a TPM: `auto` falls back to a password, which the boot asks for. What the
-//! installation executes is traced by the machine's kernel.
+//! installation executes is traced by the machine's kernel, and no secret is among its arguments,
+//! environments and files.
 
 use super::installed::Installed;
 use super::steps;
 use crate::lab::timed;
 use crate::machine::disk::Disk;
 use crate::machine::exec_trace::{self, Trace};
-use crate::machine::Hardware;
+use crate::machine::{Hardware, arguments};
 use crate::runner::{Context, Live};
 use anyhow::{Context as _, Result, ensure};
 
@@ -27,12 +28,14 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     let reason = unlock["reason"].as_str().unwrap_or_default();
     ensure!(reason.contains("TPM"), "the plan does not say why a password: {unlock}");
 
+    arguments::start(&ssh)?;
     exec_trace::start(&ssh)?;
     let options = [files.outputs(), files.password(), vec!["--no-reboot".to_owned()]].concat();
     let more = ["--json", "-v", "-v"].map(str::to_owned);
     let words = [options, more.to_vec()].concat();
     let ended = timed("install", || keystone.install(&request, &[], &steps::words(&words))?.ok())?;
     executed_only_what_it_may(&exec_trace::stop(&ssh)?)?;
+    files.no_secret_in_arguments(&ssh)?;
     let report = files.report()?;
     ensure!(report["ends_at"] == "sealed", "the report ends at {}", report["ends_at"]);
     let journal = ssh.ok("cat /run/keystone/journal*").context("reading the journal")?;
@@ -49,6 +52,7 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     let what = "boot with the password typed";
     let (running, ssh) = steps::boot_typing(&mut machine, &medium, what, steps::PASSWORD)?;
     Installed { ssh: &ssh, toplevel, report: &report, unlock: "password" }.check()?;
+    timed("no secret in files", || files.no_secret_in_files(&ssh))?;
     running.kill()
 }
 

@@ -5,7 +5,7 @@ use crate::installer::Medium;
 use crate::keystone::Request;
 use crate::lab::timed;
 use crate::machine::ssh::Ssh;
-use crate::machine::{Machine, Running};
+use crate::machine::{Machine, Running, arguments};
 use crate::runner::Context;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -82,6 +82,26 @@ impl Files {
         ensure!(!text.contains(&key), "the recovery key is in the {what}");
         ensure!(!text.contains(PASSWORD), "the password is in the {what}");
         Ok(())
+    }
+
+    /// Fails if the password or the recovery key is in the installed system's store, its logs, or on
+    /// its unencrypted partition.
+    pub(super) fn no_secret_in_files(&self, ssh: &Ssh) -> Result<()> {
+        let key = recovery_key(&fs::read_to_string(self.path("recovery-key"))?)?;
+        let places = "-r -l $(ls -d /nix/store /var/log /run/log /boot /etc 2>/dev/null)";
+        let found = arguments::search(ssh, &[&key, PASSWORD], places)?;
+        ensure!(found.is_empty(), "a secret is in {found}");
+        // The search finds what is there.
+        let host = "keystone-ref";
+        let found = arguments::search(ssh, &[host], places)?;
+        ensure!(!found.is_empty(), "{host} is in no file, so nothing was searched");
+        Ok(())
+    }
+
+    /// Fails if the password or the recovery key was seen by [`arguments`].
+    pub(super) fn no_secret_in_arguments(&self, ssh: &Ssh) -> Result<()> {
+        let key = recovery_key(&fs::read_to_string(self.path("recovery-key"))?)?;
+        arguments::stop(ssh, &[&key, PASSWORD], "/keystone-agent")
     }
 
     /// Forgets what an installation wrote, so that the next one may write it.

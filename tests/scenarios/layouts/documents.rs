@@ -299,7 +299,8 @@ fn slowest(ended: &Ended) -> Result<String> {
         let step = line["step"].as_str().unwrap_or_default().to_owned();
         steps.push((line["elapsed_ms"].as_u64().unwrap_or_default(), step));
     }
-    let between = elapsed(ended)?.as_millis() as u64 - steps.iter().map(|step| step.0).sum::<u64>();
+    let between = elapsed(ended)?.as_millis() as u64;
+    let between = between.saturating_sub(steps.iter().map(|step| step.0).sum());
     steps.sort();
     let steps = steps.iter().rev().take(6).map(|(ms, step)| format!("{step} {ms}"));
     Ok(format!("ms: {}; between steps {between}", steps.collect::<Vec<_>>().join(", ")))

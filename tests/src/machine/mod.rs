@@ -18,6 +18,7 @@
 //! | [`ssh`] | commands in the guest |
 
 pub mod accel;
+pub mod arguments;
 pub mod disk;
 mod emulator;
 pub mod exec_trace;

@@ -2,6 +2,7 @@
 
 use crate::run::{bounded, ran_out_of_time};
 use anyhow::{Context, Result, bail};
+use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -85,6 +86,10 @@ impl Ssh {
     /// Runs `command`, which must succeed, and returns what it printed, trimmed.
     pub fn ok(&self, command: &str) -> Result<String> {
         let output = self.run(command)?;
+        self.judge(command, output)
+    }
+
+    fn judge(&self, command: &str, output: Output) -> Result<String> {
         if ran_out_of_time(output.status) {
             bail!("in the guest, `{command}` was ended after {} s", BOUND.as_secs());
         }
@@ -97,6 +102,15 @@ impl Ssh {
             );
         }
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    /// The same, with `input` on its standard input.
+    pub fn ok_given(&self, command: &str, input: &str) -> Result<String> {
+        let mut file = tempfile::tempfile()?;
+        file.write_all(input.as_bytes())?;
+        file.rewind()?;
+        let output = self.command(command).stdin(file).output().context("running ssh")?;
+        self.judge(command, output)
     }
 
     /// Copies a file into the guest, with mode 0755.
