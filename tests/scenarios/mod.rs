@@ -4,6 +4,7 @@ mod another_linux;
 mod broken;
 mod broken_lines;
 mod by_hand;
+mod disk_keys;
 mod equals_the_tools;
 pub mod installed;
 mod kexec;
@@ -72,6 +73,12 @@ pub const ALL: &[Scenario] = &[
         gate: false,
         about: "phase by phase, with files, owners and host keys of the operator's; a wrong order and another plan are refused",
         run: phases::run,
+    },
+    Scenario {
+        name: "disk-keys",
+        gate: false,
+        about: "keys of the operator's, in a file and in a pipe, open the container, and are nowhere else",
+        run: disk_keys::run,
     },
     Scenario {
         name: "kexec",
