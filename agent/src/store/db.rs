@@ -7,7 +7,7 @@
 use super::closure::Closure;
 use super::fs::{FsError, Io, OpenDir};
 use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::{Mode, fchmod};
+use nix::sys::stat::{FileStat, Mode, fchmod};
 use rusqlite::{Connection, OpenFlags, params};
 use std::collections::HashMap;
 use std::fs::File;
@@ -136,7 +136,7 @@ pub(crate) fn registered(dir: &OpenDir, closure: &Closure) -> Result<Vec<bool>, 
 }
 
 /// Registers the closure; makes the database if there is none. Returns how many paths were not
-/// registered before.
+/// registered before. The files beside the database reach the disk when the caller syncs it.
 pub(crate) fn register(
     dir: &OpenDir,
     closure: &Closure,
@@ -146,7 +146,8 @@ pub(crate) fn register(
     check_version(dir)?;
     let mut connection = open(dir)?;
     let added = write(&mut connection, closure, derivations, now)?;
-    // What is in the write-ahead log is moved to the database, and the log removed when closed.
+    // What is in the write-ahead log reaches the disk, and then the database's file; the log is
+    // removed when closed.
     connection
         .query_row("pragma wal_checkpoint(truncate)", [], |_| Ok(()))
         .doing("empty the log")?;
@@ -162,7 +163,6 @@ pub(crate) fn register(
     }
     // The last, since this is what says that the rest is whole.
     ensure_file(dir, "schema", 0o644, SCHEMA_VERSION.as_bytes())?;
-    dir.sync()?;
     Ok(added)
 }
 
@@ -189,7 +189,7 @@ fn open(dir: &OpenDir) -> Result<Connection, DbError> {
     connection.busy_timeout(BUSY).doing("set a time-out")?;
     connection
         .execute_batch(
-            "pragma page_size = 4096; pragma foreign_keys = on; pragma synchronous = full;",
+            "pragma page_size = 4096; pragma foreign_keys = on; pragma synchronous = normal;",
         )
         .doing("set pragmas")?;
     connection
@@ -284,15 +284,24 @@ fn write(
     Ok(added)
 }
 
-/// Makes or overwrites a file, and syncs it.
+/// Makes or overwrites a file, unless it is there as it should be.
 fn ensure_file(dir: &OpenDir, name: &str, mode: u32, contents: &[u8]) -> Result<(), FsError> {
     let path = dir.path.join(name);
+    let is_so = |stat: FileStat| stat.st_mode & 0o7777 == mode && stat.st_size == contents.len() as i64;
+    if dir.stat(name)?.is_some_and(is_so) {
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let fd = openat(&dir.fd, name, flags, Mode::empty()).at("open", &path)?;
+        let mut found = Vec::new();
+        File::from(fd).take(contents.len() as u64).read_to_end(&mut found).at("read", &path)?;
+        if found == contents {
+            return Ok(());
+        }
+    }
     let mode = Mode::from_bits_truncate(mode);
     let flags =
         OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let fd = openat(&dir.fd, name, flags, mode).at("make file", &path)?;
     fchmod(&fd, mode).at("set the mode of", &path)?;
     let mut file = File::from(fd);
-    file.write_all(contents).at("write", &path)?;
-    file.sync_all().at("sync", &path)
+    file.write_all(contents).at("write", &path)
 }

@@ -12,11 +12,13 @@ use super::nar::unpack::Unfinished;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, openat};
 use nix::sys::stat::{Mode, fstat};
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 const NAME: &str = ".keystone-journal";
@@ -73,6 +75,8 @@ impl Record {
 #[derive(Debug)]
 pub(super) struct Journal {
     file: Flock<File>,
+    /// Its directory, until the journal's name in it is known to be on the disk.
+    directory: Mutex<Option<OwnedFd>>,
     path: PathBuf,
     records: Vec<Record>,
 }
@@ -102,9 +106,10 @@ impl Journal {
                     if fstat(&*file).at("look at", &path)?.st_nlink == 0 {
                         continue;
                     }
-                    let mut journal = Journal { file, path, records: Vec::new() };
+                    let directory = state.fd.try_clone().at("open directory", &state.path)?;
+                    let directory = Mutex::new(Some(directory));
+                    let mut journal = Journal { file, directory, path, records: Vec::new() };
                     journal.read()?;
-                    state.sync()?;
                     return Ok(journal);
                 }
                 Err((_, Errno::EAGAIN)) if began.elapsed() < OTHER_RUN => {
@@ -142,7 +147,12 @@ impl Journal {
         (&*self.file)
             .write_all(text.as_bytes())
             .and_then(|()| self.file.sync_data())
-            .at("write", &self.path)
+            .at("write", &self.path)?;
+        let directory = self.directory.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match directory {
+            Some(directory) => fsync(directory).at("sync the directory of", &self.path),
+            None => Ok(()),
+        }
     }
 
     /// Removes it: nothing is unfinished any more.

@@ -205,7 +205,6 @@ impl Store {
         drop(pipeline);
         let derivations = self.derivations(&closure)?;
         nix::unistd::syncfs(&self.store.fd).at("sync", &self.store.path)?;
-        nix::unistd::syncfs(&self.db.fd).at("sync", &self.db.path)?;
         // Nix takes 0 for "unknown"; a machine's clock may start there.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |t| t.as_secs().max(1));
         let added = db::register(&self.db, &closure, &derivations, now as i64)?;
