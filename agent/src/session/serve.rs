@@ -22,6 +22,7 @@ use keystone_protocol::options::HostKeys;
 use keystone_protocol::phase::Phases;
 use keystone_protocol::plan::{Action, ContainerUnlock, DatasetKey, Plan};
 use keystone_protocol::version::PROTOCOL_VERSION;
+use nix::fcntl::{FcntlArg, fcntl};
 use std::cell::RefCell;
 use std::fs::File;
 use std::io;
@@ -33,6 +34,9 @@ use std::time::{Duration, Instant};
 /// that is silent.
 const OTHER_AGENT: Duration = Duration::from_secs(150);
 
+/// Bytes that may wait in the pipe from the controller: what pipe(7) allows to everybody.
+const PIPE: i32 = 1 << 20;
+
 /// How often it is looked whether another agent goes on.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -40,6 +44,7 @@ const LOOK: Duration = Duration::from_millis(500);
 pub fn serve() -> Result<(), WireError> {
     let cancel = Cancel::default();
     let output = take_stdout().map_err(WireError::Io)?;
+    widen(io::stdin());
     let wire = RefCell::new(Wire::start(io::stdin(), output, cancel.clone()));
     let mut session = Session { wire: &wire, cancel: &cancel, installed: false };
     session.greet()?;
@@ -51,6 +56,14 @@ pub fn serve() -> Result<(), WireError> {
             Err(WireError::Ended) => return Ok(()),
             Err(error) => return Err(error),
         }
+    }
+}
+
+/// Lets more wait in a pipe than 64 KiB, so that its two ends wait less for each other. What it can't
+/// be done to (it is no pipe, or there are too many) stays as it is.
+fn widen(pipe: impl AsFd) {
+    if let Err(errno) = fcntl(pipe, FcntlArg::F_SETPIPE_SZ(PIPE)) {
+        tracing::debug!("the stream from the controller has the usual buffer: {errno}");
     }
 }
 

@@ -16,7 +16,7 @@ use thiserror::Error;
 const QUEUE: usize = 64;
 
 /// The most bytes of blocks that may wait there: what the controller is given credit for.
-pub const CREDIT: usize = 16 << 20;
+pub const CREDIT: usize = 8 << 20;
 
 /// How long closure data that came before the stream's end may take to be used.
 const LAST_BLOCKS: Duration = Duration::from_secs(60);

@@ -6,8 +6,9 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Bytes kept for later use.
-const KEPT: usize = 8 << 20;
+/// Bytes kept for later use: about what is on its way at the most, so that none is asked of the kernel
+/// anew while a closure streams.
+const KEPT: usize = 24 << 20;
 
 /// Where buffers come from and go to.
 #[derive(Debug, Clone, Default)]

@@ -41,7 +41,10 @@ pub fn main() -> ExitCode {
         }
     };
     let terminal = prompt::Restore::remember();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    // What works has threads of its own; what talks to the machine is one connection, which would only
+    // be handed from one thread to another.
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = match runtime.worker_threads(1).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("can't start: {error}");

@@ -14,6 +14,7 @@ use russh::{Disconnect, Preferred, cipher};
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::io::BufReader;
 use tokio::time::timeout;
 
 /// How to connect.
@@ -149,6 +150,9 @@ const LOGIN: Duration = Duration::from_secs(110);
 /// [`KEEPALIVE_MAX`] questions.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 const KEEPALIVE_MAX: usize = 6;
+
+/// Bytes of the connection that are read at once.
+const READ_AHEAD: usize = 64 << 10;
 
 /// An authenticated connection.
 #[derive(Clone)]
@@ -340,7 +344,9 @@ async fn handshake(
         seen: Arc::clone(&seen),
     };
     let config = Arc::new(config(algorithms, certified.to_vec()));
-    let connecting = client::connect_stream(config, carrier.stream, client);
+    // The library reads a packet's length first, then the rest.
+    let stream = BufReader::with_capacity(READ_AHEAD, carrier.stream);
+    let connecting = client::connect_stream(config, stream, client);
     let outcome = match timeout(bound, connecting).await {
         Ok(outcome) => outcome,
         Err(_) => {
