@@ -33,6 +33,11 @@ impl Stop {
         channel().1
     }
 
+    /// Whether stopping was asked for.
+    pub fn is_asked(&self) -> bool {
+        *self.asked.borrow() > 0
+    }
+
     /// Returns once stopping was asked for `times` times; never if nobody can ask any more.
     pub async fn asked(&self, times: u32) {
         let mut asked = self.asked.clone();

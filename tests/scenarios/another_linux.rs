@@ -46,18 +46,20 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     words.extend(more.concat().into_iter().map(str::to_owned));
     words.extend(["--yes", "--json", "-v"].map(str::to_owned));
     let arguments = files.path("arguments");
-    let mut watching = arguments::watch(&ssh, fs::File::create(&arguments)?).spawn()?;
+    let watching = arguments::watch(&ssh, fs::File::create(&arguments)?)?;
     let ended = timed("kexec, disko, install, reboot", || {
         let command = keystone.command_as(USER, "install", &request, &steps::words(&words));
-        let started = keystone.start(command)?;
+        let mut started = keystone.start(command)?;
+        // Without the firmware's variables the disk can't be put before the medium.
+        started.wait_for(&["\"progress\"", "\"closure\""], 2 * BOOT)?;
+        running.eject_medium()?;
         // What is left of firmware and TPM after a jump is not enough for `auto`: see docs/kexec.md.
         running.serial.wait_for(steps::PROMPT, &[], 4 * BOOT)?;
         std::thread::sleep(Duration::from_secs(1));
         running.serial.type_secret(steps::PASSWORD)?;
         started.end(END)?.ok()
     })?;
-    let _ = watching.kill();
-    watching.wait()?;
+    drop(watching);
     let seen = String::from_utf8_lossy(&fs::read(&arguments)?).into_owned();
     ensure!(seen.contains("kexec/run"), "the image's program was not seen, so nothing was");
     ensure!(!seen.contains(PASSWORD), "sudo's password was among arguments or environments");

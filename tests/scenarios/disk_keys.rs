@@ -19,8 +19,9 @@ const KEYS: [(&str, &str); 2] =
 /// The container.
 const PARTITION: &str = "/dev/disk/by-partlabel/disk-root-root";
 
-/// Exit code: docs/exit-codes.md.
+/// Exit codes: docs/exit-codes.md.
 const USAGE: i32 = 64;
+const TARGET_UNFIT: i32 = 66;
 
 /// Runs the scenario.
 pub(super) fn run(cx: &Context) -> Result<()> {
@@ -40,16 +41,16 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     let file = files.path("disk-1.key");
     fs::write(&file, KEYS[0].1)?;
 
-    let hardware = Hardware::new("disk-keys").disk(Disk::blank("target", 24));
+    let hardware = Hardware::new("disk-keys").disk(Disk::blank("a", 24));
     let Live { running, machine: _machine, ssh } = Live::boot(hardware, &medium)?;
     let request = steps::request(cx, &ssh, &medium, toplevel, &layout)?;
     let report = files.path("report").display().to_string();
     let file = file.display().to_string();
-    let agreed = ["--phases", "disko", "--yes", "--disk-id", "virtio-target", "--report", &report];
+    let agreed = ["--phases", "disko", "--yes", "--disk-id", "virtio-a", "--report", &report];
     let one = [&agreed[..], &["--disk-encryption-keys", KEYS[0].0, &file]].concat();
 
     // One that is asked for and not given, and one that is not asked for.
-    cx.keystone()?.run("install", &request, &one)?.refused(USAGE, &[KEYS[1].0])?;
+    cx.keystone()?.run("install", &request, &one)?.refused(TARGET_UNFIT, &[KEYS[1].0])?;
     let other = [&one[..], &["--disk-encryption-keys", "/tmp/disk-3.key", &file]].concat();
     cx.keystone()?.run("install", &request, &other)?.refused(USAGE, &["/tmp/disk-3.key"])?;
 

@@ -66,7 +66,7 @@ fn route(
 ) -> Result<(Destination, ConnectOptions), InstallError> {
     let prompt = Arc::new(TerminalPrompt::new(operator.screen().pause()));
     let login = match login {
-        Some(login) => login.clone(),
+        Some(login) => login.elsewhere(prompt.clone()),
         None => login_of(args, prompt.clone(), operator)?,
     };
     let files = match &args.ssh_config {

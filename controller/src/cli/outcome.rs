@@ -53,7 +53,8 @@ impl Trouble {
         trouble.next = refusal.and_then(|refusal| refusal.hint.clone());
         if let InstallError::Execute { error, log, plan } = error {
             trouble.last_lines = log.iter().rev().take(10).rev().cloned().collect();
-            trouble.add_execution(error, plan.basis.options.disko_mode, operator);
+            let installs = !plan.basis.toplevel.is_empty();
+            trouble.add_execution(error, plan.basis.options.disko_mode, installs, operator);
         }
         if let InstallError::Kexec(error) = error {
             trouble.last_lines = error.said().iter().rev().take(20).rev().cloned().collect();
@@ -70,7 +71,13 @@ impl Trouble {
         trouble
     }
 
-    fn add_execution(&mut self, error: &ExecuteError, mode: DiskoMode, operator: &CommandLine) {
+    fn add_execution(
+        &mut self,
+        error: &ExecuteError,
+        mode: DiskoMode,
+        installs: bool,
+        operator: &CommandLine,
+    ) {
         let steps = operator.steps();
         let step = match error {
             ExecuteError::Failed { step, failure, cause, .. } => {
@@ -88,10 +95,18 @@ impl Trouble {
                         true => "the disks are written in part; ",
                         false => "",
                     };
+                    let waits = match installs {
+                        true => {
+                            "once --patience is over; until then --phases install,reboot goes on with \
+                             what is mounted"
+                        }
+                        false => "",
+                    };
+                    let closes = ["closes what it opened", waits].join(" ");
                     self.left.push(format!(
-                        "{written}an agent that still runs closes what it opened, one that was \
-                         killed left pool, containers and mounts open: the same command again \
-                         closes or finds them"
+                        "{written}an agent that still runs {}, one that was killed left pool, containers \
+                         and mounts open: the same command again closes or finds them",
+                        closes.trim_end()
                     ));
                     self.next = Some(mode.again(Phases::ALL));
                 }

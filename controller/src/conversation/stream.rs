@@ -1,7 +1,7 @@
 //! Sends the closure's blocks: within the agent's credit, and again what arrived damaged.
 
 use crate::closure::ClosureSource;
-use crate::nar::{Block, BlockError, Blocks, Item, Pace};
+use crate::nar::{Block, BlockError, Blocks, Item, Pace, Sent};
 use bytes::Bytes;
 use keystone_protocol::frame::mark_again;
 use keystone_protocol::message::{ToAgent, encode};
@@ -122,14 +122,16 @@ impl Sender {
             };
             let Some(block) = block else { break };
             let block = block.map_err(End::Failed)?;
-            let starved = began.elapsed();
+            let starved = began.elapsed().min(LONGEST);
+            let began = Instant::now();
             self.wait_for_credit(block.data.len() as u64).await?;
+            let held = began.elapsed();
             let began = Instant::now();
             let bytes = block.data.len() as u64;
             self.sent += bytes;
             self.kept.push_back(block.clone());
             self.blocks.send(block).await.map_err(|_| End::Gone)?;
-            pace.sent(bytes, began.elapsed(), starved.min(LONGEST));
+            pace.sent(Sent { bytes, took: began.elapsed(), starved, held });
             self.forget();
         }
         // What was sent may still be asked for again.

@@ -33,6 +33,8 @@ pub(super) async fn execute<O: Operator>(
     // How the line broke that this one goes on after.
     let mut broken: Option<InstallError> = None;
     let mut next = execution;
+    // How often an agent ended though its connection did not.
+    let mut died = 0;
     loop {
         let mounted = next.request.goes_on;
         let error = match link.conversation.execute(next, operator, stop).await {
@@ -51,22 +53,36 @@ pub(super) async fn execute<O: Operator>(
         let mounted = mounted || is_after_mounting(plan, link.conversation.step());
         let got_on = link.conversation.received() > 0;
         let log = link.conversation.log().lines().map(str::to_owned).collect();
+        died += u32::from(lost && !link.session.is_closed());
         let failed = InstallError::Execute {
             error: Box::new(error),
             plan: Box::new(plan.clone()),
             log,
         };
-        let (true, true, Some(again)) = (lost, mounted, &again) else {
+        let (true, true, Some(again)) = (lost && died <= DEATHS, mounted, &again) else {
             link.close().await;
             return Err(failed);
         };
         link.leave().await;
         link = match connect(&mut line, &failed, got_on, operator, stop).await {
             Some(link) => link,
-            None => return Err(failed),
+            None => return Err(stopped(failed, stop)),
         };
         broken = Some(failed);
         next = again.clone();
+    }
+}
+
+/// An agent that ended by itself is followed by another one so often: what killed it once will again.
+const DEATHS: u32 = 1;
+
+/// What is told of `failed` if nobody went on after it: that the operator did not want to.
+fn stopped(failed: InstallError, stop: &Stop) -> InstallError {
+    match failed {
+        InstallError::Execute { plan, log, .. } if stop.is_asked() => {
+            InstallError::Execute { error: Box::new(ExecuteError::Left), plan, log }
+        }
+        failed => failed,
     }
 }
 

@@ -52,10 +52,11 @@ for p in {parents}; do
   if [ "$4" -lt {kib} ]; then
     rmdir "$d"; echo "no $p $4 KiB are free"; continue
   fi
-  case $(stat -f -c %T "$d" 2>/dev/null) in tmpfs|ramfs)
+  # What is on no device may be memory: a live system's root is an overlay of that.
+  case ${{1:-}} in /dev/*) ;; *)
     m=$(while read -r k v _; do [ "$k" != MemAvailable: ] || echo "$v"; done </proc/meminfo)
     if [ "${{m:-0}}" -lt {memory} ]; then
-      rmdir "$d"; echo "no $p it is memory, of which ${{m:-0}} KiB are free"; continue
+      rmdir "$d"; echo "no $p it is memory ($1), of which ${{m:-0}} KiB are free"; continue
     fi
   esac
   printf '#!/bin/sh\nexit 0\n' > "$d/try" && chmod 700 "$d/try"

@@ -90,11 +90,16 @@ mod tests {
             let out = Command::new("/bin/sh").args(["-c", &script]).env("PATH", path).output().unwrap();
             String::from_utf8(out.stdout).unwrap()
         };
-        tool("stat", "tmpfs");
-        let tried = chosen(&said(1 << 60), "keystone-kexec.memory").unwrap_err();
-        assert!(tried.contains("/var/tmp: it is memory, of which "), "{tried}");
-        let dir = chosen(&said(1 << 10), "keystone-kexec.memory").unwrap();
-        std::fs::remove_dir(dir).unwrap();
+        for memory in ["tmpfs", "overlay"] {
+            tool("df", &format!("{memory} 99999999 9 99999999 1% /"));
+            let tried = chosen(&said(1 << 60), "keystone-kexec.memory").unwrap_err();
+            let wanted = format!("/var/tmp: it is memory ({memory}), of which ");
+            assert!(tried.contains(&wanted), "{tried}");
+            let dir = chosen(&said(1 << 10), "keystone-kexec.memory").unwrap();
+            std::fs::remove_dir(dir).unwrap();
+        }
+        tool("df", "/dev/vda1 99999999 9 99999999 1% /");
+        std::fs::remove_dir(chosen(&said(1 << 60), "keystone-kexec.memory").unwrap()).unwrap();
         tool("df", "none - - -");
         let tried = chosen(&said(0), "keystone-kexec.memory").unwrap_err();
         assert!(tried.contains("/var/tmp: df does not say what is free"), "{tried}");

@@ -25,7 +25,7 @@ pub(super) const RUN: Duration = Duration::from_secs(600);
 const LINGER: Duration = Duration::from_secs(20);
 /// What is said to who asks to stop meanwhile.
 const STOPPING: &str = "kexec/run is at work on the machine; when it has ended (in 10 min at most), what it \
-    did is undone, and this stops";
+    did is undone, and this stops (asking again changes nothing)";
 /// The longest line, in bytes.
 const LONGEST: u64 = 64 << 10;
 

@@ -7,7 +7,7 @@
 use super::command::RUN;
 use crate::closure::cache::CacheError;
 use crate::closure::cache::fetch::decoder;
-use crate::closure::cache::http::Http;
+use crate::closure::cache::http::{Http, shown};
 use crate::closure::narinfo::Compression;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -124,15 +124,7 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.place {
             Place::File(path) => path.display().fmt(f),
-            // A name, a password or a token may be in an address; they are not shown.
-            Place::Web(base, name) => {
-                let (scheme, rest) = base.split_once("://").unwrap_or_default();
-                let (host, path) = rest.split_once('/').map_or((rest, ""), |(host, path)| (host, path));
-                let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
-                let path = if path.is_empty() { String::new() } else { format!("/{path}") };
-                let name = name.split('?').next().unwrap_or_default();
-                write!(f, "{scheme}://{host}{path}/{name}")
-            }
+            Place::Web(base, name) => f.write_str(&shown(&format!("{base}/{name}"))),
         }
     }
 }
@@ -324,9 +316,9 @@ mod tests {
         let one = parse("https://h/d/nixos-kexec-x86_64-linux.tar.gz?raw=1").unwrap();
         assert_eq!(one.place, Place::Web("https://h/d".into(), "nixos-kexec-x86_64-linux.tar.gz?raw=1".into()));
         assert_eq!(one.to_string(), "https://h/d/nixos-kexec-x86_64-linux.tar.gz");
-        let one = parse("http://me:secret@h:8080/k.tar").unwrap();
-        assert_eq!(one.to_string(), "http://h:8080/k.tar");
-        assert!(one.is_in_the_clear() && !parse("k.tar").unwrap().is_in_the_clear());
+        let other = parse("http://me:secret@h:8080/k.tar").unwrap();
+        assert_eq!(other.to_string(), "http://h:8080/k.tar");
+        assert!(other.is_in_the_clear() && !parse("k.tar").unwrap().is_in_the_clear());
         assert_eq!(one.compression, Compression::Gzip);
         assert_eq!(parse("file:///srv/k.tar").unwrap().place, Place::File("/srv/k.tar".into()));
         assert_eq!(parse("k.tar.xz").unwrap().compression, Compression::Xz);

@@ -289,6 +289,7 @@ fn encode(alone: &mut Alone, piece: Piece, level: Option<i32>) -> Result<Block, 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use super::super::pace::Sent;
     use crate::nar::DumpError;
     use keystone_protocol::frame::Frame;
     use proptest::prelude::*;
@@ -329,7 +330,7 @@ mod tests {
             let took = Duration::from_secs_f64((1 << 20) as f64 / rate);
             now += Duration::from_millis(20);
             // However busy this computer is.
-            pace.note(1 << 20, took, Duration::ZERO, now, |_| Some(0.5));
+            pace.note(Sent { bytes: 1 << 20, took, ..Sent::default() }, now, |_| Some(0.5));
         }
         assert!(pace.rate().is_some());
         Arc::new(pace)

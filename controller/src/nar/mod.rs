@@ -21,4 +21,4 @@ mod read;
 pub use blocks::{Block, BlockError, Blocks, Item};
 pub use dump::{Counted, DumpError, Skip, dump, dump_from};
 pub use hold::HoldBack;
-pub use pace::Pace;
+pub use pace::{Pace, Sent};

@@ -1,9 +1,10 @@
 //! What is waited for, and what follows for the compression.
 //!
-//! The sender says how long the connection took to accept a block, and how long there was no
-//! block to give it. Bytes per second of the former are the line's rate: nearly without bounds as
-//! long as something else is waited for. From the rate follows how much work a byte is worth; and
-//! where no processor was idle and blocks wait all the same, work is what is waited for.
+//! The sender says how long the connection took to accept a block, how long there was no block to
+//! give it, and how long the other end did not want one. Bytes per second of the first are the
+//! line's rate: nearly without bounds as long as something else is waited for. From the rate follows
+//! how much work a byte is worth. On a line that is about as fast as that work, a block is compressed
+//! if enough others wait for the line meanwhile, and if it is the line that they wait for.
 
 use super::idle::Idle;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,6 +20,12 @@ const FIRST_SPAN: Duration = Duration::from_millis(80);
 const RAW_FROM: f64 = 140e6;
 /// Below this part of idle time the processors are what is waited for.
 const BUSY: f64 = 0.05;
+/// From this part of the time on that the other end wants nothing, it is what is waited for.
+const HELD_UP: f64 = 0.3;
+/// With less than this part of what may wait for the line there, it would be idle before another block
+/// is compressed; with more than the second one there is time for a better level.
+const FEW: f64 = 0.1;
+const MANY: f64 = 0.7;
 /// Below this rate one stream with a large window is worth its work, in bytes per second; on busy
 /// processors, below that one, which they don't come down to by themselves.
 const STREAM_BELOW: f64 = 60e6;
@@ -57,6 +64,19 @@ pub enum Method {
     Stream(i32),
 }
 
+/// What a block took.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sent {
+    /// Bytes that were sent.
+    pub bytes: u64,
+    /// How long the connection took to accept them.
+    pub took: Duration,
+    /// How long there was nothing to send before.
+    pub starved: Duration,
+    /// How long the other end wanted nothing before.
+    pub held: Duration,
+}
+
 /// Measures, and decides.
 #[derive(Debug)]
 pub struct Pace {
@@ -71,6 +91,9 @@ struct State {
     bytes: u64,
     sending: Duration,
     starving: Duration,
+    holding: Duration,
+    /// The part of the last span that the other end wanted nothing.
+    held: f64,
     since: Instant,
     /// Bytes per second, once it is known.
     rate: Option<f64>,
@@ -93,6 +116,8 @@ impl Default for Pace {
             bytes: 0,
             sending: Duration::ZERO,
             starving: Duration::ZERO,
+            holding: Duration::ZERO,
+            held: 0.0,
             since: now,
             rate: None,
             level: None,
@@ -110,21 +135,19 @@ impl Pace {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The connection took `took` to accept `bytes`; before that there was nothing to send for
-    /// `starved`.
-    pub fn sent(&self, bytes: u64, took: Duration, starved: Duration) {
-        self.note(bytes, took, starved, Instant::now(), Idle::share);
+    /// A block was sent.
+    pub fn sent(&self, sent: Sent) {
+        self.note(sent, Instant::now(), Idle::share);
     }
 
     /// The same at the time `now`; `idle` is asked once for each span.
     pub(super) fn note(
         &self,
-        bytes: u64,
-        took: Duration,
-        starved: Duration,
+        sent: Sent,
         now: Instant,
         idle: impl FnOnce(&mut Idle) -> Option<f64>,
     ) {
+        let Sent { bytes, took, starved, held } = sent;
         let mut state = self.lock();
         state.sent += bytes;
         if state.sent <= SWALLOWED {
@@ -134,6 +157,7 @@ impl Pace {
         state.bytes += bytes;
         state.sending += took;
         state.starving += starved;
+        state.holding += held;
         let span = now.duration_since(state.since);
         let enough = if state.rate.is_none() { FIRST_SPAN } else { SPAN };
         if span < enough {
@@ -145,7 +169,9 @@ impl Pace {
         state.rate = Some(state.rate.map_or(rate, |before| (before + rate) / 2.0));
         let starved = state.starving.as_secs_f64() / span.as_secs_f64();
         state.starved = (state.starved + starved) / 2.0;
-        (state.bytes, state.sending, state.starving) = (0, Duration::ZERO, Duration::ZERO);
+        state.held = state.holding.as_secs_f64() / span.as_secs_f64();
+        (state.bytes, state.sending) = (0, Duration::ZERO);
+        (state.starving, state.holding) = (Duration::ZERO, Duration::ZERO);
         state.since = now;
         self.adjust(&mut state, now);
     }
@@ -192,10 +218,9 @@ impl Pace {
         match rate {
             r if r >= RAW_FROM => Method::Raw,
             r if r >= STREAM_BELOW => match ready {
-                // The line would be idle before this is compressed.
-                r if r <= 0.0 => Method::Raw,
-                _ if busy => Method::Raw,
-                r if r > 0.7 => Method::Alone(3),
+                _ if state.held > HELD_UP => Method::Raw,
+                r if r < FEW => Method::Raw,
+                r if r > MANY && !busy => Method::Alone(3),
                 _ => Method::Alone(1),
             },
             _ if busy => Method::Alone(1),
@@ -220,7 +245,8 @@ mod tests {
             let took = Duration::from_secs_f64((1 << 20) as f64 / rate);
             let idle = took.mul_f64(starved / (1.0 - starved));
             *from += took + idle;
-            pace.note(1 << 20, took, idle, *from, |_| Some(0.5));
+            let sent = Sent { bytes: 1 << 20, took, starved: idle, ..Sent::default() };
+            pace.note(sent, *from, |_| Some(0.5));
         }
     }
 
@@ -244,21 +270,30 @@ mod tests {
     }
 
     #[test]
-    fn busy_processors_are_not_made_busier() {
+    fn what_is_waited_for_decides() {
         let pace = Pace::default();
         let mut now = Instant::now();
         send(&pace, &mut now, 200, 118e6, 0.0);
-        assert_eq!(pace.method(1 << 30, 0.5), Method::Alone(1));
+        for (ready, wanted) in [(0.0, Method::Raw), (0.3, Method::Alone(1)), (0.9, Method::Alone(3))] {
+            assert_eq!(pace.method(1 << 30, ready), wanted, "{ready}");
+        }
+        // Processors that have nothing to spare get no more to do than has to be.
         now += SPAN;
-        pace.note(1 << 20, Duration::from_millis(9), Duration::ZERO, now, |_| Some(0.01));
-        assert_eq!(pace.method(1 << 30, 0.5), Method::Raw);
+        let sent = Sent { bytes: 1 << 20, took: Duration::from_millis(9), ..Sent::default() };
+        pace.note(sent, now, |_| Some(0.01));
+        assert_eq!(pace.method(1 << 30, 0.9), Method::Alone(1));
+        // The other end has enough to do with what it has.
+        now += SPAN;
+        pace.note(Sent { held: SPAN.mul_f64(0.5), ..sent }, now, |_| Some(0.5));
+        assert_eq!(pace.method(1 << 30, 0.9), Method::Raw);
         // Not a stream, unless the line is so slow that it has to be the line.
         for (rate, stream) in [(50e6, false), (11.4e6, true)] {
             let pace = Pace::default();
             for _ in 0..40 {
                 let took = Duration::from_secs_f64((1 << 20) as f64 / rate);
                 now += took;
-                pace.note(1 << 20, took, Duration::ZERO, now, |_| Some(0.0));
+                let sent = Sent { bytes: 1 << 20, took, ..Sent::default() };
+                pace.note(sent, now, |_| Some(0.0));
             }
             let method = pace.method(1 << 30, 0.5);
             assert_eq!(matches!(method, Method::Stream(_)), stream, "{rate}: {method:?}");

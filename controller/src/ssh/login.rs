@@ -106,6 +106,17 @@ impl Login {
         self
     }
 
+    /// What was given and what was right, for another address of the machine: asking `prompt`, by
+    /// every method.
+    pub fn elsewhere(&self, prompt: Arc<dyn Prompt>) -> Self {
+        Login {
+            given: self.given.clone(),
+            given_for_root: self.given_for_root.clone(),
+            remembered: Arc::clone(&self.remembered),
+            ..Login::new(prompt)
+        }
+    }
+
     /// The same, but never asking.
     pub fn without_prompt(&self) -> Self {
         Login { prompt: Arc::new(NoPrompt), ..self.clone() }

@@ -4,7 +4,7 @@
 use super::ssh::Ssh;
 use anyhow::{Context, Result, ensure};
 use std::fs::File;
-use std::process::{Command, Stdio};
+use std::process::{Child, Stdio};
 
 /// Where what was seen is kept, in the guest's memory.
 const SEEN: &str = "/run/lab-arguments";
@@ -13,11 +13,25 @@ const SEEN: &str = "/run/lab-arguments";
 const LOOK: &str = "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null";
 
 /// The same from outside, for a guest whose memory is gone at the end: what is seen is written to
-/// `seen`, until the connection breaks or the command is ended.
-pub fn watch(ssh: &Ssh, seen: File) -> Command {
+/// `seen`, until the connection breaks or the result is dropped.
+///
+/// # Errors
+/// `ssh` can't be run.
+pub fn watch(ssh: &Ssh, seen: File) -> Result<Watch> {
     let mut command = ssh.command(&format!("while :; do {LOOK}; sleep 0.3; done"));
-    command.stdout(seen).stderr(Stdio::null());
-    command
+    let child = command.stdout(seen).stderr(Stdio::null()).spawn().context("running ssh")?;
+    Ok(Watch(child))
+}
+
+/// Looks, until it is dropped.
+#[derive(Debug)]
+pub struct Watch(Child);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// Begins to look, five times a second.
@@ -26,7 +40,7 @@ pub fn watch(ssh: &Ssh, seen: File) -> Command {
 /// SSH failed.
 pub fn start(ssh: &Ssh) -> Result<()> {
     ssh.ok(&format!(
-        "rm -f {SEEN} && touch {SEEN}.go && \
+        "rm -f {SEEN}; touch {SEEN}.go; \
          nohup sh -c 'while [ -e {SEEN}.go ]; do {LOOK}; sleep 0.2; done' > {SEEN} 2> /dev/null < /dev/null &"
     ))
     .context("starting to look at arguments")?;

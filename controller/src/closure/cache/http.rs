@@ -51,14 +51,19 @@ impl Http {
         Ok(Http { base: base.to_owned(), agent: config.build().into() })
     }
 
-    /// Where a file is.
+    /// Where a file is, to be shown.
     pub fn url(&self, name: &str) -> String {
+        shown(&self.address(name))
+    }
+
+    /// Where a file is.
+    fn address(&self, name: &str) -> String {
         format!("{}/{name}", self.base)
     }
 
     /// A file; `None` if the server has none of that name.
     pub fn open(&self, name: &str) -> Result<Option<HttpFile<'_>>, CacheError> {
-        let url = self.url(name);
+        let url = self.address(name);
         let Some(response) = self.get(&url, 0)? else { return Ok(None) };
         let body = response.into_body().into_reader();
         Ok(Some(HttpFile { http: self, url, body, offset: 0, attempt: 1 }))
@@ -76,10 +81,10 @@ impl Http {
                 Ok(response) => match response.status().as_u16() {
                     200 | 206 => return Ok(Some(response)),
                     404 | 410 => return Ok(None),
-                    status => CacheError::Status { url: url.to_owned(), status },
+                    status => CacheError::Status { url: shown(url), status },
                 },
                 Err(error) => {
-                    CacheError::Fetch { url: url.to_owned(), source: Box::new(error) }
+                    CacheError::Fetch { url: shown(url), source: Box::new(error) }
                 }
             };
             if attempt == ATTEMPTS || !may_pass(&error) {
@@ -94,6 +99,16 @@ impl Http {
 
 fn pause(attempt: u32) {
     std::thread::sleep(PAUSE * 2u32.pow(attempt - 1));
+}
+
+/// An address without what may be secret in it: a name and a password before the host, and what
+/// follows a question mark.
+pub fn shown(url: &str) -> String {
+    let end = url.find(['?', '#']).unwrap_or(url.len());
+    let Some((scheme, rest)) = url[..end].split_once("://") else { return url[..end].to_owned() };
+    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+    format!("{scheme}://{host}{path}")
 }
 
 /// Whether the next try may do better.
@@ -164,12 +179,12 @@ impl Read for HttpFile<'_> {
                 if self.attempt == ATTEMPTS {
                     return Err(error);
                 }
-                tracing::info!("{} broke off at byte {}: {error}", self.url, self.offset);
+                tracing::info!("{} broke off at byte {}: {error}", shown(&self.url), self.offset);
                 pause(self.attempt);
                 self.attempt += 1;
                 match self.resume() {
                     Ok(()) => break,
-                    Err(again) => tracing::info!("{}: {again}", self.url),
+                    Err(again) => tracing::info!("{}: {again}", shown(&self.url)),
                 }
             }
         }
@@ -197,4 +212,21 @@ fn roots() -> Result<RootCerts, CacheError> {
     let certificates: Vec<Certificate<'static>> =
         loaded.certs.iter().map(|der| Certificate::from_der(der).to_owned()).collect();
     Ok(RootCerts::new_with_certs(&certificates))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shown;
+
+    #[test]
+    fn secrets_of_an_address_are_not_shown() {
+        for (url, wanted) in [
+            ("https://h/d/x.tar.gz?token=abc", "https://h/d/x.tar.gz"),
+            ("http://me:secret@h:8080/k@2.tar", "http://h:8080/k@2.tar"),
+            ("https://me@h", "https://h"),
+            ("https://h/x#y", "https://h/x"),
+        ] {
+            assert_eq!(shown(url), wanted);
+        }
+    }
 }
