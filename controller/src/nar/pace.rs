@@ -20,6 +20,8 @@ const FIRST_SPAN: Duration = Duration::from_millis(80);
 const RAW_FROM: f64 = 140e6;
 /// Below this part of idle time the processors are what is waited for.
 const BUSY: f64 = 0.05;
+/// From this part of the time on that the line is waited for, its rate is what gets through.
+const FULL: f64 = 0.85;
 /// From this part of the time on that the other end wants nothing, it is what is waited for.
 const HELD_UP: f64 = 0.3;
 /// With less than this part of what may wait for the line there, it would be idle before another block
@@ -164,9 +166,16 @@ impl Pace {
             return;
         }
         state.idle = idle(&mut state.processors);
-        // No line is faster than this, and nothing is divided by zero.
-        let rate = state.bytes as f64 / state.sending.as_secs_f64().max(1e-3);
-        state.rate = Some(state.rate.map_or(rate, |before| (before + rate) / 2.0));
+        // No line is faster than the first, and nothing is divided by zero.
+        let at_most = state.bytes as f64 / state.sending.as_secs_f64().max(1e-3);
+        let at_least = state.bytes as f64 / span.as_secs_f64();
+        let waited_for = state.sending.as_secs_f64() / span.as_secs_f64() >= FULL;
+        state.rate = Some(match state.rate {
+            None => at_most,
+            Some(rate) if waited_for || at_most < rate => (rate + at_most) / 2.0,
+            // Where something else was waited for, the line may be no faster than it seemed before.
+            Some(rate) => rate.max(at_least),
+        });
         let starved = state.starving.as_secs_f64() / span.as_secs_f64();
         state.starved = (state.starved + starved) / 2.0;
         state.held = state.holding.as_secs_f64() / span.as_secs_f64();
@@ -298,6 +307,22 @@ mod tests {
             let method = pace.method(1 << 30, 0.5);
             assert_eq!(matches!(method, Method::Stream(_)), stream, "{rate}: {method:?}");
         }
+    }
+
+    /// Blocks that are compressed too slowly for a line get through at once, which says nothing of it.
+    #[test]
+    fn a_line_that_is_not_full_seems_no_faster() {
+        let pace = Pace::default();
+        let mut now = Instant::now();
+        send(&pace, &mut now, 200, 118e6, 0.0);
+        let full = pace.rate().unwrap();
+        send(&pace, &mut now, 200, 2e9, 0.95);
+        assert_eq!(pace.rate(), Some(full));
+        // Until more gets through than it was thought to carry.
+        send(&pace, &mut now, 900, 2e9, 0.5);
+        assert!(pace.rate().unwrap() > 900e6);
+        send(&pace, &mut now, 900, 118e6, 0.0);
+        assert!(pace.rate().unwrap() < 140e6);
     }
 
     #[test]
