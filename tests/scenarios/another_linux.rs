@@ -3,18 +3,15 @@
 //! has what the operator gave it and the host key that the machine had from the beginning.
 
 use super::installed::Installed;
-use super::{BOOT, phases, steps};
+use super::{phases, steps};
 use crate::installer::running::{HOSTNAME, PASSWORD, USER};
+use crate::keystone;
 use crate::lab::timed;
 use crate::machine::{Hardware, arguments};
 use crate::machine::disk::Disk;
 use crate::runner::{Context, Live};
 use anyhow::{Result, ensure};
 use std::fs;
-use std::time::Duration;
-
-/// The longest that what follows the boot may take: that `keystone` sees the system and ends.
-const END: Duration = Duration::from_secs(600);
 
 /// Runs the scenario.
 pub(super) fn run(cx: &Context) -> Result<()> {
@@ -22,7 +19,6 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     let medium = cx.debian()?;
     let image = cx.kexec_image()?.display().to_string();
     let layout = cx.layout("single-disk-root.json");
-    let keystone = cx.keystone()?;
     let files = steps::Files::new()?;
     let sudo = files.path("sudo-password");
     fs::write(&sudo, PASSWORD)?;
@@ -30,12 +26,12 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     phases::operators_files(&extra)?;
 
     let hardware = Hardware::new("another-linux").disk(Disk::blank("target", 24)).tpm();
-    let Live { mut running, machine: _machine, ssh } = Live::boot(hardware, &medium)?;
+    let Live { running, machine: _machine, ssh } = Live::boot(hardware, &medium)?;
     let request = steps::request(cx, &ssh, &medium, toplevel, &layout)?;
     let host_key = ssh.ok("cat /etc/ssh/ssh_host_ed25519_key.pub")?;
 
     let port = ssh.port().to_string();
-    let mut words = [files.outputs(), files.password(), phases::additions(&extra)].concat();
+    let mut words = [files.outputs(), phases::additions(&extra)].concat();
     let more = [
         ["--kexec", &image],
         ["--post-kexec-ssh-port", &port],
@@ -48,16 +44,8 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     let arguments = files.path("arguments");
     let watching = arguments::watch(&ssh, fs::File::create(&arguments)?)?;
     let ended = timed("kexec, disko, install, reboot", || {
-        let command = keystone.command_as(USER, "install", &request, &steps::words(&words));
-        let mut started = keystone.start(command)?;
-        // Without the firmware's variables the disk can't be put before the medium.
-        started.wait_for(&["\"progress\"", "\"closure\""], 2 * BOOT)?;
-        running.eject_medium()?;
-        // What is left of firmware and TPM after a jump is not enough for `auto`: see docs/kexec.md.
-        running.serial.wait_for(steps::PROMPT, &[], 4 * BOOT)?;
-        std::thread::sleep(Duration::from_secs(1));
-        running.serial.type_secret(steps::PASSWORD)?;
-        started.end(END)?.ok()
+        let command = cx.keystone()?.command_as(USER, "install", &request, &steps::words(&words));
+        keystone::run(command)?.ok()
     })?;
     drop(watching);
     let seen = String::from_utf8_lossy(&fs::read(&arguments)?).into_owned();
@@ -71,7 +59,7 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     let report = files.report()?;
     ensure!(report["ends_at"] == "verified", "the report ends at {}", report["ends_at"]);
     let ssh = running.ssh(&medium.key)?;
-    Installed { ssh: &ssh, toplevel, report: &report, unlock: "password" }.check()?;
+    Installed { ssh: &ssh, toplevel, report: &report, unlock: "tpm2" }.check()?;
     phases::additions_are_there(&ssh, &host_key)?;
     running.kill()
 }
