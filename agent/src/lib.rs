@@ -20,6 +20,7 @@
 //! | [`operator`] | the operator's files and owners | the target |
 //! | [`activation`] | the system's own programs, in a chroot | the target |
 //! | [`bootloader`] | checks what is on the ESP | reads, EFI variables |
+//! | `lines` | text in lines, as programs print it | none |
 //! | [`seal`] | everything closed, and proven closed | all of the above |
 //!
 //! Everything that changes something is an *ensure*: see [`ensure`].

@@ -5,6 +5,7 @@
 //! | `mkfs.ext2` to `mkfs.ext4`, `mkfs.xfs`, `mkfs.btrfs`, `mkfs.f2fs`, `mkfs.bcachefs` | see [`package`] | file systems |
 //! | `lvm` | lvm2 | volume groups |
 //! | `mdadm` | mdadm | software RAID |
+//! | `btrfs` | btrfs-progs | subvolumes with arguments |
 //! | `bash`, else `sh` | | hooks |
 //!
 //! A program gets a clean environment and no terminal; no secret is ever among its arguments. What

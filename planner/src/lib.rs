@@ -27,6 +27,7 @@
 //! | [`capacity`] | whether there is room for the closure and for everything else |
 //! | [`storage`] | steps from the wiped disk to the mounted target |
 //! | [`system`] | steps from the closure to the seal |
+//! | `refuse` | refusals |
 //! | [`words`] | sizes, lists and names in sentences |
 //!
 //! What is done with the disks is the [mode](DiskoMode)'s matter: [`plan`] with a closure installs,

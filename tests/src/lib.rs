@@ -3,10 +3,12 @@
 //! | module | job |
 //! |---|---|
 //! | [`setup`] | the Debian packages that all of this needs |
+//! | [`run`] | a command, with an error that says all |
 //! | [`lab`] | the cache, and how things get into it |
 //! | [`debian`] | Debian roots; the kernel with OpenZFS |
 //! | [`installer`] | the live system's boot medium |
 //! | [`oracle`] | systemd and cryptsetup, to compare with |
+//! | [`system`] | the reference system: what is installed |
 //! | [`native`] | the agent's static libraries, and the agent |
 //! | [`machine`] | virtual machines |
 //! | [`bench`] | the closure transfer beside its peers |

@@ -19,6 +19,7 @@
 //! | `seek` | positions on a device |
 //! | [`probe`] | what is on a device, by magic |
 //! | [`wipe`] | removing all of that |
+//! | `ioctl`, `error` | requests to the kernel; what can go wrong |
 //! | [`holders`] | who uses a device, for sentences and for the inventory |
 
 pub mod device;

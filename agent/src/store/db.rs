@@ -161,7 +161,8 @@ pub(crate) fn register(
     if dir.stat("reserved")?.is_none_or(|stat| stat.st_size != RESERVED as i64) {
         ensure_file(dir, "reserved", 0o600, &vec![b'X'; RESERVED])?;
     }
-    // The last, since this is what says that the rest is whole.
+    // The last: who is stopped before it finds no schema. What reaches the disk first, only the
+    // caller's sync says.
     ensure_file(dir, "schema", 0o644, SCHEMA_VERSION.as_bytes())?;
     Ok(added)
 }

@@ -8,6 +8,7 @@
 //! | `present` | what is there already of a closure |
 //! | `pipeline` | the workers that unpack paths, checkpoints |
 //! | `decode` | blocks' data, decompressed |
+//! | `fs` | files below open directories, never through a link |
 //! | `journal` | how far unfinished paths came |
 //! | [`buffer`] | memory that is used again |
 //! | `db` | Nix's database |

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`accel`] | KVM if a guest really runs under it, else TCG |
 //! | [`disk`] | disk images |
+//! | [`arguments`] | secrets looked for in a guest: arguments, environments, files |
 //! | [`exec_trace`] | what the guest executed, from its kernel |
 //! | `emulator` | QEMU and its firmware |
 //! | [`qemu`] | the command line |

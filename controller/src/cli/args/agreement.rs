@@ -9,7 +9,8 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, Args)]
 #[command(group = ArgGroup::new("what-is-agreed-to").args(["plan_hash", "disk_ids"]).multiple(true))]
 pub struct AgreementArgs {
-    /// Agree without being asked, together with --plan-hash or --disk-id
+    /// Agree without being asked, together with --plan-hash or --disk-id, and with --end-system where
+    /// --kexec ends what runs
     #[arg(long, requires = "what-is-agreed-to")]
     pub yes: bool,
     /// Agree to the plan with this hash, as keystone plan or --dry-run prints it

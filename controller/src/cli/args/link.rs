@@ -44,7 +44,7 @@ pub struct LinkArgs {
     /// Give sudo or doas the password in this file or pipe; else the one that logged in is tried
     #[arg(long, value_name = "FILE")]
     pub sudo_password_file: Option<SecretSource>,
-    /// Give up connecting after this many seconds [default: ConnectTimeout, or 20]
+    /// Give up each address and each handshake after this many seconds [default: ConnectTimeout, or 20]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub connect_timeout: Option<u64>,
     /// The agent to bring to the machine, instead of the one installed with keystone

@@ -15,9 +15,11 @@ pub struct PhaseArgs {
     #[arg(long, value_delimiter = ',', value_name = "LIST", value_enum)]
     pub phases: Vec<Phase>,
     /// Stop after the seal; the machine stays in its installer. As --phases disko,install
+    /// (after kexec, if --kexec is given)
     #[arg(long, conflicts_with = "phases")]
     pub no_reboot: bool,
-    /// Stop when the disks are made and mounted. As --phases disko
+    /// Stop when the disks are made and mounted. As --phases disko (after kexec, if
+    /// --kexec is given)
     #[arg(long, conflicts_with_all = ["phases", "no_reboot"])]
     pub stop_after_disko: bool,
 }
