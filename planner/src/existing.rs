@@ -8,13 +8,15 @@
 //! its members are, a RAID and a volume group by what they are made of, never by name alone. What
 //! is in a container, a RAID or a volume group shows only once that is open: the steps look then.
 
+mod legacy;
+
 use super::geometry::Extent;
 use super::refuse::refuse;
 use super::{Context, Remarks, tables, words};
 use keystone_protocol::inventory::{Disk, Partition, PoolState, Signature, Table};
 use keystone_protocol::layout::{self, Content, Gpt};
 use keystone_protocol::message::{Refusal, RefusalKind};
-use keystone_protocol::plan::{DeviceRef, PartitionTable, PlannedPartition};
+use keystone_protocol::plan::{DeviceRef, MbrTable, PartitionTable, PlannedPartition};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What of the layout is there and stays.
@@ -23,6 +25,7 @@ pub(super) struct Existing {
     /// Disks that stay and are not blank.
     disks: BTreeSet<String>,
     tables: BTreeMap<String, PartitionTable>,
+    mbr: BTreeMap<String, MbrTable>,
     /// Partitions of those tables that are to be made.
     missing: BTreeSet<DeviceRef>,
     /// Partitions that are there and hold nothing.
@@ -67,16 +70,22 @@ pub(super) fn find(context: &Context<'_>, remarks: &mut Remarks) -> Result<Exist
                 "is it the right disk? To make what the layout says: --disko-mode format,mount",
             ));
         }
-        supported(context, wanted)?;
-        existing.disks.insert(wanted.name.clone());
-        if let Some(Content::Gpt(gpt)) = &wanted.content {
-            let whole = DeviceRef::Disk { disk: wanted.name.clone() };
-            let (table, missing) = table(context, wanted, gpt, disk)?;
-            existing.tables.insert(wanted.name.clone(), table);
-            existing.missing.extend(missing.into_iter().map(|number| whole.partition(number)));
-            let empty = disk.contents.partitions.iter().filter(|found| found.signatures.is_empty());
-            existing.empty.extend(empty.map(|found| whole.partition(found.number)));
+        let (name, whole) = (wanted.name.clone(), DeviceRef::Disk { disk: wanted.name.clone() });
+        existing.disks.insert(name.clone());
+        match &wanted.content {
+            Some(Content::Gpt(gpt)) => {
+                let (table, missing) = table(context, wanted, gpt, disk)?;
+                existing.tables.insert(name, table);
+                existing.missing.extend(missing.into_iter().map(|number| whole.partition(number)));
+            }
+            Some(Content::Table(table)) => match legacy::find(wanted, table, disk)? {
+                legacy::Found::Gpt(table) => drop(existing.tables.insert(name, table)),
+                legacy::Found::Mbr(table) => drop(existing.mbr.insert(name, table)),
+            },
+            _ => {}
         }
+        let empty = disk.contents.partitions.iter().filter(|found| found.signatures.is_empty());
+        existing.empty.extend(empty.map(|found| whole.partition(found.number)));
         contents(context, wanted, disk)?;
     }
     for pool in &context.layout.zpools {
@@ -91,6 +100,11 @@ impl Existing {
     /// The table of a disk that stays.
     pub(super) fn table(&self, disk: &str) -> Option<&PartitionTable> {
         self.tables.get(disk)
+    }
+
+    /// The MBR table of a disk that stays.
+    pub(super) fn mbr(&self, disk: &str) -> Option<&MbrTable> {
+        self.mbr.get(disk)
     }
 
     /// Whether all partitions of a table of the plan are there.
@@ -132,22 +146,6 @@ impl Existing {
             }
         }
     }
-}
-
-/// What can be made, and can't be found again.
-fn supported(context: &Context<'_>, wanted: &layout::Disk) -> Result<(), Refusal> {
-    let Some(Content::Table(table)) = &wanted.content else { return Ok(()) };
-    Err(refuse(
-        RefusalKind::TargetUnfit,
-        format!(
-            "{}: disk {:?}, {}, is kept and not blank, and partitions of a `table` can't be told \
-             from others",
-            table.path,
-            wanted.name,
-            words::disk(&context.disks[wanted.name.as_str()].identity)
-        ),
-        ANEW,
-    ))
 }
 
 /// The table that is there, as a table of the layout: geometry and GUIDs are the disk's. With the
@@ -256,7 +254,19 @@ fn numbered(disk: &Disk, number: u32) -> Option<&Partition> {
 /// where that can be made.
 fn contents(context: &Context<'_>, wanted: &layout::Disk, disk: &Disk) -> Result<(), Refusal> {
     let shown = words::disk(&disk.identity);
-    if !matches!(&wanted.content, Some(Content::Gpt(_))) {
+    let partitions: Vec<(u32, &str, Option<&Content>)> = match &wanted.content {
+        Some(Content::Gpt(gpt)) => (1..)
+            .zip(&gpt.partitions)
+            .map(|(number, planned)| (number, planned.label.as_str(), planned.content.as_ref()))
+            .collect(),
+        Some(Content::Table(table)) => table
+            .partitions
+            .iter()
+            .map(|planned| (planned.number, planned.name.as_deref().unwrap_or_default(), planned.content.as_ref()))
+            .collect(),
+        _ => Vec::new(),
+    };
+    if !matches!(&wanted.content, Some(Content::Gpt(_) | Content::Table(_))) {
         if let (Some(_), Some(content)) = (&disk.contents.table, &wanted.content) {
             return Err(refuse(
                 RefusalKind::TargetUnfit,
@@ -271,11 +281,11 @@ fn contents(context: &Context<'_>, wanted: &layout::Disk, disk: &Disk) -> Result
         let place = format!("disk {:?}, {shown},", wanted.name);
         return holds(context, &place, wanted.content.as_ref(), &disk.contents.signatures);
     }
-    for (number, planned) in (1..).zip(wanted.partitions()) {
+    for (number, label, content) in partitions {
         let found = numbered(disk, number).map_or(&[][..], |partition| &partition.signatures);
-        let place =
-            format!("partition {number} ({:?}) of disk {:?}, {shown},", planned.label, wanted.name);
-        holds(context, &place, planned.content.as_ref(), found)?;
+        let name = if label.is_empty() { String::new() } else { format!(" ({label:?})") };
+        let place = format!("partition {number}{name} of disk {:?}, {shown},", wanted.name);
+        holds(context, &place, content, found)?;
     }
     Ok(())
 }

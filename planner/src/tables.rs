@@ -32,6 +32,10 @@ pub(super) fn tables(context: &Context<'_>, existing: &Existing) -> Result<Table
             tables.gpt.push(table.clone());
             continue;
         }
+        if let Some(table) = existing.mbr(&disk.name) {
+            tables.mbr.push(table.clone());
+            continue;
+        }
         let identity = &context.disks[disk.name.as_str()].identity;
         match &disk.content {
             Some(Content::Gpt(gpt)) => tables.gpt.push(on_disk(context, disk, gpt, identity)?),
@@ -148,7 +152,8 @@ fn inner(
     Ok(InnerTable { device, presence, partitions: partitions.collect() })
 }
 
-fn parted_gpt(
+/// The partitions of a `table` as parted would put them into a GPT.
+pub(super) fn parted_gpt(
     disk: &layout::Disk,
     table: &Table,
     identity: &DiskIdentity,
@@ -195,7 +200,8 @@ fn gpt_type(partition: &TablePartition) -> String {
     partition_type::guid(code).unwrap_or_default()
 }
 
-fn parted_mbr(
+/// The same in an MBR table.
+pub(super) fn parted_mbr(
     disk: &layout::Disk,
     table: &Table,
     identity: &DiskIdentity,

@@ -70,6 +70,7 @@ impl Builder<'_> {
             Action::PartitionInner(table) if table.presence == InnerPresence::Found => {
                 "find the partitions of"
             }
+            Action::PartitionMbr(table) if table.keep => "find the partitions of",
             _ => "partition",
         };
         self.push(

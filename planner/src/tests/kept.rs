@@ -6,7 +6,7 @@ use crate::plan_disks;
 use keystone_protocol::disko_mode::DiskoMode;
 use keystone_protocol::inventory::{Contents, ImportedPool, Partition, PoolState, Signature, Table};
 use keystone_protocol::layout::{Content, Layout};
-use keystone_protocol::plan::{Action, DeviceRef, InnerPresence, InnerTable, Release, Step};
+use keystone_protocol::plan::{Action, DeviceRef, InnerPresence, InnerTable, MbrKind, MbrTable, Release, Step};
 
 /// What a content looks like on its device.
 fn signatures(content: Option<&Content>) -> Vec<Signature> {
@@ -30,9 +30,8 @@ fn signatures(content: Option<&Content>) -> Vec<Signature> {
     }
 }
 
-/// The machine after the layout was made on it, everything closed. `None` for a layout with a
-/// legacy `table`.
-fn laid_out(text: &str) -> Option<Case> {
+/// The machine after the layout was made on it, everything closed.
+fn laid_out(text: &str) -> Case {
     let layout = Layout::parse(text).unwrap();
     let mut case = machine_for(text, 64 << 30, 512);
     let options = InstallOptions { disko_mode: DiskoMode::Format, ..case.options.clone() };
@@ -40,7 +39,31 @@ fn laid_out(text: &str) -> Option<Case> {
     for disk in &layout.disks {
         let mut contents = Contents::default();
         match &disk.content {
-            Some(Content::Table(_)) => return None,
+            Some(Content::Table(legacy)) => {
+                let table = made.steps.iter().find_map(|step| match &step.action {
+                    Action::PartitionMbr(table) if table.device.disk() == Some(&disk.name) => Some(table),
+                    _ => None,
+                });
+                contents.table = Some(Table::Mbr { id: "12345678".into() });
+                for (planned, wanted) in table.unwrap().partitions.iter().zip(&legacy.partitions) {
+                    let sectors = match planned.kind {
+                        MbrKind::Extended => 2,
+                        _ => planned.last_lba + 1 - planned.first_lba,
+                    };
+                    contents.partitions.push(Partition {
+                        number: planned.number,
+                        kernel_name: format!("x{}", planned.number),
+                        first_lba: planned.first_lba,
+                        size: sectors * 512,
+                        type_guid: None,
+                        guid: None,
+                        label: None,
+                        signatures: signatures(wanted.content.as_ref()),
+                        nixos: None,
+                        holders: Vec::new(),
+                    });
+                }
+            }
             Some(Content::Gpt(gpt)) => {
                 let table = made.steps.iter().find_map(|step| match &step.action {
                     Action::Partition(table) if table.device.disk() == Some(&disk.name) => Some(table),
@@ -67,7 +90,7 @@ fn laid_out(text: &str) -> Option<Case> {
         let found = case.inventory.disks.iter_mut().find(|found| found.links.contains(&disk.device));
         found.unwrap().contents = contents;
     }
-    Some(case)
+    case
 }
 
 /// What writes to a device that may hold something.
@@ -77,7 +100,7 @@ fn writes(step: &Step) -> bool {
         Action::WipeDisk { .. }
             | Action::Release(_)
             | Action::Partition(_)
-            | Action::PartitionMbr(_)
+            | Action::PartitionMbr(MbrTable { keep: false, .. })
             | Action::FormatLuks { .. }
             | Action::CreatePool(_)
     )
@@ -110,7 +133,7 @@ fn every_example_is_mounted_again() {
     let mut mounted = 0;
     for path in documents() {
         let layout = std::fs::read_to_string(&path).unwrap();
-        let Some(case) = laid_out(&layout) else { continue };
+        let case = laid_out(&layout);
         let shown = path.display();
         for mode in [DiskoMode::Mount, DiskoMode::Format, DiskoMode::FormatMount] {
             let options = InstallOptions { disko_mode: mode, ..case.options.clone() };
@@ -135,7 +158,7 @@ fn every_example_is_mounted_again() {
 #[test]
 fn what_is_missing_on_a_kept_disk_is_added_to_its_table() {
     let options = |mode| InstallOptions { disko_mode: mode, ..InstallOptions::default() };
-    let mut case = laid_out(SINGLE).unwrap();
+    let mut case = laid_out(SINGLE);
     let disk = case.inventory.disks.iter_mut().find(|disk| !disk.contents.is_blank() && !disk.boot_medium);
     let partitions = &mut disk.unwrap().contents.partitions;
     let gone = partitions.pop().unwrap();
@@ -163,7 +186,7 @@ fn what_is_missing_on_a_kept_disk_is_added_to_its_table() {
 /// A system moved to a smaller disk can still be mounted and repaired.
 #[test]
 fn what_is_there_is_mounted_from_a_disk_that_is_too_small_for_the_layout() {
-    let mut case = laid_out(SINGLE).unwrap();
+    let mut case = laid_out(SINGLE);
     let disk = case.inventory.disks.iter_mut().find(|disk| !disk.contents.is_blank() && !disk.boot_medium);
     disk.unwrap().identity.size = 4 << 30;
     for mode in [DiskoMode::Mount, DiskoMode::FormatMount] {
@@ -176,7 +199,7 @@ fn what_is_there_is_mounted_from_a_disk_that_is_too_small_for_the_layout() {
 #[test]
 fn swap_of_the_layout_is_ended_wherever_it_is() {
     let path = documents().into_iter().find(|path| path.ends_with("zfs-encrypted-root.json"));
-    let mut case = laid_out(&std::fs::read_to_string(path.unwrap()).unwrap()).unwrap();
+    let mut case = laid_out(&std::fs::read_to_string(path.unwrap()).unwrap());
     let dataset = "zroot/root/swap".to_owned();
     case.inventory.pools = vec![ImportedPool {
         name: "zroot".into(),
@@ -197,4 +220,64 @@ fn swap_of_the_layout_is_ended_wherever_it_is() {
     case.inventory.swaps = vec!["zd0p1".into()];
     let refusal = plan_disks(&case.inventory, &case.layout, &options).unwrap_err();
     assert!(refusal.message.contains("zroot/root/swap"), "{refusal}");
+}
+
+/// disko's older form: partitions have no names, so that their places have to be the layout's.
+#[test]
+fn a_legacy_table_is_kept_where_it_is_the_layouts() {
+    let filesystem = |target: &str| {
+        format!(r#""content": {{"type": "filesystem", "format": "ext4", "device": "/dev/vdx", "mountpoint": "{target}"}}"#)
+    };
+    let layout = format!(
+        r#"{{"disk": {{"old": {{"device": "/dev/disk/by-id/virtio-target", "content": {{
+            "type": "table", "format": "msdos", "partitions": [
+                {{"start": "1MiB", "end": "1GiB", "bootable": true, {}}},
+                {{"start": "1GiB", "end": "100%", "part-type": "extended"}},
+                {{"start": "1025MiB", "end": "8GB", "part-type": "logical", {}}}]}}}}}}}}"#,
+        filesystem("/"),
+        filesystem("/data")
+    );
+    let mut case = laid_out(&layout);
+    let plan = |case: &Case, mode| {
+        let options = InstallOptions { disko_mode: mode, ..InstallOptions::default() };
+        plan_disks(&case.inventory, &case.layout, &options)
+    };
+    for mode in [DiskoMode::Mount, DiskoMode::Format, DiskoMode::FormatMount] {
+        let plan = plan(&case, mode).unwrap();
+        assert!(plan.is_consistent());
+        assert!(!plan.steps.iter().any(writes), "{mode}: {:?}", plan.steps);
+        let kept = |step: &&Step| matches!(&step.action, Action::PartitionMbr(table) if table.keep);
+        assert_eq!(plan.steps.iter().filter(kept).count(), 1, "{mode}");
+    }
+    let mounts = plan(&case, DiskoMode::Mount).unwrap();
+    assert_eq!(mounts.steps.iter().filter(|step| matches!(step.action, Action::Mount(_))).count(), 2);
+
+    let refused = |case: &Case, words: &str| {
+        let refusal = plan(case, DiskoMode::Mount).unwrap_err();
+        assert!(refusal.message.contains(words), "{refusal}");
+    };
+    let disk = |case: &mut Case| {
+        let disks = case.inventory.disks.iter_mut();
+        let index = disks.enumerate().find(|(_, disk)| !disk.contents.partitions.is_empty()).unwrap().0;
+        std::mem::take(&mut case.inventory.disks[index].contents)
+    };
+    let there = disk(&mut case);
+    let put = |case: &mut Case, change: &dyn Fn(&mut Contents)| {
+        let mut contents = there.clone();
+        change(&mut contents);
+        let target = case.inventory.disks.iter_mut().find(|disk| {
+            disk.links.iter().any(|link| link == "/dev/disk/by-id/virtio-target")
+        });
+        target.unwrap().contents = contents;
+    };
+    put(&mut case, &|contents| contents.partitions[0].first_lba += 8);
+    refused(&case, "has a partition 1 at sectors 2056");
+    put(&mut case, &|contents| drop(contents.partitions.pop()));
+    refused(&case, "has no partition 5");
+    put(&mut case, &|contents| contents.partitions[2].number = 6);
+    refused(&case, "has a partition 6 that the layout does not have");
+    put(&mut case, &|contents| contents.partitions[2].signatures = vec![Signature::Swap]);
+    refused(&case, "holds swap, where the layout has the file system ext4");
+    put(&mut case, &|contents| contents.table = Some(Table::Gpt { guid: "x".into() }));
+    refused(&case, "has a GPT, and the layout an MBR");
 }
