@@ -176,7 +176,8 @@ fn check_version(dir: &OpenDir) -> Result<(), DbError> {
     let fd = openat(&dir.fd, "schema", flags, Mode::empty()).at("open", &path)?;
     let mut found = String::new();
     File::from(fd).take(64).read_to_string(&mut found).at("read", &path)?;
-    if found.trim_end() == SCHEMA_VERSION { Ok(()) } else { Err(DbError::Version { found }) }
+    // A file that lost its contents with the power is one that was not written yet.
+    if found.is_empty() || found.trim_end() == SCHEMA_VERSION { Ok(()) } else { Err(DbError::Version { found }) }
 }
 
 fn open(dir: &OpenDir) -> Result<Connection, DbError> {

@@ -147,7 +147,14 @@ impl<'a> Pipeline<'a> {
             }
             drop(state);
             if let Err(error) = self.checkpoint(closure) {
-                tracing::warn!("no checkpoint: {error}");
+                // The kernel tells once that it could not write something: who passes over it now,
+                // hears at the end that all is on the disk.
+                let mut state = self.lock();
+                state.stop = true;
+                state.failure.get_or_insert(ReceiveError::Fs(error));
+                drop(state);
+                self.changed.notify_all();
+                return;
             }
             (bytes, at) = (done, Instant::now());
         }

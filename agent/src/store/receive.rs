@@ -208,8 +208,9 @@ impl Store {
         // Nix takes 0 for "unknown"; a machine's clock may start there.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |t| t.as_secs().max(1));
         let added = db::register(&self.db, &closure, &derivations, now as i64)?;
-        journal.remove(&self.state)?;
         nix::unistd::syncfs(&self.db.fd).at("sync", &self.db.path)?;
+        // What is not on the disk is not called finished: another run comes to the sync again.
+        journal.remove(&self.state)?;
         let changed = added > 0 || !wanted.is_empty();
         Ok(Received {
             ensured: if changed { Ensured::Created } else { Ensured::AlreadySo },

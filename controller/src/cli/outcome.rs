@@ -97,8 +97,8 @@ impl Trouble {
                     };
                     let waits = match installs {
                         true => {
-                            "once --patience is over; until then --phases install,reboot goes on with \
-                             what is mounted"
+                            "(after a lost connection when --patience is over; until then --phases \
+                             install,reboot goes on, if the target was mounted)"
                         }
                         false => "",
                     };

@@ -209,8 +209,8 @@ impl Kind {
         match self {
             Kind::Usage => "wrong options",
             Kind::Closure => "the closure or the layout can't be installed",
-            Kind::TargetUnfit => "the machine can't be installed so",
-            Kind::NotConfirmed => "not agreed to, or a password, key file or the like is missing",
+            Kind::TargetUnfit => "the machine can't be installed so, or a key file that the layout names is neither given nor there",
+            Kind::NotConfirmed => "not agreed to, or a password or the like is missing",
             Kind::Unreachable => "the machine can't be reached",
             Kind::SshRefused => "another host key than expected, or no key is let in",
             Kind::Internal => "a defect in keystone",

@@ -53,7 +53,7 @@ pub(super) async fn execute<O: Operator>(
         let mounted = mounted || is_after_mounting(plan, link.conversation.step());
         let got_on = link.conversation.received() > 0;
         let log = link.conversation.log().lines().map(str::to_owned).collect();
-        died += u32::from(lost && !link.session.is_closed());
+        died += u32::from(lost && !link.session.has_ended().await);
         let failed = InstallError::Execute {
             error: Box::new(error),
             plan: Box::new(plan.clone()),

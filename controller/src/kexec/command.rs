@@ -52,8 +52,8 @@ for p in {parents}; do
   if [ "$4" -lt {kib} ]; then
     rmdir "$d"; echo "no $p $4 KiB are free"; continue
   fi
-  # What is on no device may be memory: a live system's root is an overlay of that.
-  case ${{1:-}} in /dev/*) ;; *)
+  # A live system's root is an overlay of memory.
+  case ${{1:-}} in tmpfs|ramfs|rootfs|overlay*|aufs|airootfs|none|/dev/ram*|/dev/zram*)
     m=$(while read -r k v _; do [ "$k" != MemAvailable: ] || echo "$v"; done </proc/meminfo)
     if [ "${{m:-0}}" -lt {memory} ]; then
       rmdir "$d"; echo "no $p it is memory ($1), of which ${{m:-0}} KiB are free"; continue

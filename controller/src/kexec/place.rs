@@ -98,8 +98,10 @@ mod tests {
             let dir = chosen(&said(1 << 10), "keystone-kexec.memory").unwrap();
             std::fs::remove_dir(dir).unwrap();
         }
-        tool("df", "/dev/vda1 99999999 9 99999999 1% /");
-        std::fs::remove_dir(chosen(&said(1 << 60), "keystone-kexec.memory").unwrap()).unwrap();
+        for disk in ["/dev/vda1", "rpool/ROOT/ubuntu"] {
+            tool("df", &format!("{disk} 99999999 9 99999999 1% /"));
+            std::fs::remove_dir(chosen(&said(1 << 60), "keystone-kexec.memory").unwrap()).unwrap();
+        }
         tool("df", "none - - -");
         let tried = chosen(&said(0), "keystone-kexec.memory").unwrap_err();
         assert!(tried.contains("/var/tmp: df does not say what is free"), "{tried}");

@@ -34,6 +34,8 @@ const STREAM_BELOW: f64 = 60e6;
 const BUSY_STREAM_BELOW: f64 = 20e6;
 /// Less than this is not worth a stream, in bytes.
 const STREAM_FROM: u64 = 4 << 20;
+/// From this part of the time without work on, at the fastest level, a line is too fast for a stream.
+const OUTRUN: f64 = 0.3;
 /// How long a level is kept at least.
 const HELD: Duration = Duration::from_millis(1500);
 
@@ -191,6 +193,12 @@ impl Pace {
         if now.duration_since(state.changed) < HELD {
             return;
         }
+        let fast = state.rate.is_some_and(|rate| rate > STREAM_BELOW);
+        if level == 0 && fast && state.starved > OUTRUN {
+            // The line carries more than the fastest level gives: it is measured anew.
+            (state.level, state.rate) = (None, None);
+            return;
+        }
         let next = match state.starved {
             s if s > 0.3 => level.saturating_sub(2),
             s if s > 0.08 => level.saturating_sub(1),
@@ -323,6 +331,17 @@ mod tests {
         assert!(pace.rate().unwrap() > 900e6);
         send(&pace, &mut now, 900, 118e6, 0.0);
         assert!(pace.rate().unwrap() < 140e6);
+    }
+
+    /// A line that was slow for a moment outruns the fastest level, and is measured anew.
+    #[test]
+    fn a_line_that_recovers_needs_no_stream() {
+        let pace = Pace { cores: 2.0, ..Pace::default() };
+        let mut now = Instant::now();
+        send(&pace, &mut now, 100, 40e6, 0.0);
+        assert!(matches!(pace.method(1 << 30, 0.0), Method::Stream(_)));
+        send(&pace, &mut now, 3000, 400e6, 0.6);
+        assert!(!matches!(pace.method(1 << 30, 0.0), Method::Stream(_)));
     }
 
     #[test]

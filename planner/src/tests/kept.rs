@@ -6,7 +6,7 @@ use crate::plan_disks;
 use keystone_protocol::disko_mode::DiskoMode;
 use keystone_protocol::inventory::{Contents, ImportedPool, Partition, PoolState, Signature, Table};
 use keystone_protocol::layout::{Content, Layout};
-use keystone_protocol::plan::{Action, DeviceRef, InnerPresence, InnerTable, MbrKind, MbrTable, Release, Step};
+use keystone_protocol::plan::{Action, DeviceRef, InnerPresence, InnerTable, MbrKind, MbrTable, PlannedPartition, Release, Step};
 
 /// What a content looks like on its device.
 fn signatures(content: Option<&Content>) -> Vec<Signature> {
@@ -280,4 +280,61 @@ fn a_legacy_table_is_kept_where_it_is_the_layouts() {
     refused(&case, "holds swap, where the layout has the file system ext4");
     put(&mut case, &|contents| contents.table = Some(Table::Gpt { guid: "x".into() }));
     refused(&case, "has a GPT, and the layout an MBR");
+}
+
+#[test]
+fn a_legacy_table_in_a_gpt_is_kept_too() {
+    let root = documents().into_iter().next().unwrap();
+    let path = root.ancestors().nth(2).unwrap().join("written/legacy-table-gpt.json");
+    let text = std::fs::read_to_string(path).unwrap();
+    let mut case = machine_for(&text, 64 << 30, 512);
+    let options = |mode| InstallOptions { disko_mode: mode, ..InstallOptions::default() };
+    let made = plan_disks(&case.inventory, &case.layout, &options(DiskoMode::Format)).unwrap();
+    let table = made.steps.iter().find_map(|step| match &step.action {
+        Action::Partition(table) => Some(table.clone()),
+        _ => None,
+    });
+    let table = table.unwrap();
+    let partition = |planned: &PlannedPartition, fstype: &str| Partition {
+        number: planned.number,
+        kernel_name: format!("x{}", planned.number),
+        first_lba: planned.first_lba,
+        size: (planned.last_lba + 1 - planned.first_lba) * 512,
+        type_guid: Some(planned.type_guid.clone()),
+        guid: Some("0f0c9f3e-8f0e-4cf5-b1a2-2d8d0a8a3a55".into()),
+        label: Some("a name of its own".into()),
+        signatures: vec![Signature::Filesystem { fstype: fstype.into(), label: None, uuid: None }],
+        nixos: None,
+        holders: Vec::new(),
+    };
+    let there = Contents {
+        table: Some(Table::Gpt { guid: "7f0c9f3e-8f0e-4cf5-b1a2-2d8d0a8a3a55".into() }),
+        partitions: vec![partition(&table.partitions[0], "vfat"), partition(&table.partitions[1], "ext4")],
+        ..Contents::default()
+    };
+    let disk = Layout::parse(&text).unwrap().disks[0].device.clone();
+    let mut plan = |change: &dyn Fn(&mut Contents)| {
+        let mut contents = there.clone();
+        change(&mut contents);
+        let target = case.inventory.disks.iter_mut().find(|found| found.links.contains(&disk));
+        target.unwrap().contents = contents;
+        plan_disks(&case.inventory, &case.layout, &options(DiskoMode::Mount))
+    };
+    let kept = plan(&|_| ()).unwrap();
+    assert!(!kept.steps.iter().any(writes), "{:?}", kept.steps);
+    let found = kept.steps.iter().find_map(|step| match &step.action {
+        Action::FindPartitions(table) => Some(table.clone()),
+        _ => None,
+    });
+    assert_eq!(found.unwrap().partitions[1].label, "a name of its own");
+    for (change, words) in [
+        (&(|contents: &mut Contents| contents.partitions[1].first_lba += 1) as &dyn Fn(&mut Contents), "partition 2 at"),
+        (&|contents| drop(contents.partitions.pop()), "has no partition 2"),
+        (&|contents| contents.partitions[1].number = 3, "a partition 3 that the layout does not have"),
+        (&|contents| contents.table = Some(Table::Mbr { id: "1".into() }), "the layout a GPT"),
+        (&|contents| contents.table = None, "no partition table"),
+    ] {
+        let refusal = plan(change).unwrap_err();
+        assert!(refusal.message.contains(words), "{refusal}");
+    }
 }

@@ -263,6 +263,12 @@ const LOOKS: &str = r#"
     }
     for disk; do
         echo "disk $disk"
+        # zpool puts a table on a disk first that a pool gets whole, and we do not (docs/decisions/programs.md).
+        if [ "$(blkid -p -o value -s TYPE /dev/disk/by-id/$disk)" = zfs_member ] ||
+            sfdisk -d /dev/disk/by-id/$disk 2>/dev/null | grep -q 'type=6A945A3B-1DD2-11B2-99A6-080020736631'; then
+            echo "whole in a pool"
+            continue
+        fi
         sfdisk -d /dev/disk/by-id/$disk 2>/dev/null | sed -E '/^(label-id|device)/d; s#^/dev/[^ ]+ *: *##; s/, uuid=[^,]*//'
         devices /dev/disk/by-id/$disk
     done

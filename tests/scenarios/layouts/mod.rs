@@ -100,7 +100,7 @@ fn run_all(cx: &Context, name: &str, layouts: Vec<Made>) -> Result<()> {
 const CLEAN: &str = "cd /; swapoff -a; umount -R /mnt; for x in 1 2; do zpool export -af; \
                      vgchange -an; mdadm --stop --scan; \
                      for m in $(dmsetup ls --target crypt | cut -f1); do cryptsetup close $m; done; \
-                     done; udevadm settle";
+                     done; find /mnt -xdev -mindepth 1 -depth -type d -empty -delete; udevadm settle";
 
 fn one(live: &Live, layout: &Made) -> Result<()> {
     let said = by_us(live, &layout.steps, layout.fails).context("made, mounted, closed by us")?;
