@@ -33,17 +33,24 @@ pub(super) fn allocate(
             .ok_or_else(|| format!("{} does not fit on the disk", name()))?;
         let exact = partition.start.byte(bytes, sector_size).is_some_and(|(_, exact)| exact);
         let before = placed.iter().filter(|(kind, ..)| *kind == Kind::Logical);
-        let taken = before.map(|(_, place, _)| place.last).max();
-        // The table of a logical partition needs a sector before it.
-        if kind == Kind::Logical && !exact && taken.is_some_and(|last| last + 1 == extent.first) {
+        let taken = before.map(|(_, place, _)| place.last + 1).max();
+        let extended = placed.iter().find(|(kind, ..)| *kind == Kind::Extended);
+        // The table of a logical partition needs a sector before it. The first one's is the extended
+        // partition's first sector, where the MBR says that the chain begins.
+        let chain = extended.map(|(_, outer, _)| outer.first);
+        let free_from = taken.or(chain);
+        if kind == Kind::Logical && !exact && free_from == Some(extent.first) {
             extent.first += ALIGNMENT / sector;
         }
-        let table_lba = match kind {
-            Kind::Logical => Some(extent.first.checked_sub(1).ok_or_else(name)?),
+        let table_lba = match (kind, taken) {
+            (Kind::Logical, None) => chain,
+            (Kind::Logical, Some(_)) => Some(extent.first.checked_sub(1).ok_or_else(name)?),
             _ => None,
         };
+        if table_lba.is_some_and(|table| table >= extent.first) {
+            return Err(format!("{} leaves no sector for its own table before it", name()));
+        }
         let begin = table_lba.unwrap_or(extent.first);
-        let extended = placed.iter().find(|(kind, ..)| *kind == Kind::Extended);
         let inside = |outer: &Extent| outer.first <= begin && extent.last <= outer.last;
         match (kind, extended) {
             (Kind::Logical, Some((_, outer, _))) if inside(outer) => {}

@@ -101,6 +101,9 @@ pub(super) fn lay_out(table: &MbrTable, signature: u32) -> Result<Vec<Sector>, M
         if lba >= partition.first_lba || lba < extended.first_lba {
             return Err(wrong("its own sector does not lie before it in the extended one"));
         }
+        if index == 0 && lba != extended.first_lba {
+            return Err(wrong("the chain does not begin where the extended one does"));
+        }
         let mut entries = vec![entry(partition, lba)?];
         if let Some(next) = logical.get(index + 1) {
             let at = next.table_lba.ok_or_else(|| wrong("the next has no sector of its own"))?;
