@@ -93,7 +93,10 @@ fn what_an_mbr_cannot_say_is_refused() {
     alone.partitions.retain(|p| p.kind != MbrKind::Extended);
     let mut number = table();
     number.partitions[0].number = 7;
-    for wrong in [far, alone, number] {
+    // Nobody looks for the chain but where the extended partition begins.
+    let mut late = table();
+    late.partitions[2].table_lba = Some(24575);
+    for wrong in [far, alone, number, late] {
         assert!(matches!(ensure::lay_out(&wrong, 1), Err(MbrError::Partition { .. })));
     }
 }
