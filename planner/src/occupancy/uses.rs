@@ -341,11 +341,16 @@ impl<'a> Uses<'a> {
             }
             for partition in disk.contents.partitions.iter().filter(|p| swapped(&p.holders)) {
                 let layout = self.context.layout.disks.iter().find(|disk| disk.name == name);
-                let own = |label| {
-                    layout.is_some_and(|disk| disk.partitions().iter().any(|p| p.label == label))
-                };
-                if !partition.label.as_deref().is_some_and(own) {
-                    let number = partition.number;
+                let number = partition.number;
+                let label = partition.label.as_deref();
+                let own = layout.is_some_and(|disk| match &disk.content {
+                    // Its partitions have no names.
+                    Some(Content::Table(table)) => table.partitions.iter().any(|p| {
+                        p.number == number && matches!(p.content, Some(Content::Swap(_)))
+                    }),
+                    _ => disk.partitions().iter().any(|p| Some(p.label.as_str()) == label),
+                });
+                if !own {
                     let shown = words::disk(&disk.identity);
                     return Err(swap(
                         format!("partition {number} of {shown}"),

@@ -4,7 +4,7 @@ use super::layouts::{assert_uses_what_is_there, documents, machine_for};
 use super::*;
 use crate::plan_disks;
 use keystone_protocol::disko_mode::DiskoMode;
-use keystone_protocol::inventory::{Contents, ImportedPool, Partition, PoolState, Signature, Table};
+use keystone_protocol::inventory::{Contents, Holder, ImportedPool, Partition, PoolState, Signature, Table};
 use keystone_protocol::layout::{Content, Layout};
 use keystone_protocol::plan::{Action, DeviceRef, InnerPresence, InnerTable, MbrKind, MbrTable, PlannedPartition, Release, Step};
 
@@ -337,4 +337,29 @@ fn a_legacy_table_in_a_gpt_is_kept_too() {
         let refusal = plan(change).unwrap_err();
         assert!(refusal.message.contains(words), "{refusal}");
     }
+}
+
+/// Swap of a legacy table is known by its number; other swap is somebody's.
+#[test]
+fn swap_of_a_legacy_table_is_ended() {
+    let root = documents().into_iter().next().unwrap();
+    let path = root.ancestors().nth(2).unwrap().join("written/legacy-table-msdos.json");
+    let mut case = laid_out(&std::fs::read_to_string(path).unwrap());
+    let options = InstallOptions { disko_mode: DiskoMode::Unmount, ..InstallOptions::default() };
+    let mut swapped = |number: u32| {
+        for disk in &mut case.inventory.disks {
+            for partition in &mut disk.contents.partitions {
+                partition.holders = if partition.number == number { vec![Holder::Swap] } else { Vec::new() };
+            }
+        }
+        plan_disks(&case.inventory, &case.layout, &options)
+    };
+    let plan = swapped(6).unwrap();
+    let ended = DeviceRef::Partition { disk: "main".into(), number: 6 };
+    let ends = |step: &Step| {
+        matches!(&step.action, Action::Release(Release::Swapoff { device }) if *device == ended)
+    };
+    assert!(plan.steps.iter().any(ends), "{:?}", plan.steps);
+    let refusal = swapped(5).unwrap_err();
+    assert!(refusal.message.contains("is active swap"), "{refusal}");
 }
