@@ -236,12 +236,7 @@ impl Keystone {
         let arguments = self.agreed(request, more, install)?;
         let mut arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         arguments.push("--json");
-        self.start(self.command("install", request, &arguments))
-    }
-
-    /// Starts a command, not waiting for its end.
-    pub fn start(&self, command: Command) -> Result<Started> {
-        Started::new(command)
+        Started::new(self.command("install", request, &arguments))
     }
 
     fn agreed(&self, request: &Request<'_>, more: &[&str], install: &[&str]) -> Result<Vec<String>> {

@@ -97,16 +97,15 @@ impl Trouble {
                     };
                     let waits = match installs {
                         true => {
-                            "(after a lost connection when --patience is over; until then --phases \
+                            " (after a lost connection when --patience is over; until then --phases \
                              install,reboot goes on, if the target was mounted)"
                         }
                         false => "",
                     };
-                    let closes = ["closes what it opened", waits].join(" ");
                     self.left.push(format!(
-                        "{written}an agent that still runs {}, one that was killed left pool, containers \
-                         and mounts open: the same command again closes or finds them",
-                        closes.trim_end()
+                        "{written}an agent that still runs closes what it opened{waits}, one that was \
+                         killed left pool, containers and mounts open: the same command again closes \
+                         or finds them"
                     ));
                     self.next = Some(mode.again(Phases::ALL));
                 }

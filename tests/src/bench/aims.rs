@@ -47,8 +47,7 @@ pub(super) fn write(table: &Table, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let verdict = if measured <= most { "reached" } else { "not reached" };
         writeln!(f, "| {aim} | {against} | {measured:.3} | {most} | {verdict} |")
     };
-    let copies = |name: &&str| !name.starts_with("limit");
-    let over_ssh = |name: &&str| !name.starts_with("http") && copies(name);
+    let over_ssh = |name: &&str| !name.starts_with("http") && !name.starts_with("limit");
     let fastest = |of: &dyn Fn(&str) -> Option<f64>, names: &mut dyn Iterator<Item = &'static str>| {
         names.filter_map(|name| Some((name, of(name)?))).min_by(|a, b| a.1.total_cmp(&b.1))
     };
