@@ -103,7 +103,8 @@ pub fn ensure_subvolume_with(
     let program = tool::need("btrfs")?;
     let mut failed = None;
     let made = subvolume(roots, device, path, |at| {
-        let run = Run::new(&program).args(["subvolume", "create"]).args(extra_args).arg(at).run(say);
+        let run =
+            Run::new(&program).args(["subvolume", "create"]).args(extra_args).arg(at).run(say);
         run.map(drop).map_err(|error| {
             failed = Some(error);
             io::Error::other("btrfs failed")
@@ -213,8 +214,7 @@ fn not_swap(at: &Path, found: &fs::Metadata, size: u64) -> io::Result<Option<Str
 }
 
 fn fill(at: &Path, header: &[u8], size: u64) -> io::Result<()> {
-    let file =
-        OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(at)?;
+    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(at)?;
     file.set_permissions(fs::Permissions::from_mode(0o600))?;
     // Only an empty file can be made so.
     let nocow = flags(&file)? | NOCOW;
@@ -286,7 +286,8 @@ mod tests {
             assert!(matches!(refused, BtrfsError::Path(_)), "{wrong}: {refused}");
         }
         let top = TempMount::new(&roots, device, "btrfs", true).unwrap();
-        let listed = run("btrfs-progs", "btrfs", &["subvolume", "list", top.path().to_str().unwrap()]);
+        let listed =
+            run("btrfs-progs", "btrfs", &["subvolume", "list", top.path().to_str().unwrap()]);
         let mut names: Vec<&str> =
             listed.lines().filter_map(|line| line.split_once(" path ")).map(|(_, n)| n).collect();
         names.sort_unstable();

@@ -94,7 +94,8 @@ fn text(variables: &BTreeMap<String, Value>, script: &str, arrays: bool) -> Stri
                 format!("declare -a {name}=({})", words.join(" "))
             }
             Value::Map(map) if arrays => {
-                let pairs = map.iter().map(|(key, word)| format!("[{}]={}", quoted(key), quoted(word)));
+                let pairs =
+                    map.iter().map(|(key, word)| format!("[{}]={}", quoted(key), quoted(word)));
                 format!("declare -A {name}=({})", pairs.collect::<Vec<_>>().join(" "))
             }
             // A shell without arrays gets the words.
@@ -167,7 +168,8 @@ mod tests {
         let roots = Roots { run: dir.path().to_owned(), ..Roots::default() };
         let mut said = Vec::new();
         let mut say = |line: &str| said.push(line.to_owned());
-        let ended = run(&roots, "disk.main.preCreateHook", &variables(), script, &mut say, &|| false);
+        let ended =
+            run(&roots, "disk.main.preCreateHook", &variables(), script, &mut say, &|| false);
         let left = fs::read_dir(dir.path().join("keystone")).unwrap().count();
         (ended, said, left)
     }

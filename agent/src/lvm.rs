@@ -153,12 +153,7 @@ impl Group {
     ///
     /// # Errors
     /// [`LvmError::Differs`] if one of that name is smaller or of another type.
-    pub fn ensure_volume(
-        &self,
-        roots: &Roots,
-        volume: &Volume,
-        say: Say<'_>,
-    ) -> Result<Ensured> {
+    pub fn ensure_volume(&self, roots: &Roots, volume: &Volume, say: Say<'_>) -> Result<Ensured> {
         let fields = "lv_name,lv_size,segtype,pool_lv";
         let there = self.report("lvs", "lv", fields, say)?;
         let ensured = match there.iter().find(|row| row.get("lv_name") == Some(&volume.name)) {
@@ -313,9 +308,9 @@ impl Volume {
 
 /// A command of `lvm` that looks at these devices and no others.
 fn lvm<'a>(verb: &str, devices: &[Node]) -> Result<Run<'a>> {
-    let devices = devices.iter().flat_map(|node| {
-        [OsString::from("--devices"), PathBuf::from(&node.path).into_os_string()]
-    });
+    let devices = devices
+        .iter()
+        .flat_map(|node| [OsString::from("--devices"), PathBuf::from(&node.path).into_os_string()]);
     Ok(command(&tool::need("lvm")?, verb).args(devices))
 }
 
@@ -337,7 +332,9 @@ fn rows(json: &str, key: &str) -> Result<Vec<BTreeMap<String, String>>> {
     let rows = document["report"][0][key].as_array().ok_or_else(missing)?;
     let row = |row: &Value| {
         let fields = row.as_object().into_iter().flatten();
-        fields.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect()
+        fields
+            .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
+            .collect()
     };
     Ok(rows.iter().map(row).collect())
 }
@@ -373,8 +370,16 @@ mod tests {
         assert_eq!(
             thin.arguments("pool"),
             [
-                "--yes", "-V", "10485760b", "-n", "t", "--type=thin", "--thinpool=tp",
-                "--setactivationskip", "n", "pool"
+                "--yes",
+                "-V",
+                "10485760b",
+                "-n",
+                "t",
+                "--type=thin",
+                "--thinpool=tp",
+                "--setactivationskip",
+                "n",
+                "pool"
             ]
         );
     }

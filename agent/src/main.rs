@@ -26,7 +26,9 @@ fn main() -> ExitCode {
             keystone_agent::activation::shell::shell_main(target, arguments)
         }
         Some(other) => {
-            eprintln!("keystone-agent: unknown argument {other:?}; it takes none, `keystone` starts it");
+            eprintln!(
+                "keystone-agent: unknown argument {other:?}; it takes none, `keystone` starts it"
+            );
             ExitCode::from(64)
         }
     }

@@ -219,9 +219,7 @@ impl<'a> Run<'a> {
         }
         match self.watch(&mut child, ears, heard) {
             Ok(status) if status.success() => Ok(()),
-            Ok(status) => {
-                Err(ToolError::Failed { path: self.path, status, output: heard.end() })
-            }
+            Ok(status) => Err(ToolError::Failed { path: self.path, status, output: heard.end() }),
             Err(error) => {
                 let _ = killpg(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL);
                 let _ = child.wait();

@@ -52,9 +52,8 @@ impl Recorder {
     /// # Errors
     /// It can't be written.
     pub fn write(&self, path: &Path, closing: (&str, &Value)) -> io::Result<()> {
-        let lines = |values: &[Value]| {
-            values.iter().map(|value| format!("{value}\n")).collect::<String>()
-        };
+        let lines =
+            |values: &[Value]| values.iter().map(|value| format!("{value}\n")).collect::<String>();
         let pretty = |value: &Value| format!("{value:#}\n");
         let about = serde_json::json!({
             "keystone": env!("CARGO_PKG_VERSION"),
@@ -197,9 +196,15 @@ mod tests {
         recorder.write(&path, ("step 3/30 failed\n", &closing)).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let text = contents(&path);
-        for word in ["step 3/30 failed", "\"storage\"", "exported rpool", "after", "plan.json",
-            "inventory.json", plan(tpm2()).hash.as_str()]
-        {
+        for word in [
+            "step 3/30 failed",
+            "\"storage\"",
+            "exported rpool",
+            "after",
+            "plan.json",
+            "inventory.json",
+            plan(tpm2()).hash.as_str(),
+        ] {
             assert!(text.contains(word), "{word} is not in {text}");
         }
         for secret in ["horse", &key, "AAAA"] {

@@ -155,7 +155,8 @@ fn other_places_are_checked_before_connecting() {
     let root = |store: &NixStore| store.root().display().to_string();
     let make = |store: &NixStore| {
         store.copy_to_cache(&system, &cache, "zstd");
-        let made = keystone(&["bundle", &system, "--store", &root(store), "-o", &bundle, "--force"]);
+        let made =
+            keystone(&["bundle", &system, "--store", &root(store), "-o", &bundle, "--force"]);
         assert_eq!(made.code, 0, "{}", made.err);
     };
     make(&broken);
@@ -166,11 +167,16 @@ fn other_places_are_checked_before_connecting() {
     make(&good);
     let key = "stranger-1:MTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTI=";
     let signed = ["--require-signatures", key];
-    for place in [&["--from", &url, "--store-path", &system][..], &["--from", &bundle], &["--store-path", &bundle]] {
+    for place in [
+        &["--from", &url, "--store-path", &system][..],
+        &["--from", &bundle],
+        &["--store-path", &bundle],
+    ] {
         assert_refused(&install(place), 68, &["can't reach 127.0.0.1 on port 1"]);
         let refused = install(&[place, &signed].concat());
         assert_refused(&refused, 65, &["no signature by stranger-1", "nothing was sent"]);
-        let copied = keystone(&[&["copy", NOWHERE, "--agent", "/bin/cat"], place, &signed].concat());
+        let copied =
+            keystone(&[&["copy", NOWHERE, "--agent", "/bin/cat"], place, &signed].concat());
         assert_refused(&copied, 65, &["no signature by stranger-1"]);
     }
     assert_refused(&install(&["--from", &url]), 65, &["--store-path"]);
@@ -294,7 +300,10 @@ fn the_peers_options_are_obeyed_or_refused() {
         all.extend(more);
         assert_refused(&install(&store, NOWHERE, &all), 64, words);
     };
-    refused(&["--kexec", "/nonexistent/x.tar.gz"], &["the image /nonexistent/x.tar.gz can't be read"]);
+    refused(
+        &["--kexec", "/nonexistent/x.tar.gz"],
+        &["the image /nonexistent/x.tar.gz can't be read"],
+    );
     refused(&["--kexec", "x.zip"], &["x.zip", ".tar.gz"]);
     refused(&["--kexec", "ftp://host/x.tar"], &["ftp:// is not fetched"]);
     refused(&["--end-system", "web1"], &["--yes"]);
@@ -306,7 +315,10 @@ fn the_peers_options_are_obeyed_or_refused() {
     refused(&["--build-on-remote"], &["--build-on remote", "nothing is built without --flake"]);
     refused(&["--chown", "home", "1"], &["absolute"]);
     refused(&["--chown", "/nix/store/x", "1"], &["root's"]);
-    refused(&["--disk-encryption-keys", "/tmp/disk.key", "/dev/null"], &["/tmp/disk.key", "asks for"]);
+    refused(
+        &["--disk-encryption-keys", "/tmp/disk.key", "/dev/null"],
+        &["/tmp/disk.key", "asks for"],
+    );
     refused(&["--extra-files", "/nonexistent"], &["--extra-files", "/nonexistent"]);
     refused(&["--host-key-file", "/nonexistent"], &["--host-key-file", "/nonexistent"]);
     refused(&["--generate-hardware-config", "lspci", "x"], &["nixos-facter"]);
@@ -320,7 +332,11 @@ fn the_peers_options_are_obeyed_or_refused() {
     assert_refused(&keystone(&args), 64, &["./disko-script", "--layout"]);
     args.extend(["--layout", LAYOUT, "-t", "--no-substitute-on-destination"]);
     let said = keystone(&args);
-    assert_refused(&said, 68, &["./disko-script is not run", "--tty changes nothing", "fetches nothing"]);
+    assert_refused(
+        &said,
+        68,
+        &["./disko-script is not run", "--tty changes nothing", "fetches nothing"],
+    );
     assert_refused(&keystone(&["inventory"]), 64, &["which machine", "--target-host"]);
 }
 
@@ -347,9 +363,22 @@ fn additions_and_a_support_bundle() {
     let (files, host, layout, key, bundle) =
         (at("files"), at("host"), at("layout.json"), at("disk.key"), at("bundle.tar.zst"));
     let args = [
-        "--agent", "/bin/cat", "--layout", &layout, "--extra-files", &files, "--host-key-file", &host,
-        "--chown", "/home/a user with spaces and a rather long name/.config", "1000:100",
-        "--disk-encryption-keys", "/tmp/disk.key", &key, "--support-bundle", &bundle,
+        "--agent",
+        "/bin/cat",
+        "--layout",
+        &layout,
+        "--extra-files",
+        &files,
+        "--host-key-file",
+        &host,
+        "--chown",
+        "/home/a user with spaces and a rather long name/.config",
+        "1000:100",
+        "--disk-encryption-keys",
+        "/tmp/disk.key",
+        &key,
+        "--support-bundle",
+        &bundle,
     ];
     let said = install(&store, NOWHERE, &args);
     assert_refused(&said, 68, &["can't reach", "support bundle: "]);
@@ -362,9 +391,11 @@ fn additions_and_a_support_bundle() {
     assert!(all.contains("can't reach 127.0.0.1") && all.contains("unreachable"), "{all}");
     assert!(!all.contains("horse"), "{all}");
 
-    let other = install(&store, NOWHERE, &[
-        "--agent", "/bin/cat", "--layout", &layout, "--disk-encryption-keys", "/tmp/other", &key,
-    ]);
+    let other = install(
+        &store,
+        NOWHERE,
+        &["--agent", "/bin/cat", "--layout", &layout, "--disk-encryption-keys", "/tmp/other", &key],
+    );
     assert_refused(&other, 64, &["/tmp/other", "it asks for /tmp/disk.key"]);
 }
 
@@ -404,8 +435,17 @@ fn hardware_described_by_the_machines_own_tool() {
     let print = fingerprint(&sshd.host_key("ed25519"));
     let file = sshd.dir.path().join("not there yet/hardware.nix").display().to_string();
     let with = |tool: &str| {
-        let args = ["--agent", "/bin/cat", "--host-key", &print, "-i", &key,
-            "--generate-hardware-config", tool, &file];
+        let args = [
+            "--agent",
+            "/bin/cat",
+            "--host-key",
+            &print,
+            "-i",
+            &key,
+            "--generate-hardware-config",
+            tool,
+            &file,
+        ];
         install(&store, &destination, &args)
     };
     assert_refused(&with("nixos-facter"), 66, &["no nixos-facter", "--hardware-report"]);

@@ -45,7 +45,8 @@ fn what_nix_can_not_do_is_said_before_any_machine_is_called() {
     assert!(err.contains("layout can't be used"), "{err}");
     assert!(!place.built("-nixos-system-nas-25.11"));
     // Nix gets what it is to get.
-    let (code, _, err) = place.install("nas", &["--option", "allowed-uris", "x", "--option", "system", "riscv64-linux"]);
+    let (code, _, err) = place
+        .install("nas", &["--option", "allowed-uris", "x", "--option", "system", "riscv64-linux"]);
     assert_eq!(code, 78, "{err}");
     assert!(err.contains("riscv64-linux"), "{err}");
 }

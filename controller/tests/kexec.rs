@@ -7,9 +7,7 @@ mod common;
 use common::sshd::{Sshd, identities, keygen, with_people};
 use common::web::Nginx;
 use keystone_controller::install::InstallError;
-use keystone_controller::kexec::{
-    Ending, KexecError, KexecRequest, Outcome, Progress, kexec,
-};
+use keystone_controller::kexec::{Ending, KexecError, KexecRequest, Outcome, Progress, kexec};
 use keystone_controller::operator::{Notice, Operator, OperatorError, Proposal};
 use keystone_controller::ssh::host_key::fingerprint;
 use keystone_controller::ssh::login::Given;
@@ -119,7 +117,9 @@ impl Image {
 
     fn pack(&self, name: &str) -> PathBuf {
         let file = self.dir.path().join(name);
-        common::run(Command::new("tar").arg("-caf").arg(&file).arg("-C").arg(self.dir.path()).arg("kexec"));
+        common::run(
+            Command::new("tar").arg("-caf").arg(&file).arg("-C").arg(self.dir.path()).arg("kexec"),
+        );
         file
     }
 }
@@ -244,13 +244,15 @@ async fn a_machine_is_booted_into_the_image() {
 #[tokio::test]
 async fn who_is_not_root_becomes_it() {
     let image = Image::new(RUN);
-    let rest = format!("printf 'alice ALL=(ALL) ALL\\n' > /etc/sudoers && {}", machine(OLD, "", "none"));
+    let rest =
+        format!("printf 'alice ALL=(ALL) ALL\\n' > /etc/sudoers && {}", machine(OLD, "", "none"));
     let keys = "mkdir /home/alice/.ssh && cp $SSHD_DIR/id.pub /home/alice/.ssh/authorized_keys";
     let sshd = Sshd::configured("UsePAM yes\n", Some(&with_people(&format!("{rest} && {keys}"))));
     let place = image.pack("image.tar").display().to_string();
     let mut request = request(&sshd, &place);
     request.destination = at(&sshd, "alice");
-    let password = Given { password: Zeroizing::new("wren under ivy".into()), from: "a test".into() };
+    let password =
+        Given { password: Zeroizing::new("wren under ivy".into()), from: "a test".into() };
     request.connect.login = Login::default().with_root_password(Some(password));
     let (outcome, notes, _sshd) = run_and_jump(sshd, request, |mut sshd| {
         sshd.boot_as(&machine(NEW, "installer", "none"));
@@ -265,7 +267,10 @@ async fn who_is_not_root_becomes_it() {
 async fn a_run_that_fails_leaves_the_machine_as_it_was() {
     let sshd = Sshd::in_namespace(&machine(OLD, "", "none"));
     for (run, words) in [
-        ("echo the kernel says no >&2; exit 7", &["exit status 7", "still runs Some Linux 1", "is removed from its disk"][..]),
+        (
+            "echo the kernel says no >&2; exit 7",
+            &["exit status 7", "still runs Some Linux 1", "is removed from its disk"][..],
+        ),
         ("echo done", &["without having said", "still runs"]),
         ("echo machine will boot into nixos; exit 1", &["exit status 1"]),
     ] {
@@ -302,7 +307,10 @@ async fn nothing_is_done_where_nothing_may_or_must_be() {
     assert_says(&error(kexec(&other, &mut Notes::new(true), &never()).await), &["other.tar.gz"]);
     let web = Nginx::serve(image.dir.path());
     let nowhere = request(&sshd, &format!("{}/nothing.tar.gz", web.http()));
-    assert_says(&error(kexec(&nowhere, &mut Notes::new(true), &never()).await), &["no image at", "nothing.tar.gz"]);
+    assert_says(
+        &error(kexec(&nowhere, &mut Notes::new(true), &never()).await),
+        &["no image at", "nothing.tar.gz"],
+    );
     // Nobody would get in.
     let session = Session::connect(&sshd.destination(), &sshd.options()).await.unwrap();
     session.script("rm", "rm /root/.ssh/authorized_keys", BOUND).await.unwrap();
@@ -374,7 +382,10 @@ async fn who_answers_afterwards_is_looked_at() {
     let sshd = Sshd::in_namespace(&machine(OLD, "", "none"));
     let short = KexecRequest { bound: Duration::from_secs(5), ..request(&sshd, &place) };
     let outcome = kexec(&short, &mut Notes::new(true), &never()).await;
-    assert_says(&error(outcome), &["did not boot it within ", "still runs Some Linux 1", "is removed"]);
+    assert_says(
+        &error(outcome),
+        &["did not boot it within ", "still runs Some Linux 1", "is removed"],
+    );
     assert_eq!(left(&sshd).await, "");
 }
 
@@ -403,7 +414,10 @@ async fn a_connection_that_breaks_says_nothing_of_the_machine() {
     let sshd = Sshd::in_namespace(&machine(OLD, "", "none"));
     let short = KexecRequest { bound: Duration::from_secs(5), ..request(&sshd, &place) };
     let outcome = kexec(&short, &mut Notes::new(true), &never()).await;
-    assert_says(&error(outcome), &["the connection broke while", "still runs Some Linux 1", "is removed"]);
+    assert_says(
+        &error(outcome),
+        &["the connection broke while", "still runs Some Linux 1", "is removed"],
+    );
     assert_eq!(left(&sshd).await, "");
     // It is gone, and nobody knows where to.
     let sshd = Sshd::in_namespace(&machine(OLD, "", "none"));
@@ -440,7 +454,10 @@ async fn who_stops_waiting_hears_what_is_left() {
 
 /// A sshd that lets alice in and refuses root, and alice's request.
 fn of_alice(place: &str) -> (Sshd, KexecRequest) {
-    let rest = format!("printf 'alice ALL=(ALL) NOPASSWD: ALL\\n' > /etc/sudoers && {}", machine(OLD, "", "none"));
+    let rest = format!(
+        "printf 'alice ALL=(ALL) NOPASSWD: ALL\\n' > /etc/sudoers && {}",
+        machine(OLD, "", "none")
+    );
     let keys = "mkdir /home/alice/.ssh && cp /root/.ssh/authorized_keys /home/alice/.ssh/";
     let setup = with_people(&format!("{rest} && {keys}"));
     let sshd = Sshd::configured("UsePAM yes\nPermitRootLogin no\n", Some(&setup));
@@ -474,7 +491,11 @@ async fn an_installer_that_lets_nobody_in_is_told() {
     let (outcome, notes, _sshd) = run_and_jump(sshd, wanted, |mut sshd| {
         std::fs::write(sshd.dir.path().join("authorized_keys"), "").unwrap();
         // What a kernel would end with everything else.
-        common::run(Command::new("sh").args(["-c", "for p in $(pgrep -x -P \"$0\" 'sshd|sshd-session'); do kill -9 $p; done", &sshd.pid().to_string()]));
+        common::run(Command::new("sh").args([
+            "-c",
+            "for p in $(pgrep -x -P \"$0\" 'sshd|sshd-session'); do kill -9 $p; done",
+            &sshd.pid().to_string(),
+        ]));
         sshd.boot_as(&machine(NEW, "installer", "none"));
         sshd
     })
@@ -500,14 +521,20 @@ async fn the_installer_has_to_know_the_key_and_the_machine() {
     let other = sshd.dir.path().join("other");
     keygen(&other, "ed25519", "");
     let public = std::fs::read_to_string(other.with_extension("pub")).unwrap();
-    let script = format!("cp -p /root/.ssh/authorized_keys /run/kept; echo '{public}' > /root/.ssh/authorized_keys");
+    let script = format!(
+        "cp -p /root/.ssh/authorized_keys /run/kept; echo '{public}' > /root/.ssh/authorized_keys"
+    );
     session.script("a change", &script, BOUND).await.unwrap();
     refused(request(&sshd, &place), &["let nobody in", "none of those opens it"]).await;
     there("cp -p /run/kept /root/.ssh/authorized_keys").await.unwrap();
     // One that was unlocked for the first connection, and is locked afterwards.
     let locked = sshd.dir.path().join("locked");
     std::fs::copy(sshd.key(), &locked).unwrap();
-    common::run(Command::new(common::tool("ssh-keygen", "openssh-client")).args(["-q", "-p", "-P", "", "-N", "a passphrase", "-f"]).arg(&locked));
+    common::run(
+        Command::new(common::tool("ssh-keygen", "openssh-client"))
+            .args(["-q", "-p", "-P", "", "-N", "a passphrase", "-f"])
+            .arg(&locked),
+    );
     let mut typed = request(&sshd, &place);
     typed.then_connect.identities = identities(&[locked]);
     refused(typed, &["let nobody in", "without asking", "ssh-agent"]).await;

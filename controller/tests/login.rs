@@ -651,7 +651,8 @@ async fn root_by_doas_with_a_password() {
 async fn nobody_becomes_root_where_there_is_no_way() {
     let sshd = people(&format!("{} && {}", without("sudo"), without("doas")));
     let session = Session::connect(&at(&sshd, "alice"), &sshd.options()).await.unwrap();
-    let error = RemoteAgent::place(&session, &agent("none"), &mut Trail::default()).await.unwrap_err();
+    let error =
+        RemoteAgent::place(&session, &agent("none"), &mut Trail::default()).await.unwrap_err();
     assert!(error.to_string().contains("neither sudo nor doas"), "{error}");
 }
 

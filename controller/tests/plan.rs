@@ -67,10 +67,10 @@ fn the_disks_alone_without_a_system() {
     let args = ["--inventory", "-", "--layout", &layout, "--json"];
     let json = plan(&args, Some(&machine()));
     let lines: Vec<Value> = json.out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-    assert_eq!(lines.iter().map(|l| l["event"].as_str()).collect::<Vec<_>>(), [
-        Some("inventory"),
-        Some("plan")
-    ]);
+    assert_eq!(
+        lines.iter().map(|l| l["event"].as_str()).collect::<Vec<_>>(),
+        [Some("inventory"), Some("plan")]
+    );
     assert_eq!(lines[1]["plan"]["hash"], hash(&said.out));
     let expected = keystone_planner::plan_disks(
         &serde_json::from_slice(&std::fs::read(machine()).unwrap()).unwrap(),
@@ -93,7 +93,8 @@ fn a_system_with_what_is_added_to_it() {
     std::fs::write(store.physical(nix::ETC).join("etc/fstab"), fstab).unwrap();
     let (root, system) = (store.root().display().to_string(), logical(nix::SYSTEM));
     let (file, layout) = (machine().display().to_string(), layout("keystone/single-disk-root"));
-    let args = ["--inventory", &file, "--layout", &layout, "--store", &root, "--store-path", &system];
+    let args =
+        ["--inventory", &file, "--layout", &layout, "--store", &root, "--store-path", &system];
     let said = plan(&args, None);
     assert_eq!(said.code, 0, "{}{}", said.out, said.err);
     for word in [&system[..], "receive the closure", "prove that everything"] {

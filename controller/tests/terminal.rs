@@ -220,7 +220,11 @@ fn the_system_that_ends_is_typed() {
     let question = "Type the name of the system that ends (web1): ";
     let mut terminal = Terminal::child("end");
     let shown = terminal.expect(question);
-    for words in ["At 10.0.0.5 runs Debian GNU/Linux 13 (web1).", "kexec.tar.gz", "written to its disks but the image"] {
+    for words in [
+        "At 10.0.0.5 runs Debian GNU/Linux 13 (web1).",
+        "kexec.tar.gz",
+        "written to its disks but the image",
+    ] {
         assert!(shown.contains(words), "{shown}");
     }
     terminal.type_line("10.0.0.5");

@@ -41,7 +41,8 @@ async fn by_sftp_and_by_cat() {
     for sftp in [Some("internal-sftp"), server.to_str(), Some("/bin/false"), None] {
         let sshd = Sshd::in_namespace_with("mount -t tmpfs none /run", sftp);
         let session = connect(&sshd).await;
-        let remote = RemoteAgent::place(&session, &agent("sftp"), &mut Trail::default()).await.unwrap();
+        let remote =
+            RemoteAgent::place(&session, &agent("sftp"), &mut Trail::default()).await.unwrap();
         assert!(remote.sent && remote.path().starts_with("/run/"), "{sftp:?}: {remote:?}");
         use_and_leave(&session, &remote).await;
     }
@@ -52,7 +53,8 @@ async fn elsewhere_where_programs_can_run() {
     let setup = "mount -t tmpfs -o noexec none /run && mount -t tmpfs -o size=16k none /tmp";
     let sshd = Sshd::in_namespace(setup);
     let session = connect(&sshd).await;
-    let remote = RemoteAgent::place(&session, &agent("elsewhere"), &mut Trail::default()).await.unwrap();
+    let remote =
+        RemoteAgent::place(&session, &agent("elsewhere"), &mut Trail::default()).await.unwrap();
     // /run runs nothing, /tmp is full.
     assert!(remote.path().starts_with("/var/tmp/"), "{}", remote.path());
     let left = session.script("ls", "ls /run /tmp", BOUND).await.unwrap();
@@ -62,7 +64,10 @@ async fn elsewhere_where_programs_can_run() {
     let everywhere =
         "for d in /run /tmp /var/tmp /dev/shm /root; do mount -t tmpfs -o noexec none $d; done";
     let sshd = Sshd::in_namespace(everywhere);
-    let error = RemoteAgent::place(&connect(&sshd).await, &agent("elsewhere"), &mut Trail::default()).await.unwrap_err();
+    let error =
+        RemoteAgent::place(&connect(&sshd).await, &agent("elsewhere"), &mut Trail::default())
+            .await
+            .unwrap_err();
     assert!(matches!(error, UploadError::NoPlace { .. }), "{error}");
     assert!(error.to_string().contains("/dev/shm (mounted noexec)"), "{error}");
 }
@@ -101,7 +106,8 @@ async fn killed_or_cut_off_it_leaves_nothing() {
             watch.script("waiting until it is gone", &script, BOUND).await.unwrap();
         }
     };
-    let remote = RemoteAgent::place(&session, &agent("killed"), &mut Trail::default()).await.unwrap();
+    let remote =
+        RemoteAgent::place(&session, &agent("killed"), &mut Trail::default()).await.unwrap();
     let running = remote.start("info", Duration::ZERO).await.unwrap();
     // The shell that starts it may not have got that far: until it is there.
     let kill = format!(
@@ -116,7 +122,8 @@ async fn killed_or_cut_off_it_leaves_nothing() {
     );
     gone(remote.path().to_owned()).await;
 
-    let remote = RemoteAgent::place(&session, &agent("killed"), &mut Trail::default()).await.unwrap();
+    let remote =
+        RemoteAgent::place(&session, &agent("killed"), &mut Trail::default()).await.unwrap();
     let running = remote.start("info", Duration::ZERO).await.unwrap();
     session.disconnect().await;
     drop(running);
@@ -128,7 +135,8 @@ async fn an_agent_for_another_processor_is_not_sent() {
     let sshd = Sshd::start();
     let mut agent = agent("processor");
     agent.machine = if agent.machine == "x86_64" { "aarch64" } else { "x86_64" };
-    let error = RemoteAgent::place(&connect(&sshd).await, &agent, &mut Trail::default()).await.unwrap_err();
+    let error =
+        RemoteAgent::place(&connect(&sshd).await, &agent, &mut Trail::default()).await.unwrap_err();
     assert!(matches!(error, UploadError::OtherMachine { .. }), "{error}");
 }
 
@@ -153,13 +161,17 @@ async fn a_connection_that_follows_a_broken_one_goes_on_with_what_it_sent() {
     assert!(!second.sent && trail.gets_on && first.path() != second.path());
     assert_eq!(dirs().await.len(), 1);
     // Broken while it was sent; then in a part that is not what was sent.
-    for (alter, part) in [("head -c 1000 F > t", true), ("{ echo other; head -c 999 F; } > t", false)] {
+    for (alter, part) in
+        [("head -c 1000 F > t", true), ("{ echo other; head -c 999 F; } > t", false)]
+    {
         let dir = dirs().await.remove(0);
-        let script = format!("cd {dir} && {} && mv t keystone-agent", alter.replace('F', "keystone-agent"));
+        let script =
+            format!("cd {dir} && {} && mv t keystone-agent", alter.replace('F', "keystone-agent"));
         watch.script("altering", &script, BOUND).await.unwrap();
         let next = RemoteAgent::place(&session, &agent, &mut trail).await.unwrap();
         assert!(next.sent, "{part}");
-        let hash = watch.script("hash", &format!("sha256sum < {}", next.path()), BOUND).await.unwrap();
+        let hash =
+            watch.script("hash", &format!("sha256sum < {}", next.path()), BOUND).await.unwrap();
         assert!(hash.starts_with(hex::encode(agent.sha256).as_bytes()), "{part}");
         assert_eq!(dirs().await.len(), 1);
     }

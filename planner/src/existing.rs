@@ -174,7 +174,8 @@ fn table(
     for planned in &wanted_partitions(context, wanted, gpt, disk)? {
         let number = planned.number;
         let Some(found) = numbered(disk, number) else {
-            let none = format!("has no partition {number}, which is {:?} in the layout", planned.label);
+            let none =
+                format!("has no partition {number}, which is {:?} in the layout", planned.label);
             if !context.mode.formats() {
                 return Err(other(none));
             }
@@ -182,7 +183,10 @@ fn table(
                 found.first_lba <= planned.last_lba && planned.first_lba <= last(found)
             });
             if let Some(found) = in_the_way {
-                return Err(other(format!("{none}, and partition {} is in its place", found.number)));
+                return Err(other(format!(
+                    "{none}, and partition {} is in its place",
+                    found.number
+                )));
             }
             missing.push(number);
             partitions.push(planned.clone());
@@ -262,7 +266,13 @@ fn contents(context: &Context<'_>, wanted: &layout::Disk, disk: &Disk) -> Result
         Some(Content::Table(table)) => table
             .partitions
             .iter()
-            .map(|planned| (planned.number, planned.name.as_deref().unwrap_or_default(), planned.content.as_ref()))
+            .map(|planned| {
+                (
+                    planned.number,
+                    planned.name.as_deref().unwrap_or_default(),
+                    planned.content.as_ref(),
+                )
+            })
             .collect(),
         _ => Vec::new(),
     };
@@ -298,9 +308,7 @@ fn holds(
     found: &[Signature],
 ) -> Result<(), Refusal> {
     let filesystem = |name: &str| {
-        let right = |signature: &Signature| {
-            matches!(signature, Signature::Filesystem { fstype, .. } if fstype == name)
-        };
+        let right = |signature: &Signature| matches!(signature, Signature::Filesystem { fstype, .. } if fstype == name);
         (format!("the file system {name}"), found.iter().any(right))
     };
     let (what, right) = match content {
@@ -418,7 +426,9 @@ fn pool_of(
         remarks.warnings.push(format!(
             "the pool {name:?} was last used by {} and not exported there: it is imported all the \
              same, so no other machine may be using its disks now",
-            first.hostname.map_or_else(|| "another host".to_owned(), |host| format!("host {host:?}"))
+            first
+                .hostname
+                .map_or_else(|| "another host".to_owned(), |host| format!("host {host:?}"))
         ));
     }
     Ok(Some(ExistingPool { guid: Some(first.guid.to_owned()), any_host, imported }))

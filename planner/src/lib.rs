@@ -69,8 +69,8 @@ use keystone_protocol::options::{ClosureFacts, InstallOptions};
 use keystone_protocol::plan::{Basis, ContainerPlan, DeviceRef, Plan, Step, basis_hash};
 use refuse::{caused, refuse};
 use sizes::Sizes;
-use tables::Tables;
 use std::collections::BTreeMap;
+use tables::Tables;
 
 /// Where the system is mounted while it is installed.
 pub(crate) const TARGET: &str = "/mnt";
@@ -225,7 +225,9 @@ fn to_be_made(
     occupancy.require_consent(context)?;
     let mut steps = storage::steps(context, &decisions, existing, remarks);
     match esp {
-        Some((closure, esp)) => steps.extend(system::steps(context, closure, &esp, &decisions.esp_copies, remarks)),
+        Some((closure, esp)) => {
+            steps.extend(system::steps(context, closure, &esp, &decisions.esp_copies, remarks))
+        }
         None if !context.mode.mounts() => steps.extend(system::closing_again(context, existing)),
         None => {}
     }

@@ -8,9 +8,7 @@ use super::geometry::{Extent, Wanted};
 use super::refuse::refuse;
 use super::{Context, geometry};
 use keystone_protocol::inventory::DiskIdentity;
-use keystone_protocol::layout::{
-    Anchor, Content, Disk, Format, Position, Root, partition_type,
-};
+use keystone_protocol::layout::{Anchor, Content, Disk, Format, Position, Root, partition_type};
 use keystone_protocol::message::{Refusal, RefusalKind};
 use keystone_protocol::plan::{DeviceRef, PlannedPartition};
 use std::collections::BTreeSet;
@@ -127,9 +125,13 @@ fn others<'a>(context: &'a Context<'_>, first: &str) -> BTreeSet<&'a str> {
         let disks: BTreeSet<String> =
             members.iter().filter_map(|member| base(context, member)).collect();
         if disks.contains(first) {
-            found.extend(layout.disks.iter().map(|disk| disk.name.as_str()).filter(|name| {
-                *name != first && disks.contains(*name)
-            }));
+            found.extend(
+                layout
+                    .disks
+                    .iter()
+                    .map(|disk| disk.name.as_str())
+                    .filter(|name| *name != first && disks.contains(*name)),
+            );
         }
     }
     found.retain(|name| {

@@ -117,16 +117,11 @@ fn supports(pool: &Zpool, features: &[String]) -> Result<(), Refusal> {
     let encrypted = any("encryption", |value| value != "off");
     let zstd = any("compression", |value| value.starts_with("zstd"));
     let classes = match &pool.mode {
-        PoolMode::Topology(topology) => {
-            !topology.special.is_empty() || !topology.dedup.is_empty()
-        }
+        PoolMode::Topology(topology) => !topology.special.is_empty() || !topology.dedup.is_empty(),
         PoolMode::One(_) => false,
     };
-    let needs = [
-        (encrypted, "encryption"),
-        (zstd, "zstd_compress"),
-        (classes, "allocation_classes"),
-    ];
+    let needs =
+        [(encrypted, "encryption"), (zstd, "zstd_compress"), (classes, "allocation_classes")];
     for (needed, feature) in needs {
         if needed && !features.iter().any(|known| known == feature) {
             return Err(refuse(

@@ -111,7 +111,11 @@ fn refuse_twin(inventory: &Inventory, disk: &Disk) -> Result<(), Refusal> {
 fn typed_kernel_name(inventory: &Inventory, name: &str, word: &str) -> Refusal {
     let now = matching::disks(&inventory.disks, word);
     let hint = match now.as_slice() {
-        [disk] => format!("now it is {}: --disk {name}={}", words::disk(&disk.identity), disk.identity.name),
+        [disk] => format!(
+            "now it is {}: --disk {name}={}",
+            words::disk(&disk.identity),
+            disk.identity.name
+        ),
         _ => there_are(inventory, name),
     };
     refuse(

@@ -111,9 +111,8 @@ pub(super) fn closing_again(context: &Context<'_>, existing: &Existing) -> Vec<S
     let mut steps = Steps(Vec::new());
     steps.close(close(Needed::Mounted));
     let inventory = context.inventory;
-    let active = |group: &str| {
-        inventory.mappers.iter().any(|open| group_of(open).as_deref() == Some(group))
-    };
+    let active =
+        |group: &str| inventory.mappers.iter().any(|open| group_of(open).as_deref() == Some(group));
     let running = |array: &str| inventory.arrays.iter().any(|found| found.name == array);
     let mut rest = Steps(Vec::new());
     close_all(context, &mut rest);

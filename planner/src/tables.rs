@@ -9,8 +9,8 @@ use keystone_protocol::inventory::DiskIdentity;
 use keystone_protocol::layout::{self, Content, Gpt, Kind, Table, TablePartition, partition_type};
 use keystone_protocol::message::{Refusal, RefusalKind};
 use keystone_protocol::plan::{
-    DeviceRef, HybridEntry, HybridMbr, InnerPartition, InnerPresence, InnerTable, MbrKind, MbrPartition, MbrTable,
-    PartitionTable, PlannedPartition,
+    DeviceRef, HybridEntry, HybridMbr, InnerPartition, InnerPresence, InnerTable, MbrKind,
+    MbrPartition, MbrTable, PartitionTable, PlannedPartition,
 };
 
 /// All tables of a layout.
@@ -126,11 +126,7 @@ fn hybrid(gpt: &Gpt) -> Option<HybridMbr> {
     (!entries.is_empty()).then_some(HybridMbr { protective_first, entries })
 }
 
-fn inner(
-    device: DeviceRef,
-    gpt: &Gpt,
-    presence: InnerPresence,
-) -> Result<InnerTable, Refusal> {
+fn inner(device: DeviceRef, gpt: &Gpt, presence: InnerPresence) -> Result<InnerTable, Refusal> {
     if let Some(partition) = gpt.partitions.iter().find(|partition| partition.hybrid.is_some()) {
         return Err(refuse(
             RefusalKind::Layout,
@@ -208,8 +204,8 @@ pub(super) fn parted_mbr(
 ) -> Result<MbrTable, Refusal> {
     let places = parted::allocate(identity.size, identity.sector_size, table)
         .map_err(|problem| no_place(disk, identity, &problem))?;
-    let partitions = table.partitions.iter().zip(places).map(|(partition, (extent, table_lba))| {
-        MbrPartition {
+    let partitions =
+        table.partitions.iter().zip(places).map(|(partition, (extent, table_lba))| MbrPartition {
             number: partition.number,
             kind: match partition.kind {
                 Kind::Primary => MbrKind::Primary,
@@ -221,8 +217,7 @@ pub(super) fn parted_mbr(
             first_lba: extent.first,
             last_lba: extent.last,
             table_lba,
-        }
-    });
+        });
     let device = DeviceRef::Disk { disk: disk.name.clone() };
     Ok(MbrTable { device, keep: false, partitions: partitions.collect() })
 }

@@ -423,13 +423,8 @@ mod tests {
     fn limits_hold_at_both_ends() {
         let long = header(KIND_CONTROL, MAX_CONTROL + 1, usize::MAX, &blake3::hash(b"")).unwrap();
         assert!(matches!(parse_header(long), Err(FrameError::TooLong { .. })));
-        let block = BlockHeader {
-            path: 0,
-            offset: 0,
-            raw_len: 0,
-            encoding: Encoding::Zstd,
-            last: true,
-        };
+        let block =
+            BlockHeader { path: 0, offset: 0, raw_len: 0, encoding: Encoding::Zstd, last: true };
         let data = vec![0; MAX_BLOCK];
         assert!(matches!(encode_block_header(&block, &data), Err(FrameError::TooLong { .. })));
         let mut greeting = [b' '; HEADER];

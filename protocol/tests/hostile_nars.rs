@@ -31,14 +31,15 @@ fn written(words: &[Vec<u8>]) -> Vec<u8> {
 /// The words of an object that is in order.
 fn object(depth: u32) -> BoxedStrategy<Vec<Vec<u8>>> {
     let strings = |words: &[&[u8]]| words.iter().map(|w| w.to_vec()).collect::<Vec<_>>();
-    let file = (any::<bool>(), prop::collection::vec(any::<u8>(), 0..40)).prop_map(move |(x, c)| {
-        let mut words = strings(&[b"(", b"type", b"regular"]);
-        if x {
-            words.extend(strings(&[b"executable", b""]));
-        }
-        words.extend([b"contents".to_vec(), c, b")".to_vec()]);
-        words
-    });
+    let file =
+        (any::<bool>(), prop::collection::vec(any::<u8>(), 0..40)).prop_map(move |(x, c)| {
+            let mut words = strings(&[b"(", b"type", b"regular"]);
+            if x {
+                words.extend(strings(&[b"executable", b""]));
+            }
+            words.extend([b"contents".to_vec(), c, b")".to_vec()]);
+            words
+        });
     let link = prop::collection::vec(1..=255u8, 1..20)
         .prop_map(move |t| strings(&[b"(", b"type", b"symlink", b"target", &t, b")"]));
     if depth == 0 {

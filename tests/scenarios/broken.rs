@@ -99,7 +99,10 @@ pub(super) fn each_check_bites(machine: &Installed<'_>) -> Result<()> {
     let all: BTreeSet<&str> = Installed::names().collect();
     ensure!(broken == all, "checks that nothing breaks: {:?}", all.difference(&broken));
     for Broken { check, breaks, mends } in BROKEN {
-        machine.ssh.ok(&format!("set -e; {breaks}")).with_context(|| format!("breaking {check}"))?;
+        machine
+            .ssh
+            .ok(&format!("set -e; {breaks}"))
+            .with_context(|| format!("breaking {check}"))?;
         let found = machine.check_one(check);
         machine.ssh.ok(&format!("set -e; {mends}")).with_context(|| format!("mending {check}"))?;
         let Err(error) = found else {

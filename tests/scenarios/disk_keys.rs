@@ -13,8 +13,10 @@ use std::fs;
 use std::process::Command;
 
 /// What the layout names, and what is in it.
-const KEYS: [(&str, &str); 2] =
-    [("/tmp/disk-1.key", "super-secret-of-a-file"), ("/tmp/disk-2.key", "another-secret-of-a-pipe")];
+const KEYS: [(&str, &str); 2] = [
+    ("/tmp/disk-1.key", "super-secret-of-a-file"),
+    ("/tmp/disk-2.key", "another-secret-of-a-pipe"),
+];
 
 /// The container.
 const PARTITION: &str = "/dev/disk/by-partlabel/disk-root-root";
@@ -69,17 +71,24 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     let secrets = KEYS.map(|(_, secret)| secret);
     arguments::stop(&ssh, &secrets, "/keystone-agent")?;
     for (name, secret) in KEYS {
-        ssh.ok_given(&format!("cryptsetup open --test-passphrase --key-file - {PARTITION}"), secret)
-            .with_context(|| format!("the key of {name} opens nothing"))?;
+        ssh.ok_given(
+            &format!("cryptsetup open --test-passphrase --key-file - {PARTITION}"),
+            secret,
+        )
+        .with_context(|| format!("the key of {name} opens nothing"))?;
         ssh.ok(&format!("test ! -e {name}")).with_context(|| format!("{name} was written"))?;
     }
-    let wrong = ssh.ok_given(&format!("cryptsetup open --test-passphrase --key-file - {PARTITION}"), "x");
+    let wrong =
+        ssh.ok_given(&format!("cryptsetup open --test-passphrase --key-file - {PARTITION}"), "x");
     ensure!(wrong.is_err(), "anything opens it");
     let report = fs::read_to_string(&report)?;
     let journal = ssh.ok("cat /run/keystone/journal*")?;
-    for (what, text) in
-        [("output", &ended.stdout), ("log", &ended.stderr), ("report", &report), ("journal", &journal)]
-    {
+    for (what, text) in [
+        ("output", &ended.stdout),
+        ("log", &ended.stderr),
+        ("report", &report),
+        ("journal", &journal),
+    ] {
         ensure!(!secrets.iter().any(|secret| text.contains(secret)), "a key is in the {what}");
     }
     running.kill()

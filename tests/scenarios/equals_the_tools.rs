@@ -4,9 +4,9 @@
 
 use super::{by_hand, steps};
 use crate::lab::timed;
+use crate::machine::Hardware;
 use crate::machine::disk::Disk;
 use crate::machine::ssh::Ssh;
-use crate::machine::Hardware;
 use crate::runner::{Context, Live};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -18,15 +18,40 @@ const THEIRS: &str = "theirs";
 
 /// Properties of a pool that are drawn at its creation or follow from what is in it
 /// (zpoolprops(7)).
-const VOLATILE_POOL: &[&str] =
-    &["guid", "load_guid", "allocated", "free", "capacity", "fragmentation", "bcloneratio", "bcloneused", "bclonesaved"];
+const VOLATILE_POOL: &[&str] = &[
+    "guid",
+    "load_guid",
+    "allocated",
+    "free",
+    "capacity",
+    "fragmentation",
+    "bcloneratio",
+    "bcloneused",
+    "bclonesaved",
+];
 
 /// Properties of datasets that are drawn at their creation or follow from what is in them
 /// (zfsprops(7)).
 const VOLATILE_DATASET: &[&str] = &[
-    "guid", "creation", "createtxg", "objsetid", "available", "used", "usedbychildren", "usedbydataset",
-    "usedbyrefreservation", "referenced", "logicalused", "logicalreferenced", "written", "compressratio",
-    "refcompressratio", "mounted", "keystatus", "snapshots_changed", "longname",
+    "guid",
+    "creation",
+    "createtxg",
+    "objsetid",
+    "available",
+    "used",
+    "usedbychildren",
+    "usedbydataset",
+    "usedbyrefreservation",
+    "referenced",
+    "logicalused",
+    "logicalreferenced",
+    "written",
+    "compressratio",
+    "refcompressratio",
+    "mounted",
+    "keystatus",
+    "snapshots_changed",
+    "longname",
 ];
 
 /// What the same storage took, made by the agent's steps and by the tools.
@@ -49,8 +74,7 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     let oracle = cx.oracle()?;
     let layout = cx.layout("single-disk-root.json");
     let files = steps::Files::new()?;
-    let hardware =
-        Hardware::new("equal").disk(Disk::blank(OURS, 24)).disk(Disk::blank(THEIRS, 24));
+    let hardware = Hardware::new("equal").disk(Disk::blank(OURS, 24)).disk(Disk::blank(THEIRS, 24));
     let Live { running, machine: _machine, ssh } = Live::boot(hardware, &oracle)?;
     let request = steps::request(cx, &ssh, &oracle, toplevel, &layout)?;
     let named = ["--disk", "root=virtio-ours", "--unlock", "password"];
@@ -114,7 +138,9 @@ fn properties(text: &str, volatile: &[&str]) -> Result<Properties> {
     let mut found = Properties::new();
     for line in text.lines() {
         let mut fields = line.splitn(3, '\t');
-        let (Some(name), Some(property), Some(value)) = (fields.next(), fields.next(), fields.next()) else {
+        let (Some(name), Some(property), Some(value)) =
+            (fields.next(), fields.next(), fields.next())
+        else {
             anyhow::bail!("not a property: {line}");
         };
         if !volatile.contains(&property) {
@@ -137,7 +163,9 @@ fn table(text: &str) -> Result<Properties> {
     for key in ["label", "unit", "firstlba", "lastlba", "sectorsize"] {
         found.insert(key.to_owned(), table[key].to_string());
     }
-    for (index, partition) in table["partitions"].as_array().context("partitions")?.iter().enumerate() {
+    for (index, partition) in
+        table["partitions"].as_array().context("partitions")?.iter().enumerate()
+    {
         for (key, value) in partition.as_object().context("a partition")? {
             if key != "uuid" && key != "node" {
                 found.insert(format!("{} {key}", index + 1), value.to_string());
@@ -152,9 +180,18 @@ fn table(text: &str) -> Result<Properties> {
 fn container(text: &str) -> Result<Properties> {
     let header: Value = serde_json::from_str(text)?;
     let mut found = Properties::new();
-    for key in ["/segments/0/type", "/segments/0/offset", "/segments/0/size", "/segments/0/encryption",
-        "/segments/0/sector_size", "/config/json_size", "/config/keyslots_size", "/config/flags", "/digests/0/type", "/digests/0/hash"]
-    {
+    for key in [
+        "/segments/0/type",
+        "/segments/0/offset",
+        "/segments/0/size",
+        "/segments/0/encryption",
+        "/segments/0/sector_size",
+        "/config/json_size",
+        "/config/keyslots_size",
+        "/config/flags",
+        "/digests/0/type",
+        "/digests/0/hash",
+    ] {
         found.insert(key.to_owned(), format!("{:?}", header.pointer(key)));
     }
     let slots = header["keyslots"].as_object().context("keyslots")?;
@@ -162,7 +199,15 @@ fn container(text: &str) -> Result<Properties> {
         .values()
         .find(|slot| slot.pointer("/kdf/type") == Some(&Value::from("argon2id")))
         .context("no slot has argon2id")?;
-    for key in ["/type", "/key_size", "/af", "/area/type", "/area/encryption", "/area/key_size", "/area/size"] {
+    for key in [
+        "/type",
+        "/key_size",
+        "/af",
+        "/area/type",
+        "/area/encryption",
+        "/area/key_size",
+        "/area/size",
+    ] {
         found.insert(format!("slot {key}"), format!("{:?}", password.pointer(key)));
     }
     Ok(found)

@@ -93,16 +93,17 @@ impl Installed<'_> {
         }
         self.is("the cipher", "zfs get -Ho value encryption rpool/crypt", "aes-256-gcm")?;
         let keylocation = "zfs get -Ho value keylocation rpool/crypt";
-        self.is("where the key is said to be", keylocation, "file:///etc/credstore/zfs-sysroot.mount")
+        self.is(
+            "where the key is said to be",
+            keylocation,
+            "file:///etc/credstore/zfs-sysroot.mount",
+        )
     }
 
     fn pool(&self) -> Result<()> {
         self.is("the pool's health", "zpool list -Ho health rpool", "ONLINE")?;
         let status = self.ssh.ok("zpool status rpool")?;
-        ensure!(
-            status.contains("errors: No known data errors"),
-            "the pool has errors:\n{status}"
-        );
+        ensure!(status.contains("errors: No known data errors"), "the pool has errors:\n{status}");
         Ok(())
     }
 
@@ -116,7 +117,8 @@ impl Installed<'_> {
     }
 
     fn copy_of_the_report(&self) -> Result<()> {
-        let copy: Value = serde_json::from_str(&self.ssh.ok("cat /var/lib/keystone/install.json")?)?;
+        let copy: Value =
+            serde_json::from_str(&self.ssh.ok("cat /var/lib/keystone/install.json")?)?;
         ensure!(copy["ends_at"] == "before-seal", "the machine's report does not end at the seal");
         ensure!(copy["plan"] == self.report["plan"], "the machine's report is of another plan");
         Ok(())
@@ -124,11 +126,15 @@ impl Installed<'_> {
 }
 
 /// Everything below `/` of a machine that has booted: `activate`'s, and the first boot's.
-pub(super) const ROOT: &str = "bin boot dev etc home lib lib64 mnt nix proc root run sbin srv sys tmp usr var";
+pub(super) const ROOT: &str =
+    "bin boot dev etc home lib lib64 mnt nix proc root run sbin srv sys tmp usr var";
 
 /// What is mounted from the pool, and where.
-const DATASETS: [(&str, &str); 3] =
-    [("/", "rpool/crypt/system"), ("/nix", "rpool/crypt/system/nix"), ("/var", "rpool/crypt/system/var")];
+const DATASETS: [(&str, &str); 3] = [
+    ("/", "rpool/crypt/system"),
+    ("/nix", "rpool/crypt/system/nix"),
+    ("/var", "rpool/crypt/system/var"),
+];
 
 /// Slots and tokens of the credstore, by the installed cryptsetup.
 fn check_slots(ssh: &Ssh, report: &Value, unlock: &str) -> Result<()> {
@@ -152,7 +158,10 @@ fn check_slots(ssh: &Ssh, report: &Value, unlock: &str) -> Result<()> {
     let passwords = usize::from(unlock == "password");
     ensure!(slots.len() == 2 && without.len() == passwords, "the credstore's slots are {slots:?}");
     let uuid = ssh.ok("cryptsetup luksUUID /dev/zvol/rpool/credstore")?;
-    ensure!(report.pointer("/containers/credstore/uuid") == Some(&Value::from(uuid)), "another LUKS UUID than reported");
+    ensure!(
+        report.pointer("/containers/credstore/uuid") == Some(&Value::from(uuid)),
+        "another LUKS UUID than reported"
+    );
     Ok(())
 }
 
@@ -185,7 +194,10 @@ fn check_table(ssh: &Ssh, report: &Value) -> Result<()> {
     let table = &table["partitiontable"];
     ensure!(table["label"] == "gpt", "not a GPT: {text}");
     let id = table["id"].as_str().unwrap_or_default().to_lowercase();
-    ensure!(report.pointer("/disks/root/guid") == Some(&Value::from(id)), "another disk GUID than reported: {text}");
+    ensure!(
+        report.pointer("/disks/root/guid") == Some(&Value::from(id)),
+        "another disk GUID than reported: {text}"
+    );
     let sectors: u64 = ssh.ok("blockdev --getsz /dev/disk/by-id/virtio-target")?.parse()?;
     const MIB: u64 = 2048;
     // sgdisk's `-8G` counts from the last usable sector, and `--align-end` rounds down.
@@ -208,7 +220,10 @@ fn check_table(ssh: &Ssh, report: &Value) -> Result<()> {
         ensure!(partition.get("attrs").is_none(), "partition {name} has attributes: {partition}");
         let guid = Value::from(partition["uuid"].as_str().unwrap_or_default().to_lowercase());
         let reported = format!("/disks/root/partitions/{}", name.trim_start_matches("disk-root-"));
-        ensure!(report.pointer(&reported) == Some(&guid), "{name} has another GUID than reported: {partition}");
+        ensure!(
+            report.pointer(&reported) == Some(&guid),
+            "{name} has another GUID than reported: {partition}"
+        );
     }
     Ok(())
 }
@@ -217,7 +232,10 @@ fn check_table(ssh: &Ssh, report: &Value) -> Result<()> {
 fn check_esp(ssh: &Ssh, toplevel: &str) -> Result<()> {
     ssh.ok("test -s /boot/EFI/BOOT/BOOTX64.EFI && test -s /boot/EFI/systemd/systemd-bootx64.efi")?;
     let entry = ssh.ok("cat /boot/loader/entries/nixos-generation-1.conf")?;
-    ensure!(entry.contains(&format!("init={toplevel}/init")), "the entry boots something else:\n{entry}");
+    ensure!(
+        entry.contains(&format!("init={toplevel}/init")),
+        "the entry boots something else:\n{entry}"
+    );
     let named = |word: &str| {
         let line = entry.lines().find_map(|line| line.strip_prefix(word));
         line.map(str::trim).with_context(|| format!("the entry names no {word}:\n{entry}"))
@@ -226,7 +244,10 @@ fn check_esp(ssh: &Ssh, toplevel: &str) -> Result<()> {
     // What is the machine's own is appended to it.
     let initrd = named("initrd ")?;
     ssh.ok(&format!("cmp -n $(stat -Lc %s {toplevel}/initrd) /boot{initrd} {toplevel}/initrd"))?;
-    ensure!(ssh.ok("cat /boot/loader/loader.conf")?.contains("default nixos-generation-1"), "another default");
+    ensure!(
+        ssh.ok("cat /boot/loader/loader.conf")?.contains("default nixos-generation-1"),
+        "another default"
+    );
     Ok(())
 }
 
@@ -237,7 +258,12 @@ pub fn check_store(ssh: &Ssh, system: &System, toplevel: &str) -> Result<()> {
     let dump = ssh.ok("nix-store --dump-db")?;
     let ours = records(&dump)?;
     let theirs = records(&system.registration(&closure)?)?;
-    ensure!(ours == theirs, "the database differs from the source's: {} paths here, {} there", ours.len(), theirs.len());
+    ensure!(
+        ours == theirs,
+        "the database differs from the source's: {} paths here, {} there",
+        ours.len(),
+        theirs.len()
+    );
     ssh.ok("nix-store --verify --check-contents")?;
     let after = records(&ssh.ok("nix-store --dump-db")?)?;
     ensure!(after == ours, "verifying dropped rows: {} of {} are left", after.len(), ours.len());

@@ -87,7 +87,8 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     ensure!(after == before, "it was {before:?}, and is {after:?}");
 
     // The phase is over, and says so.
-    let again = keystone.run("install", &request, &["--phases", "kexec", "--kexec", &image])?.ok()?;
+    let again =
+        keystone.run("install", &request, &["--phases", "kexec", "--kexec", &image])?.ok()?;
     ensure!(again.stderr.contains("nothing to do for kexec"), "{}", again.stderr);
 
     // The other phases can begin: the agent runs there and makes a plan. What of the firmware and

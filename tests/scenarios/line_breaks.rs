@@ -41,16 +41,24 @@ pub(super) fn run(cx: &Context) -> Result<()> {
         drop(install);
         ssh.ok("test -e /run/keystone/begun.json").context("nothing was left to go on with")?;
         let began = Instant::now();
-        while ssh.run("test -d /proc/spl/kstat/zfs/rpool || grep -qsx credstore /sys/block/dm-*/dm/name")?.status.success() {
+        while ssh
+            .run(
+                "test -d /proc/spl/kstat/zfs/rpool || grep -qsx credstore /sys/block/dm-*/dm/name",
+            )?
+            .status
+            .success()
+        {
             ensure!(began.elapsed() < Duration::from_secs(120), "it was not closed");
             thread::sleep(Duration::from_secs(1));
         }
-        ssh.ok("test ! -e /run/keystone/begun.json").context("it can be gone on with, though closed")?;
+        ssh.ok("test ! -e /run/keystone/begun.json")
+            .context("it can be gone on with, though closed")?;
         files.forget();
         Ok(())
     })?;
     timed("install over a line that is cut twice", || {
-        let mut install = keystone.start_install(&request, &["--erase"], &steps::words(&files.outputs()))?;
+        let mut install =
+            keystone.start_install(&request, &["--erase"], &steps::words(&files.outputs()))?;
         install.wait_for(&["\"progress\"", "\"closure\""], BOUND)?;
         for _ in 0..2 {
             thread::sleep(Duration::from_secs(4));

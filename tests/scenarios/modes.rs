@@ -130,7 +130,9 @@ fn hazards(disks: &Disks<'_>) -> Result<()> {
     let target = "/dev/disk/by-id/virtio-target";
     let refused = |words: &[&str]| disks.refused("disko", &["--erase"], TARGET_UNFIT, words);
 
-    disks.ssh.ok(&format!("mkfs.ext4 -q {target} && mkdir -p /media/x && mount {target} /media/x"))?;
+    disks
+        .ssh
+        .ok(&format!("mkfs.ext4 -q {target} && mkdir -p /media/x && mount {target} /media/x"))?;
     refused(&["/media/x", "umount /media/x"])?;
     disks.ssh.ok("umount /media/x")?;
 
@@ -164,7 +166,10 @@ fn by_recovery_key(disks: &Disks<'_>) -> Result<()> {
     let wrong = tempfile::NamedTempFile::new()?;
     std::fs::write(wrong.path(), "not the key of anything\n")?;
     let wrong = wrong.path().display().to_string();
-    ensure!(disks.run("mount", &["--unlock-key-file", &wrong])?.code != Some(0), "a wrong key opened");
+    ensure!(
+        disks.run("mount", &["--unlock-key-file", &wrong])?.code != Some(0),
+        "a wrong key opened"
+    );
     closed(disks.ssh)?;
     let right = tempfile::NamedTempFile::new()?;
     // As somebody may type it.
@@ -180,7 +185,8 @@ fn by_recovery_key(disks: &Disks<'_>) -> Result<()> {
 /// The key alone, of a file that says whose it is.
 fn recovery_key(path: &Path) -> Result<String> {
     let text = std::fs::read_to_string(path).context("reading the recovery key")?;
-    let key = text.split_whitespace().find(|word| word.len() == 71 && word.matches('-').count() == 7);
+    let key =
+        text.split_whitespace().find(|word| word.len() == 71 && word.matches('-').count() == 7);
     Ok(key.with_context(|| format!("no recovery key in {}", path.display()))?.to_owned())
 }
 
@@ -209,7 +215,9 @@ fn rescue(cx: &Context, disks: &Disks<'_>, files: &steps::Files) -> Result<()> {
 }
 
 fn mounted(ssh: &Ssh) -> Result<()> {
-    for (target, fstype) in [("/mnt", "zfs"), ("/mnt/boot", "vfat"), ("/mnt/nix", "zfs"), ("/mnt/var", "zfs")] {
+    for (target, fstype) in
+        [("/mnt", "zfs"), ("/mnt/boot", "vfat"), ("/mnt/nix", "zfs"), ("/mnt/var", "zfs")]
+    {
         let found = ssh.ok(&format!("findmnt -n -o FSTYPE {target}"))?;
         ensure!(found == fstype, "{target} is {found:?}, not {fstype}");
     }

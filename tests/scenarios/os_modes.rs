@@ -13,8 +13,18 @@ use serde_json::Value;
 
 /// What does not depend on the names of the disk and its partitions.
 const ON_ZFS: &[&str] = &[
-    "system", "host name", "mounts", "root", "encryption", "pool", "credstore", "units", "slots", "firewall",
-    "ESP", "report",
+    "system",
+    "host name",
+    "mounts",
+    "root",
+    "encryption",
+    "pool",
+    "credstore",
+    "units",
+    "slots",
+    "firewall",
+    "ESP",
+    "report",
 ];
 
 /// What does not depend on ZFS either.
@@ -61,8 +71,10 @@ pub(super) fn ext4_single(cx: &Context) -> Result<()> {
 /// away, and the machine still boots, into that generation.
 pub(super) fn zfs_mirror(cx: &Context) -> Result<()> {
     let toplevels = &cx.system()?.toplevels;
-    let hardware = Hardware::new("os-zfs-mirror").disk(Disk::blank("a", 24)).disk(Disk::blank("b", 24)).tpm();
-    let machine = installed(cx, hardware, "os-zfs-mirror.json", &toplevels.os_zfs_mirror, &["--mirror-esp"])?;
+    let hardware =
+        Hardware::new("os-zfs-mirror").disk(Disk::blank("a", 24)).disk(Disk::blank("b", 24)).tpm();
+    let machine =
+        installed(cx, hardware, "os-zfs-mirror.json", &toplevels.os_zfs_mirror, &["--mirror-esp"])?;
     let mut booted = machine.booted()?.looked_at(ON_ZFS)?;
     booted.copy_is_current()?;
 
@@ -86,7 +98,10 @@ pub(super) fn zfs_mirror(cx: &Context) -> Result<()> {
     let booted = booted.machine.booted()?;
     booted.looked("system")?;
     let status = booted.ssh.ok("zpool status rpool")?;
-    ensure!(status.contains("DEGRADED") && status.contains("errors: No known data errors"), "{status}");
+    ensure!(
+        status.contains("DEGRADED") && status.contains("errors: No known data errors"),
+        "{status}"
+    );
     println!("    without its first disk: {}", status.lines().nth(1).unwrap_or_default().trim());
     booted.running.kill()
 }

@@ -39,7 +39,10 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     let report = files.report()?;
     ensure!(report["ends_at"] == "sealed", "the report ends at {}", report["ends_at"]);
     let journal = ssh.ok("cat /run/keystone/journal*").context("reading the journal")?;
-    ensure!(journal.contains(report["plan"].as_str().context("plan")?), "the journal is of another plan");
+    ensure!(
+        journal.contains(report["plan"].as_str().context("plan")?),
+        "the journal is of another plan"
+    );
     for (what, text) in [("output", &ended.stdout), ("log", &ended.stderr), ("journal", &journal)] {
         ensure!(!text.is_empty(), "there is no {what}");
         files.no_secret_in(what, text)?;
@@ -61,7 +64,9 @@ fn executed_only_what_it_may(trace: &Trace) -> Result<()> {
     let below = trace.below(|program| program.ends_with("/keystone-agent"));
     let (inside, outside): (Vec<_>, Vec<_>) = below.iter().partition(|exec| exec.in_other_root);
     let may = |program: &str| {
-        program.ends_with("/keystone-agent") || program == "/proc/self/exe" || program.ends_with("/mkfs.ext4")
+        program.ends_with("/keystone-agent")
+            || program == "/proc/self/exe"
+            || program.ends_with("/mkfs.ext4")
     };
     let others: Vec<&str> =
         outside.iter().map(|exec| exec.program.as_str()).filter(|program| !may(program)).collect();
@@ -74,6 +79,10 @@ fn executed_only_what_it_may(trace: &Trace) -> Result<()> {
         .iter()
         .find(|exec| exec.program.ends_with("/bin/switch-to-configuration"))
         .context("the trace does not show switch-to-configuration in the target")?;
-    println!("    executed: {} programs outside of the target's root, {} in it", outside.len(), inside.len());
+    println!(
+        "    executed: {} programs outside of the target's root, {} in it",
+        outside.len(),
+        inside.len()
+    );
     Ok(())
 }

@@ -40,7 +40,8 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     let added = steps::words(&added);
     let phase = |phase: &'static str| [&added[..], &["--phases", phase]].concat();
 
-    let before = keystone.run("install", &request, &[&phase("install")[..], &["--dry-run"]].concat())?;
+    let before =
+        keystone.run("install", &request, &[&phase("install")[..], &["--dry-run"]].concat())?;
     before.refused(TARGET_UNFIT, &["disko has not run", "--phases disko"])?;
     let before = keystone.run("install", &request, &phase("reboot"))?;
     before.refused(TARGET_UNFIT, &["nothing was installed", "not restarted"])?;
@@ -50,9 +51,14 @@ pub(super) fn run(cx: &Context) -> Result<()> {
         keystone.install(&request, &phase("disko"), &steps::words(&outputs))?.ok()
     })?;
     ensure!(files.report()?["ends_at"] == "mounted", "the report does not end with the mounts");
-    ensure!(ssh.ok("findmnt -no SOURCE /mnt")? == "rpool/crypt/system", "the target is not mounted");
+    ensure!(
+        ssh.ok("findmnt -no SOURCE /mnt")? == "rpool/crypt/system",
+        "the target is not mounted"
+    );
     ssh.ok("test ! -e /mnt/nix/store")?;
-    keystone.run("install", &request, &phase("reboot"))?.refused(TARGET_UNFIT, &["install has not run"])?;
+    keystone
+        .run("install", &request, &phase("reboot"))?
+        .refused(TARGET_UNFIT, &["install has not run"])?;
     let other = ["--phases", "install", "--dry-run"];
     keystone.run("install", &request, &other)?.refused(PLAN_CHANGED, &["other extra files"])?;
 
@@ -65,7 +71,8 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     let sealed = files.report()?;
     ensure!(sealed["ends_at"] == "sealed", "the report does not end with the seal");
     ensure!(ssh.run("findmnt /mnt")?.status.code() == Some(1), "something is mounted still");
-    let twice = keystone.run("install", &request, &[&phase("install")[..], &["--dry-run"]].concat())?;
+    let twice =
+        keystone.run("install", &request, &[&phase("install")[..], &["--dry-run"]].concat())?;
     twice.refused(TARGET_UNFIT, &["has run already"])?;
     let installer_key = ssh.ok("cat /etc/ssh/ssh_host_ed25519_key.pub")?;
 
@@ -99,7 +106,10 @@ pub(super) fn operators_files(dir: &Path) -> Result<()> {
 /// The options for that.
 pub(super) fn additions(dir: &Path) -> Vec<String> {
     let mut added = vec!["--extra-files".to_owned(), dir.display().to_string()];
-    added.extend(["--chown", LONG, "1000:100", "--chown", "/var/lib/secrets", "root:root"].map(str::to_owned));
+    added.extend(
+        ["--chown", LONG, "1000:100", "--chown", "/var/lib/secrets", "root:root"]
+            .map(str::to_owned),
+    );
     added.push("--copy-host-keys".to_owned());
     added
 }
@@ -122,7 +132,8 @@ pub(super) fn additions_are_there(ssh: &Ssh, installer_key: &str) -> Result<()> 
     let key = ssh.ok("cat /etc/ssh/ssh_host_ed25519_key.pub")?;
     let first = |line: &str| line.split(' ').take(2).collect::<Vec<_>>().join(" ");
     ensure!(first(&key) == first(installer_key), "another host key than the installer's: {key}");
-    let found = ssh.ok(&format!("grep -rl {SECRET} /nix/store /var/log /run/log 2>/dev/null || true"))?;
+    let found =
+        ssh.ok(&format!("grep -rl {SECRET} /nix/store /var/log /run/log 2>/dev/null || true"))?;
     ensure!(found.is_empty(), "the secret is also in {found}");
     Ok(())
 }

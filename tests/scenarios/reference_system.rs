@@ -24,7 +24,8 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     let system = cx.system()?;
     let toplevel = &system.toplevels.reference;
     let files = tempfile::tempdir_in(cx.lab().cache())?;
-    let closure = timed("an image of the closure", || closure_image(system, toplevel, files.path()))?;
+    let closure =
+        timed("an image of the closure", || closure_image(system, toplevel, files.path()))?;
     let size = fs::metadata(&closure)?.len();
     let disk = Disk { size, from: Some(closure), ..Disk::blank("closure", 1) };
     let hardware = Hardware::new("by-hand").disk(Disk::blank("target", 24)).disk(disk);
@@ -41,9 +42,23 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     steps::boots_not(&mut machine, "a pool that was not exported", steps::NOT_EXPORTED)?;
 
     // A dataset with a key of its own may be a forgery.
-    with_pool(&mut machine, &oracle, "give a dataset a key of its own", "zfs change-key -o keyformat=raw -o keylocation=file:///etc/credstore/other rpool/crypt/system/var")?;
-    steps::boots_not(&mut machine, "a dataset of another encryption root", "rpool/crypt/system/var has invalid encryptionroot rpool/crypt/system/var")?;
-    with_pool(&mut machine, &oracle, "give the dataset its parent's key again", "zfs change-key -i rpool/crypt/system/var")?;
+    with_pool(
+        &mut machine,
+        &oracle,
+        "give a dataset a key of its own",
+        "zfs change-key -o keyformat=raw -o keylocation=file:///etc/credstore/other rpool/crypt/system/var",
+    )?;
+    steps::boots_not(
+        &mut machine,
+        "a dataset of another encryption root",
+        "rpool/crypt/system/var has invalid encryptionroot rpool/crypt/system/var",
+    )?;
+    with_pool(
+        &mut machine,
+        &oracle,
+        "give the dataset its parent's key again",
+        "zfs change-key -i rpool/crypt/system/var",
+    )?;
 
     let what = "boot with the password typed";
     let (running, ssh) = steps::boot_typing(&mut machine, &oracle, what, steps::PASSWORD)?;
@@ -57,15 +72,31 @@ fn looks_right(ssh: &Ssh, toplevel: &str) -> Result<()> {
         ensure!(found == wanted, "{what}: `{command}` says {found:?}, not {wanted:?}");
         Ok(())
     };
-    is("start-up", "timeout 300 systemctl is-system-running --wait || systemctl --failed --no-legend --plain", "running")?;
+    is(
+        "start-up",
+        "timeout 300 systemctl is-system-running --wait || systemctl --failed --no-legend --plain",
+        "running",
+    )?;
     is("the system", "readlink -f /run/current-system", toplevel)?;
     is("the system that was booted", "readlink -f /run/booted-system", toplevel)?;
-    is("the program of process 1", "readlink /proc/1/exe", &ssh.ok("readlink -f /usr/lib/systemd/systemd")?)?;
+    is(
+        "the program of process 1",
+        "readlink /proc/1/exe",
+        &ssh.ok("readlink -f /usr/lib/systemd/systemd")?,
+    )?;
     is("what is below /", "ls -A / | tr '\\n' ' '", ROOT)?;
-    is("the credstore", "ls /dev/mapper", "control\ndev-disk-byx2dpartlabel-diskx2drootx2dencryptedSwap")?;
+    is(
+        "the credstore",
+        "ls /dev/mapper",
+        "control\ndev-disk-byx2dpartlabel-diskx2drootx2dencryptedSwap",
+    )?;
     is("swap", "swapon --noheadings --show=TYPE", "partition")?;
     is("what activation left running", "pgrep -fx 'sleep 600' || echo nothing", "nothing")?;
-    is("the token from the initrd", "cmp /run/initrd-token /var/lib/initrd-token/token && echo same", "same")?;
+    is(
+        "the token from the initrd",
+        "cmp /run/initrd-token /var/lib/initrd-token/token && echo same",
+        "same",
+    )?;
     is("the store's mount", "findmnt -no OPTIONS /nix/store | cut -d, -f1", "ro")?;
     is("multicast DNS", "avahi-resolve -4n keystone-ref.local | cut -f1", "keystone-ref.local")?;
     is("the password of root", "grep ^root: /etc/shadow | cut -d: -f2", "*")?;
@@ -74,7 +105,12 @@ fn looks_right(ssh: &Ssh, toplevel: &str) -> Result<()> {
 }
 
 /// Runs `command` in the live system with the pool imported and its key at hand, and exports.
-fn with_pool(machine: &mut Machine, medium: &crate::installer::Medium, what: &str, command: &str) -> Result<()> {
+fn with_pool(
+    machine: &mut Machine,
+    medium: &crate::installer::Medium,
+    what: &str,
+    command: &str,
+) -> Result<()> {
     timed(what, || {
         let mut running = machine.start(Some(&medium.image))?;
         let ssh = running.ssh(&medium.key)?;
@@ -108,6 +144,8 @@ fn closure_image(system: &System, toplevel: &str, dir: &Path) -> Result<PathBuf>
     run_command(copy.arg(tree.join("store")))?;
     let image = dir.join("closure.img");
     fs::File::create(&image)?.set_len(1 << 30)?;
-    run_command(Command::new("mke2fs").args(["-q", "-t", "ext4", "-m", "0", "-d"]).args([&tree, &image]))?;
+    run_command(
+        Command::new("mke2fs").args(["-q", "-t", "ext4", "-m", "0", "-d"]).args([&tree, &image]),
+    )?;
     Ok(image)
 }

@@ -1,10 +1,10 @@
 //! What can't be installed is refused before the first write, with a sentence that helps.
 
-use crate::runner::{Context, Live};
 use crate::keystone::{Request, run as run_command};
+use crate::machine::Hardware;
 use crate::machine::disk::Disk;
 use crate::machine::ssh::Ssh;
-use crate::machine::Hardware;
+use crate::runner::{Context, Live};
 use anyhow::{Context as _, Result, ensure};
 use std::fs;
 use std::path::Path;
@@ -21,9 +21,8 @@ mod code {
 
 /// Runs the scenario: one machine with a blank disk, a small one and the installer's medium.
 pub(super) fn run(cx: &Context) -> Result<()> {
-    let hardware = Hardware::new("refusals")
-        .disk(Disk::blank("target", 24))
-        .disk(Disk::blank("small", 9));
+    let hardware =
+        Hardware::new("refusals").disk(Disk::blank("target", 24)).disk(Disk::blank("small", 9));
     let medium = cx.medium()?;
     let Live { running, machine, ssh } = Live::boot(hardware, &medium)?;
     let layout = cx.layout("single-disk-root.json");
@@ -63,7 +62,12 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     expect(cx, &reference, &["--unlock", "tpm2"], code::TARGET_UNFIT, &["TPM"])?;
 
     let files = tempfile::tempdir()?;
-    let unknown = edited(&layout, &files.path().join("unknown.json"), "\"type\": \"gpt\"", "\"type\": \"gtp\"")?;
+    let unknown = edited(
+        &layout,
+        &files.path().join("unknown.json"),
+        "\"type\": \"gpt\"",
+        "\"type\": \"gtp\"",
+    )?;
     let request = Request { layout: &unknown, ..reference.clone() };
     expect(cx, &request, &[], code::CLOSURE, &["gtp", "disk.root.content"])?;
 
@@ -75,7 +79,9 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     let hash = plan["hash"].as_str().context("a plan has a hash")?;
     let install = |more: &[&str], code, words: &[&str]| {
         let fixed = ["--yes", "--recovery-key-file", &recovery, "--plan-hash"];
-        cx.keystone()?.run("install", &reference, &[&fixed[..], more].concat())?.refused(code, words)
+        cx.keystone()?
+            .run("install", &reference, &[&fixed[..], more].concat())?
+            .refused(code, words)
     };
     let short = short.display().to_string();
     install(&[hash, "--password-file", "/nonexistent"], code::NOT_CONFIRMED, &["/nonexistent"])?;
@@ -85,7 +91,11 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     let other = "0".repeat(64);
     let long = files.path().join("long").display().to_string();
     fs::write(&long, super::steps::PASSWORD)?;
-    install(&[&other, "--password-file", &long], code::NOT_CONFIRMED, &["the plan's hash is", &other])?;
+    install(
+        &[&other, "--password-file", &long],
+        code::NOT_CONFIRMED,
+        &["the plan's hash is", &other],
+    )?;
     // Options that are none.
     run_command(cx.keystone()?.command("install", &reference, &["--no-such-option"]))?
         .refused(code::USAGE, &["--no-such-option"])?;
@@ -102,7 +112,13 @@ pub(super) fn run(cx: &Context) -> Result<()> {
 
 /// An installation that was agreed to is refused, with this exit code and an error with these
 /// words. No recovery key is left on the operator's computer.
-fn expect(cx: &Context, request: &Request<'_>, more: &[&str], code: i32, words: &[&str]) -> Result<()> {
+fn expect(
+    cx: &Context,
+    request: &Request<'_>,
+    more: &[&str],
+    code: i32,
+    words: &[&str],
+) -> Result<()> {
     let files = tempfile::tempdir()?;
     let recovery = files.path().join("recovery-key").display().to_string();
     let agreed = ["--yes", "--disk-id", "virtio-target", "--recovery-key-file", &recovery];
@@ -123,10 +139,8 @@ fn without_uefi(cx: &Context, request: &Request<'_>) -> Result<()> {
 
 /// As on an installer that was built without ZFS.
 fn without_zfs(cx: &Context, request: &Request<'_>) -> Result<()> {
-    request.ssh.ok(
-        "set -e; mount -t tmpfs none /lib/modules; \
-         for m in zfs spl; do if test -d /sys/module/$m; then rmmod $m; fi; done",
-    )?;
+    request.ssh.ok("set -e; mount -t tmpfs none /lib/modules; \
+         for m in zfs spl; do if test -d /sys/module/$m; then rmmod $m; fi; done")?;
     expect(cx, request, &[], code::TARGET_UNFIT, &["ZFS", "module"])?;
     request.ssh.ok("umount /lib/modules").map(drop)
 }
@@ -159,11 +173,9 @@ fn unreachable_host(cx: &Context, ssh: &Ssh) -> Result<()> {
 /// What the first and last MiB of all disks hold, and how much was written to each since the
 /// machine started (`Documentation/block/stat.rst`).
 fn fingerprint(ssh: &Ssh) -> Result<String> {
-    ssh.ok(
-        "for d in /dev/vd?; do s=$(blockdev --getsize64 $d); \
+    ssh.ok("for d in /dev/vd?; do s=$(blockdev --getsize64 $d); \
          { head -c 1048576 $d; tail -c 1048576 $d; } | sha256sum; echo $s; \
-         awk '{ print $5, $7 }' /sys/block/${d#/dev/}/stat; done",
-    )
+         awk '{ print $5, $7 }' /sys/block/${d#/dev/}/stat; done")
 }
 
 /// A copy of a document with one word changed.

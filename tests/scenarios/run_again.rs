@@ -5,9 +5,9 @@ use super::installed::Installed;
 use super::steps;
 use crate::keystone::{Ended, Request};
 use crate::lab::timed;
+use crate::machine::Hardware;
 use crate::machine::disk::Disk;
 use crate::machine::ssh::Ssh;
-use crate::machine::Hardware;
 use crate::runner::{Context, Live};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -41,7 +41,8 @@ pub(super) fn run(cx: &Context) -> Result<()> {
         cx.keystone()?.install(&request, &["--erase"], &steps::words(&files.outputs()))?.ok()
     })?;
     let installed_ssh = running.ssh(&medium.key)?;
-    Installed { ssh: &installed_ssh, toplevel, report: &files.report()?, unlock: "tpm2" }.check()?;
+    Installed { ssh: &installed_ssh, toplevel, report: &files.report()?, unlock: "tpm2" }
+        .check()?;
     installed_ssh.ok("sync")?;
     running.kill()?;
 
@@ -63,7 +64,8 @@ pub(super) fn run(cx: &Context) -> Result<()> {
 
 /// Ctrl-C stops between two writes, says what is there and leaves nothing open.
 fn stopped(cx: &Context, request: &Request<'_>, files: &steps::Files) -> Result<()> {
-    let mut install = cx.keystone()?.start_install(request, &[], &steps::words(&files.outputs()))?;
+    let mut install =
+        cx.keystone()?.start_install(request, &[], &steps::words(&files.outputs()))?;
     install.wait_for(&["\"progress\"", "\"closure\""], BOUND)?;
     install.interrupt()?;
     let ended = install.end(STOP)?;
@@ -87,7 +89,10 @@ fn killed(cx: &Context, request: &Request<'_>, files: &steps::Files) -> Result<(
     let ended = install.end(BOUND)?;
     ensure!(!matches!(ended.code, Some(0) | None), "an agent that was killed installed: {ended:?}");
     println!("    said: {}", ended.stderr.trim().replace('\n', "\n          "));
-    request.ssh.ok("grep -qsx credstore /sys/block/dm-*/dm/name").context("the credstore is not open")?;
+    request
+        .ssh
+        .ok("grep -qsx credstore /sys/block/dm-*/dm/name")
+        .context("the credstore is not open")?;
     request.ssh.ok("test -d /proc/spl/kstat/zfs/rpool").context("the pool is not imported")?;
     // The step that was cut short is the journal's last word.
     let journal = request.ssh.ok("tail -n 1 /run/keystone/journal*")?;
@@ -135,7 +140,9 @@ fn ssh_no_pool(ssh: &Ssh) -> Result<()> {
 fn pools(value: &Value, found: &mut Vec<(String, String)>) {
     match value {
         Value::Object(map) => {
-            if let (Some(Value::String(pool)), Some(Value::String(host))) = (map.get("pool"), map.get("hostname")) {
+            if let (Some(Value::String(pool)), Some(Value::String(host))) =
+                (map.get("pool"), map.get("hostname"))
+            {
                 found.push((pool.clone(), host.clone()));
             }
             map.values().for_each(|value| pools(value, found));

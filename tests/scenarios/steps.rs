@@ -85,16 +85,34 @@ impl Files {
     }
 
     /// Fails if the password or the recovery key is in the installed system's store, its logs, or on
-    /// its unencrypted partition.
+    /// its unencrypted partition; or if a word that is in each of them is not found there.
     pub(super) fn no_secret_in_files(&self, ssh: &Ssh) -> Result<()> {
         let key = recovery_key(&fs::read_to_string(self.path("recovery-key"))?)?;
-        let places = "-r -l $(ls -d /nix/store /var/log /run/log /boot /etc 2>/dev/null)";
-        let found = arguments::search(ssh, &[&key, PASSWORD], places)?;
-        ensure!(found.is_empty(), "a secret is in {found}");
-        // The search finds what is there.
-        let host = "keystone-ref";
-        let found = arguments::search(ssh, &[host], "-r -l /etc")?;
-        ensure!(!found.is_empty(), "{host} is in no file, so nothing was searched");
+        // The store can't be written to, but the system's name is in it.
+        let (planted, host) = ("the search finds this", "keystone-ref");
+        let written = ["/boot", "/etc", "/run/log", "/var/log"];
+        for place in written {
+            ssh.ok(&format!("mkdir -p {place} && echo '{planted}' > {place}/planted"))?;
+        }
+        let places = format!("-r -o -H /nix/store {}", written.join(" "));
+        let found = arguments::search(ssh, &[&key, PASSWORD, planted, host], &places)?;
+        let found: Vec<_> = found.lines().filter_map(|line| line.rsplit_once(':')).collect();
+        for (file, word) in &found {
+            ensure!(*word != key && *word != PASSWORD, "a secret is in {file}");
+        }
+        let known = |place: &str, known: &str| {
+            found.iter().any(|(file, word)| file.starts_with(place) && *word == known)
+        };
+        for place in written {
+            ensure!(
+                known(place, planted),
+                "what was written to {place} was not found, so it was not searched"
+            );
+        }
+        ensure!(
+            known("/nix/store", host),
+            "{host} is not found in the store, so it was not searched"
+        );
         Ok(())
     }
 

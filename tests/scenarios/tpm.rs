@@ -1,19 +1,19 @@
 //! A machine with a TPM: installed, booted with no key pressed, looked at from inside, and opened
 //! by the recovery key after its TPM was replaced.
 
-use super::installed::{check_store, Installed};
+use super::installed::{Installed, check_store};
 use super::{BOOT, broken, steps};
-use crate::runner::{Context, Live};
 use crate::keystone::{self, Request};
 use crate::lab::timed;
-use crate::machine::disk::Disk;
 use crate::machine::Hardware;
+use crate::machine::disk::Disk;
 use crate::machine::ssh::Ssh;
+use crate::runner::{Context, Live};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use std::fs;
-use std::path::Path;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 /// Runs the scenario.
 pub(super) fn run(cx: &Context) -> Result<()> {
@@ -32,7 +32,8 @@ pub(super) fn run(cx: &Context) -> Result<()> {
         toplevel,
         layout: &cx.layout("single-disk-root.json"),
     };
-    let (recovery, report) = (recovery_file.display().to_string(), report_file.display().to_string());
+    let (recovery, report) =
+        (recovery_file.display().to_string(), report_file.display().to_string());
     let ended = timed("install, reboot, verify", || {
         let install = ["--recovery-key-file", &recovery, "--report", &report];
         cx.keystone()?.install(&request, &[], &install)?.ok()

@@ -4,8 +4,8 @@
 
 use super::steps;
 use crate::lab::timed;
-use crate::machine::disk::Disk;
 use crate::machine::Hardware;
+use crate::machine::disk::Disk;
 use crate::runner::{Context, Live};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -32,7 +32,11 @@ pub(super) fn run(cx: &Context) -> Result<()> {
         .filter_map(Value::as_str)
         .find(|warning| warning.contains("activate"))
         .with_context(|| format!("no warning about activate: {warnings:?}"))?;
-    ensure!(ended.stderr.contains(of_activate), "the warning is not said at the end:\n{}", ended.stderr);
+    ensure!(
+        ended.stderr.contains(of_activate),
+        "the warning is not said at the end:\n{}",
+        ended.stderr
+    );
     // Durable, as after a loss of power: nothing but the export is missing.
     ssh.ok("sync; sleep 6")?;
     running.kill()?;

@@ -2,8 +2,8 @@
 
 use crate::keystone::Request;
 use crate::lab::timed;
-use crate::machine::disk::Disk;
 use crate::machine::Hardware;
+use crate::machine::disk::Disk;
 use crate::runner::{Context, Live};
 use crate::scenarios::installed::Installed;
 use anyhow::{Context as _, Result, ensure};
@@ -33,7 +33,8 @@ pub fn run(cx: &Context) -> Result<()> {
     let report = files.path().join("report.json").display().to_string();
     let plan = cx.keystone()?.plan(&request, &[])?;
     let hash = plan["hash"].as_str().context("a plan has a hash")?;
-    let more = ["--yes", "--plan-hash", hash, "--recovery-key-file", &recovery, "--report", &report];
+    let more =
+        ["--yes", "--plan-hash", hash, "--recovery-key-file", &recovery, "--report", &report];
     let mut install = cx.keystone()?.command("install", &request, &more);
     println!("\n{install:?}\n");
     let status = install.stdin(Stdio::inherit()).status()?;
@@ -49,7 +50,8 @@ pub fn run(cx: &Context) -> Result<()> {
          / /nix /var on ZFS below rpool/crypt, encrypted, the credstore closed again\n  \
          one TPM slot, one recovery slot, no other; only port 22 open; no failed unit\n  \
          {}\n\nLog in:\n  ssh -i {} -o UserKnownHostsFile={} -p {} root@127.0.0.1\n",
-        ssh.ok("zpool list -H -o name,size,health rpool; readlink -f /run/current-system")?.replace('\n', "\n  "),
+        ssh.ok("zpool list -H -o name,size,health rpool; readlink -f /run/current-system")?
+            .replace('\n', "\n  "),
         medium.key.display(),
         ssh.known_hosts().display(),
         ssh.port(),

@@ -60,7 +60,13 @@ impl From<Output> for Ended {
 impl Ended {
     /// Fails unless it ended well.
     pub fn ok(self) -> Result<Ended> {
-        ensure!(self.code == Some(0), "keystone ended with {:?}:\n{}{}", self.code, self.stdout, self.stderr);
+        ensure!(
+            self.code == Some(0),
+            "keystone ended with {:?}:\n{}{}",
+            self.code,
+            self.stdout,
+            self.stderr
+        );
         Ok(self)
     }
 
@@ -106,7 +112,9 @@ impl Ended {
         if self.code != Some(code) || error.is_empty() || !missing.is_empty() {
             bail!(
                 "expected exit code {code} and an error with {words:?}, got {:?} (missing: {missing:?}) and:\n{}{}",
-                self.code, self.stdout, self.stderr
+                self.code,
+                self.stdout,
+                self.stderr
             );
         }
         ensure!(!error.contains("panicked"), "{error}");
@@ -190,7 +198,13 @@ impl Keystone {
     fn on_as(&self, user: &str, command: &str, ssh: &Ssh, key: &Path) -> Command {
         let mut keystone = Command::new(&self.controller);
         keystone
-            .args([command, &format!("{user}@127.0.0.1"), "--port", &ssh.port().to_string(), "--known-hosts"])
+            .args([
+                command,
+                &format!("{user}@127.0.0.1"),
+                "--port",
+                &ssh.port().to_string(),
+                "--known-hosts",
+            ])
             .arg(ssh.known_hosts())
             .arg("--identity")
             .arg(key)
@@ -239,7 +253,12 @@ impl Keystone {
         Started::new(self.command("install", request, &arguments))
     }
 
-    fn agreed(&self, request: &Request<'_>, more: &[&str], install: &[&str]) -> Result<Vec<String>> {
+    fn agreed(
+        &self,
+        request: &Request<'_>,
+        more: &[&str],
+        install: &[&str],
+    ) -> Result<Vec<String>> {
         let dry: Vec<&str> = more.iter().copied().chain(["--dry-run"]).collect();
         let plan = self.planned("install", request, &dry)?;
         let hash = plan["hash"].as_str().context("a plan has a hash")?;

@@ -364,9 +364,16 @@ impl Source {
         for (i, name) in self.names.iter().enumerate() {
             let physical = self.root().join("nix/store").join(name);
             let hash = text(Command::new("nix-hash").args(["--type", "sha256"]).arg(&physical))?;
-            let size = text(Command::new("sh").args(["-c", "nix-store --dump \"$0\" | wc -c"]).arg(&physical))?;
+            let size = text(
+                Command::new("sh").args(["-c", "nix-store --dump \"$0\" | wc -c"]).arg(&physical),
+            )?;
             let references = if i + 1 == self.names.len() { &self.names[..] } else { &[] };
-            dump.push_str(&format!("/nix/store/{name}\n{}\n{}\n\n{}\n", hash.trim(), size.trim(), references.len()));
+            dump.push_str(&format!(
+                "/nix/store/{name}\n{}\n{}\n\n{}\n",
+                hash.trim(),
+                size.trim(),
+                references.len()
+            ));
             for reference in references {
                 dump.push_str(&format!("/nix/store/{reference}\n"));
             }
@@ -409,13 +416,15 @@ impl Source {
 
 fn nix_store(root: &Path, arguments: &[&str], input: Option<&Path>) -> Result<String> {
     let input = input.unwrap_or(Path::new("/dev/null"));
-    text(Command::new("sh")
-        .args(["-c", "input=$1; shift; exec nix-store \"$@\" < \"$input\"", "sh"])
-        .arg(input)
-        .args(["--store", &format!("local?root={}", root.display())])
-        .args(["--option", "build-users-group", ""])
-        .args(arguments)
-        .env("HOME", "/homeless-shelter"))
+    text(
+        Command::new("sh")
+            .args(["-c", "input=$1; shift; exec nix-store \"$@\" < \"$input\"", "sh"])
+            .arg(input)
+            .args(["--store", &format!("local?root={}", root.display())])
+            .args(["--option", "build-users-group", ""])
+            .args(arguments)
+            .env("HOME", "/homeless-shelter"),
+    )
 }
 
 /// Bytes that do not compress.

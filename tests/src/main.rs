@@ -5,12 +5,11 @@ use std::ffi::OsString;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use keystone_lab::{
-    bench,
-    debian,
+    bench, debian, demo,
     installer::{self, Variant},
     keystone::Keystone,
     lab::Lab,
-    demo, native, runner, scenarios, setup, shell, system,
+    native, runner, scenarios, setup, shell, system,
 };
 
 /// Keystone's lab: real machines for the installer's tests

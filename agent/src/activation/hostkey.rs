@@ -91,7 +91,10 @@ pub fn of_installer(etc: &Path) -> Result<Vec<(String, OpensshKey)>, HostKeyErro
 ///
 /// # Errors
 /// One is no key, or not the plan's.
-pub fn given(keys: &[Secret], public: &[String]) -> Result<Vec<(String, OpensshKey)>, HostKeyError> {
+pub fn given(
+    keys: &[Secret],
+    public: &[String],
+) -> Result<Vec<(String, OpensshKey)>, HostKeyError> {
     if keys.len() != public.len() {
         return Err(HostKeyError::OtherKey(public.join(", ")));
     }

@@ -1,8 +1,8 @@
 //! The agent's side: starts the keeper, hands on what it hears, and sees to it that it ends.
 
 use super::child::SUBCOMMAND;
-use crate::lines::Lines;
 use super::report::{Ended, Phase, Report, SECRET};
+use crate::lines::Lines;
 use keystone_protocol::store_path::base_name;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};

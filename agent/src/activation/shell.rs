@@ -44,7 +44,8 @@ pub fn shell_main(root: &Path, args: impl IntoIterator<Item = OsString>) -> ! {
 }
 
 fn enter(root: &Path, words: &[String]) -> Result<i32, String> {
-    let sentence = |what: &'static str| move |errno: nix::Error| format!("could not {what}: {errno}");
+    let sentence =
+        |what: &'static str| move |errno: nix::Error| format!("could not {what}: {errno}");
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID)
         .map_err(sentence("make namespaces"))?;
     chroot::make_private().map_err(|error| format!("{error}: {}", error.source))?;
@@ -99,11 +100,7 @@ fn become_shell(root: &Path, words: &[String]) -> String {
     };
     let term = std::env::var_os("TERM").unwrap_or_else(|| "dumb".into());
     let path = format!("{SYSTEM}/sw/bin:{SYSTEM}/sw/sbin:/usr/bin:/bin");
-    command
-        .env_clear()
-        .env("PATH", &path)
-        .env("HOME", "/root")
-        .env("TERM", term);
+    command.env_clear().env("PATH", &path).env("HOME", "/root").env("TERM", term);
     // Looked for in the target's PATH, which this process has to have for that.
     // SAFETY: one thread.
     unsafe { std::env::set_var("PATH", path) };

@@ -6,7 +6,9 @@ use std::path::Path;
 use std::str::FromStr;
 
 /// A block device's number, `major:minor` as sysfs and mountinfo write it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub struct DevNo {
     /// Major number.
     pub major: u32,

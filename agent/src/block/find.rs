@@ -109,9 +109,10 @@ pub fn logical_volume(roots: &Roots, group: &str, volume: &str) -> Result<Node, 
 pub fn array_now(roots: &Roots, members: &[&str]) -> Option<String> {
     let (first, others) = members.split_first()?;
     let arrays = sysfs::holders(roots, first);
-    arrays.into_iter().filter(|name| name.starts_with("md")).find(|array| {
-        others.iter().all(|member| sysfs::holders(roots, member).contains(array))
-    })
+    arrays
+        .into_iter()
+        .filter(|name| name.starts_with("md"))
+        .find(|array| others.iter().all(|member| sysfs::holders(roots, member).contains(array)))
 }
 
 fn look(roots: &Roots, name: &str) -> Poll<Node> {

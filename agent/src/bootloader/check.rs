@@ -1,7 +1,7 @@
 //! The ESP compared with the store.
 
-use super::loader::{Choice, Entry, choose};
 use super::load_option::Partition;
+use super::loader::{Choice, Entry, choose};
 use super::variables::{BootNext, Variables, VariablesError};
 use crate::ensure::Ensured;
 use bootspec::v1::GenerationV1;
@@ -438,7 +438,8 @@ fn firmware(
     if let Some(variables) = &installed.variables {
         let ours = variables.boot_entries()?.into_iter().find(|entry| {
             let option = &entry.option;
-            option.active && loaders.iter().any(|file| option.is(installed.esp_partition.guid, file))
+            option.active
+                && loaders.iter().any(|file| option.is(installed.esp_partition.guid, file))
         });
         if let Some(entry) = ours {
             return Ok(Firmware::Entry { number: entry.number });

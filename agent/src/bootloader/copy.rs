@@ -58,11 +58,7 @@ pub enum CopyError {
 ///
 /// # Errors
 /// [`CopyError::NotKept`], or what kept it from being written.
-pub fn ensure(
-    roots: &Roots,
-    from: &Path,
-    to: &Node,
-) -> Result<(Ensured, &'static str), CopyError> {
+pub fn ensure(roots: &Roots, from: &Path, to: &Node) -> Result<(Ensured, &'static str), CopyError> {
     let loader = LOADERS.into_iter().find(|loader| from.join(loader).is_file());
     let loader = loader.ok_or_else(|| CopyError::NoLoader(from.to_owned()))?;
     let mount = TempMount::with_options(roots, &to.path, "vfat", false, &["umask=0077"])?;
@@ -234,7 +230,10 @@ mod tests {
         fs::write(copy.path().join("other"), "x").unwrap();
         assert_eq!((mirrored(), mirrored()), (Ensured::Created, Ensured::AlreadySo));
         assert_eq!(difference(esp.path(), copy.path()).unwrap(), None);
-        assert_eq!(names(&copy.path().join("loader/entries")).unwrap(), ["nixos-generation-2.conf"]);
+        assert_eq!(
+            names(&copy.path().join("loader/entries")).unwrap(),
+            ["nixos-generation-2.conf"]
+        );
         assert_eq!(names(copy.path()).unwrap(), ["EFI", "loader"]);
     }
 

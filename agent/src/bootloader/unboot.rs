@@ -48,14 +48,17 @@ mod tests {
     #[test]
     fn nothing_that_boots_stays() {
         let esp = tempfile::tempdir().unwrap();
-        for file in ["EFI/BOOT/BOOTX64.EFI", "efi/systemd/systemd-bootx64.efi", "Loader/loader.conf"] {
+        for file in
+            ["EFI/BOOT/BOOTX64.EFI", "efi/systemd/systemd-bootx64.efi", "Loader/loader.conf"]
+        {
             let path = esp.path().join(file);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, "x").unwrap();
         }
         fs::write(esp.path().join("notes"), "x").unwrap();
         assert_eq!(remove_loaders(esp.path()).unwrap(), Ensured::Created);
-        let left: Vec<_> = fs::read_dir(esp.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let left: Vec<_> =
+            fs::read_dir(esp.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(left, ["notes"]);
         assert_eq!(remove_loaders(esp.path()).unwrap(), Ensured::AlreadySo);
     }
@@ -68,7 +71,8 @@ mod tests {
         put_entry(dir.path(), 1, ours, "\\EFI\\a.efi");
         put_entry(dir.path(), 2, other, "\\EFI\\b.efi");
         put_entry(dir.path(), 7, ours, "\\EFI\\c.efi");
-        let file = |name: &str| dir.path().join(format!("{name}-8be4df61-93ca-11d2-aa0d-00e098032b8c"));
+        let file =
+            |name: &str| dir.path().join(format!("{name}-8be4df61-93ca-11d2-aa0d-00e098032b8c"));
         fs::write(file("BootOrder"), [7, 0, 0, 0, 7, 0, 2, 0, 1, 0]).unwrap();
         fs::write(file("BootNext"), [7, 0, 0, 0, 1, 0]).unwrap();
         let mut removed = remove_entries(&variables, ours).unwrap();

@@ -108,7 +108,8 @@ impl Begun {
         let layout = Layout::parse(&request.layout).map(|layout| layout.canonical().to_owned());
         let difference = if layout.ok().as_ref() != Some(&began.layout) {
             Some("another layout")
-        } else if request.closure.as_ref().map(|closure| &closure.toplevel) != Some(&began.toplevel) {
+        } else if request.closure.as_ref().map(|closure| &closure.toplevel) != Some(&began.toplevel)
+        {
             Some("another system")
         } else if asked.extra_files != began.options.extra_files {
             Some("other extra files")
@@ -174,9 +175,7 @@ mod tests {
     const INSTALL: Phases = Phases { disko: false, install: true };
 
     fn request(phases: Phases) -> PlanRequest {
-        let mount = |source: &str, target: &str, fstype: &str| {
-            serde_json::json!({"source": source, "target": target, "fstype": fstype, "options": []})
-        };
+        let mount = |source: &str, target: &str, fstype: &str| serde_json::json!({"source": source, "target": target, "fstype": fstype, "options": []});
         let closure: ClosureFacts = serde_json::from_value(serde_json::json!({
             "toplevel": "/nix/store/0c1pq9l1v2gqq4fhvqzs9mh2gqzs4xz1-nixos-system-vault-25.05",
             "system": "x86_64-linux", "paths": 612, "nar_bytes": 1_932_735_283u64,
@@ -189,12 +188,18 @@ mod tests {
             ],
         }))
         .unwrap();
-        PlanRequest { layout: LAYOUT.into(), options: InstallOptions::default(), closure: Some(closure), phases }
+        PlanRequest {
+            layout: LAYOUT.into(),
+            options: InstallOptions::default(),
+            closure: Some(closure),
+            phases,
+        }
     }
 
     fn begun(done: bool) -> Begun {
         let inventory: Inventory =
-            serde_json::from_str(include_str!("../../../planner/src/fixtures/machine.json")).unwrap();
+            serde_json::from_str(include_str!("../../../planner/src/fixtures/machine.json"))
+                .unwrap();
         let PlanRequest { layout, options, closure, .. } = request(Phases::ALL);
         let plan = crate::plan::plan_with(&inventory, &layout, &options, closure.as_ref()).unwrap();
         let machine = Machine::new(&inventory, &plan);
@@ -242,7 +247,10 @@ mod tests {
         };
         refused(&|r| r.layout = r.layout.replace("100M", "200M"), "another layout");
         refused(&|r| r.closure.as_mut().unwrap().toplevel.push('x'), "another system");
-        refused(&|r| r.options.host_keys = keystone_protocol::options::HostKeys::Installer, "host keys");
+        refused(
+            &|r| r.options.host_keys = keystone_protocol::options::HostKeys::Installer,
+            "host keys",
+        );
         let mut other = request(INSTALL);
         other.options.erase = true;
         begun(false).goes_on_with(&other).unwrap();

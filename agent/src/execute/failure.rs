@@ -24,19 +24,11 @@ pub fn causes(error: &dyn Error) -> Vec<String> {
 
 /// What the operator reads when a step failed with `error` and `left` is what is there now. Which
 /// step it was stands in the event.
-pub fn of_step(
-    error: &StepError,
-    left: Vec<String>,
-    plan: &Plan,
-    phases: Phases,
-) -> Failure {
+pub fn of_step(error: &StepError, left: Vec<String>, plan: &Plan, phases: Phases) -> Failure {
     let disks: Vec<&str> =
         plan.basis.disks.values().map(|identity| identity.name.as_str()).collect();
-    let again = format!(
-        "{} (on {})",
-        plan.basis.options.disko_mode.again(phases),
-        disks.join(" and ")
-    );
+    let again =
+        format!("{} (on {})", plan.basis.options.disko_mode.again(phases), disks.join(" and "));
     let next = if error.is_stop() { again } else { format!("mend the cause and {again}") };
     Failure { message: error.to_string(), causes: causes(error), left, next }
 }

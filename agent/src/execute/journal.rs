@@ -54,12 +54,8 @@ impl Journal {
         if let Some(parent) = path.parent() {
             DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(fail)?;
         }
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .open(path)
-            .map_err(fail)?;
+        let file =
+            OpenOptions::new().create(true).append(true).mode(0o600).open(path).map_err(fail)?;
         let mut journal = Journal { file, path: path.to_owned() };
         journal.write(Record::Plan { plan })?;
         Ok(journal)
@@ -76,7 +72,11 @@ impl Journal {
     }
 
     /// Notes that a step failed.
-    pub fn failed(&mut self, step: &str, error: &dyn std::error::Error) -> Result<(), JournalError> {
+    pub fn failed(
+        &mut self,
+        step: &str,
+        error: &dyn std::error::Error,
+    ) -> Result<(), JournalError> {
         self.write(Record::Failed { step, error: error.to_string() })
     }
 

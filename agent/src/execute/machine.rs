@@ -2,14 +2,14 @@
 
 use crate::block::find::{self, Node};
 use crate::block::sysfs;
+use crate::block::{BlockError, Roots};
 use crate::bootloader::{Partition, Variables, unboot};
 use crate::ensure::Ensured;
 use crate::gpt::{self, TableIds};
-use crate::mount::TempMount;
-use crate::block::{BlockError, Roots};
 use crate::luks::Kdf;
 use crate::lvm::Group;
 use crate::md::Array;
+use crate::mount::TempMount;
 use crate::seal::{self, Opened, Use};
 use crate::zfs::{self, Zfs};
 use keystone_protocol::inventory::{DiskIdentity, Inventory};
@@ -334,7 +334,13 @@ impl Machine {
     }
 
     /// Notes a pool that was made; `devices` are those whose labels say whether it is exported.
-    pub fn pool_made(&mut self, name: &str, guid: u64, features: Vec<String>, devices: Vec<PathBuf>) {
+    pub fn pool_made(
+        &mut self,
+        name: &str,
+        guid: u64,
+        features: Vec<String>,
+        devices: Vec<PathBuf>,
+    ) {
         self.opened.note(Use::Pool { name: name.to_owned(), guid, devices });
         self.pools.insert(name.to_owned(), PoolReport { guid: guid.to_string(), features });
     }
@@ -484,13 +490,17 @@ impl Machine {
         }
         match self.remove_loaders(esp) {
             Ok(Ensured::Created) => {
-                said.push(format!("the boot loader on disk {name} was removed again: it does not boot"));
+                said.push(format!(
+                    "the boot loader on disk {name} was removed again: it does not boot"
+                ));
             }
             Ok(Ensured::AlreadySo) => {}
             Err(why) => {
                 tracing::error!("the boot loader can't be removed from the ESP: {why}");
                 said.push(match gpt::invalidate(&self.roots, &disk.kernel_name) {
-                    Ok(()) => format!("the partition table of disk {name} was removed: it does not boot"),
+                    Ok(()) => {
+                        format!("the partition table of disk {name} was removed: it does not boot")
+                    }
                     Err(error) => format!("disk {name} MAY LOOK INSTALLED AND BOOT: {error}"),
                 });
             }

@@ -52,9 +52,7 @@ pub fn ensure(
     device.write_at(&header, 0)?;
     device.sync()?;
     let mut kept = vec![0; header.len()];
-    device.file()
-        .read_exact_at(&mut kept, 0)
-        .map_err(BlockError::io("reading", device.path()))?;
+    device.file().read_exact_at(&mut kept, 0).map_err(BlockError::io("reading", device.path()))?;
     if kept != header {
         return Err(FilesystemError::NotKept {
             device: name.to_owned(),
@@ -103,9 +101,7 @@ pub fn header(
 ) -> Result<Vec<u8>, FilesystemError> {
     let uuid = match uuid {
         None => Uuid::new_v4(),
-        Some(text) => {
-            Uuid::parse_str(text).map_err(|_| FilesystemError::Uuid(text.to_owned()))?
-        }
+        Some(text) => Uuid::parse_str(text).map_err(|_| FilesystemError::Uuid(text.to_owned()))?,
     };
     let label = label.unwrap_or_default();
     if label.len() > LABEL {

@@ -19,11 +19,7 @@ pub use keystone_planner::vfat::least_size;
 const LABEL: usize = 11;
 
 /// Makes a FAT32 file system on the device `name`, unless it has one.
-pub fn ensure(
-    roots: &Roots,
-    name: &str,
-    label: Option<&str>,
-) -> Result<Ensured, FilesystemError> {
+pub fn ensure(roots: &Roots, name: &str, label: Option<&str>) -> Result<Ensured, FilesystemError> {
     let label = label.map(padded).transpose()?;
     let _lock = DiskLock::take(roots, name)?;
     // One that is there may be mounted.
@@ -65,12 +61,9 @@ fn has_label(
     let found = found.unwrap_or_default();
     let wanted = wanted.map(|wanted| String::from_utf8_lossy(&wanted).trim_end().to_owned());
     match wanted {
-        Some(wanted) if wanted != found => Err(FilesystemError::Differs {
-            device: name.to_owned(),
-            what: "label",
-            found,
-            wanted,
-        }),
+        Some(wanted) if wanted != found => {
+            Err(FilesystemError::Differs { device: name.to_owned(), what: "label", found, wanted })
+        }
         _ => Ok(Ensured::AlreadySo),
     }
 }
@@ -80,7 +73,11 @@ fn padded(label: &str) -> Result<[u8; LABEL], FilesystemError> {
     let mut bytes = [b' '; LABEL];
     let fits = label.is_ascii() && !label.is_empty() && label.len() <= LABEL;
     if !fits {
-        return Err(FilesystemError::Label { fstype: "FAT32", label: label.to_owned(), most: LABEL });
+        return Err(FilesystemError::Label {
+            fstype: "FAT32",
+            label: label.to_owned(),
+            most: LABEL,
+        });
     }
     bytes[..label.len()].copy_from_slice(label.as_bytes());
     Ok(bytes)

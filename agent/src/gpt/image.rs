@@ -71,9 +71,9 @@ impl Image {
     /// Keeps the boot code that is in a disk's first sector, and its MBR if that shows more than
     /// a protective entry (type 0xEE; UEFI 2.10, 5.2.3): somebody boots by it.
     pub fn keep_first_sector(&mut self, sector: &[u8]) {
-        let hybrid = sector
-            .get(BOOT_CODE..BOOT_SIGNATURE)
-            .is_some_and(|entries| entries.chunks_exact(16).any(|entry| !matches!(entry[4], 0 | 0xee)));
+        let hybrid = sector.get(BOOT_CODE..BOOT_SIGNATURE).is_some_and(|entries| {
+            entries.chunks_exact(16).any(|entry| !matches!(entry[4], 0 | 0xee))
+        });
         let kept = if hybrid { BOOT_SIGNATURE } else { BOOT_CODE }.min(sector.len());
         self.head[..kept].copy_from_slice(&sector[..kept]);
     }

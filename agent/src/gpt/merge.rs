@@ -70,10 +70,7 @@ pub fn merged(device: &Device, table: &PartitionTable, found: &Gpt) -> Result<Me
     let table = PartitionTable { partitions, ..table.clone() };
     let mut image = Image::new(device.size(), device.sector_size(), &table, &drawn)?;
     let mut first = vec![0; device.sector_size() as usize];
-    device
-        .file()
-        .read_exact_at(&mut first, 0)
-        .map_err(BlockError::io("reading", device.path()))?;
+    device.file().read_exact_at(&mut first, 0).map_err(BlockError::io("reading", device.path()))?;
     image.keep_first_sector(&first);
     Ok(Merged { table, guids: drawn, image, new })
 }

@@ -77,8 +77,7 @@ fn partition(
         let nixos = is_fat(&signatures).then(|| nixos::on_esp(&file, known.length)).flatten();
         Ok((signatures, nixos))
     });
-    let (signatures, nixos) =
-        read.unwrap_or_else(|error| (vec![unreadable(error)], None));
+    let (signatures, nixos) = read.unwrap_or_else(|error| (vec![unreadable(error)], None));
     Partition {
         number: known.number,
         first_lba: known.start / u64::from(sector_size),
@@ -111,8 +110,7 @@ fn ends_are_zero(file: &File, size: u64) -> io::Result<bool> {
 }
 
 fn is_fat(signatures: &[Signature]) -> bool {
-    let is_fat =
-        |found: &Signature| matches!(found, Signature::Filesystem { fstype, .. } if fstype == "vfat");
+    let is_fat = |found: &Signature| matches!(found, Signature::Filesystem { fstype, .. } if fstype == "vfat");
     signatures.iter().any(is_fat)
 }
 

@@ -32,8 +32,8 @@ pub mod system;
 pub use system::boot_id;
 
 use crate::block::{DevNo, Roots, holders, sysfs};
-use crate::tool;
 use crate::mount::table;
+use crate::tool;
 use crate::tpm2;
 use contents::Surroundings;
 use keystone_protocol::inventory::{INVENTORY_VERSION, Inventory, Tpm};
@@ -97,7 +97,8 @@ pub fn collect_at(
 }
 
 fn tools() -> BTreeMap<String, String> {
-    let path = |name: &str| Some((name.to_owned(), tool::find(name)?.to_string_lossy().into_owned()));
+    let path =
+        |name: &str| Some((name.to_owned(), tool::find(name)?.to_string_lossy().into_owned()));
     keystone_planner::programs::KNOWN.into_iter().filter_map(path).collect()
 }
 

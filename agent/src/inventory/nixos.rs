@@ -134,7 +134,8 @@ mod tests {
         assert_eq!(generation("nixos-generation-12+3-0.conf"), Some(12));
         assert_eq!(generation("nixos-generation-12-specialisation-gnome.conf"), None);
         assert_eq!(generation("memtest.conf"), None);
-        let host = |name: &str| hostname(&format!("/nix/store/0c1pq9l1v2gqq4fhvqzs9mh2gqzs4xz1-{name}"));
+        let host =
+            |name: &str| hostname(&format!("/nix/store/0c1pq9l1v2gqq4fhvqzs9mh2gqzs4xz1-{name}"));
         assert_eq!(host("nixos-system-vault-25.05").as_deref(), Some("vault"));
         assert_eq!(host("nixos-system-my-nas-2-25.11.20251101.abc").as_deref(), Some("my-nas-2"));
         assert_eq!(host("nixos-system--25.05"), None);
@@ -151,7 +152,8 @@ mod tests {
         run("mtools", "mmd", &["-i", node, "::/loader", "::/loader/entries"]);
         for (generation, host) in [(9, "old"), (10, "vault")] {
             let entry = dir.path().join("entry");
-            let toplevel = format!("/nix/store/0c1pq9l1v2gqq4fhvqzs9mh2gqzs4xz1-nixos-system-{host}-25.05");
+            let toplevel =
+                format!("/nix/store/0c1pq9l1v2gqq4fhvqzs9mh2gqzs4xz1-nixos-system-{host}-25.05");
             std::fs::write(
                 &entry,
                 format!(
@@ -169,7 +171,8 @@ mod tests {
         assert_eq!(found.version.as_deref(), Some("Generation 10 NixOS 25.05"));
         assert_eq!(before, std::fs::read(&image).unwrap());
         // Noise is no file system, and no panic.
-        let noise: Vec<u8> = (0..64 << 10).map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let noise: Vec<u8> =
+            (0..64 << 10).map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
         file.write_at(&noise, 512).unwrap();
         let _ = on_esp(&file, 64 << 20);
     }

@@ -44,11 +44,8 @@ fn part(file: impl Read, key: &KeyFile) -> io::Result<Secret> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(wanted.min(4096) as usize));
     file.take(wanted).read_to_end(&mut bytes)?;
     if key.size.is_some_and(|size| (bytes.len() as u64) < size) {
-        let short = format!(
-            "it has only {} bytes from {} on, not {wanted}",
-            bytes.len(),
-            key.offset
-        );
+        let short =
+            format!("it has only {} bytes from {} on, not {wanted}", bytes.len(), key.offset);
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, short));
     }
     if bytes.len() as u64 > LONGEST {

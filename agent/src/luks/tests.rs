@@ -239,11 +239,18 @@ fn a_layouts_options_are_in_the_header() {
         sector_size: Some(512),
         label: Some("data".into()),
         uuid: Some(uuid.into()),
-        pbkdf: LuksPbkdf { kind: Some("pbkdf2".into()), iter_time: Some(1), ..LuksPbkdf::default() },
+        pbkdf: LuksPbkdf {
+            kind: Some("pbkdf2".into()),
+            iter_time: Some(1),
+            ..LuksPbkdf::default()
+        },
         ..LuksFormat::default()
     };
     let key = secret("from the layout");
-    assert_eq!(format_as(file.path(), FirstSlot::Lasting, &key, &wanted).unwrap(), Ensured::Created);
+    assert_eq!(
+        format_as(file.path(), FirstSlot::Lasting, &key, &wanted).unwrap(),
+        Ensured::Created
+    );
     let header = dump(file.path()).unwrap();
     assert_eq!(header.cipher, "aes-cbc-essiv:sha256");
     assert_eq!((header.uuid.to_string().as_str(), header.sector_size), (uuid, 512));

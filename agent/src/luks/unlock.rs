@@ -82,8 +82,11 @@ pub fn unlock<E: std::error::Error + 'static>(
         }
     }
     for _ in 0..TRIES {
-        let key = ask(&tried)
-            .map_err(|source| UnlockError::Asking { name: name.to_owned(), tried: tried.clone(), source })?;
+        let key = ask(&tried).map_err(|source| UnlockError::Asking {
+            name: name.to_owned(),
+            tried: tried.clone(),
+            source,
+        })?;
         for key in recovery::readings(&key) {
             match open(device, name, &key) {
                 Err(LuksError::WrongKey { .. }) => {}

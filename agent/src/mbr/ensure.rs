@@ -119,7 +119,8 @@ pub(super) fn lay_out(table: &MbrTable, signature: u32) -> Result<Vec<Sector>, M
     let mut entries = [Entry { kind: 0, bootable: false, first: 0, sectors: 0 }; 4];
     for partition in table.partitions.iter().filter(|p| p.kind != MbrKind::Logical) {
         let slot = (partition.number as usize).checked_sub(1).and_then(|i| entries.get_mut(i));
-        let wrong = MbrError::Partition { number: partition.number, why: "its number is not 1 to 4" };
+        let wrong =
+            MbrError::Partition { number: partition.number, why: "its number is not 1 to 4" };
         *slot.ok_or(wrong)? = entry(partition, 0)?;
     }
     let mut first = sector(&entries, signature);

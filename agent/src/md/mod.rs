@@ -11,8 +11,8 @@
 pub mod superblock;
 
 use crate::block::find::{self, Node};
-use crate::block::{BlockError, Device, Poll, Roots, Timeout, holders, ioctl, probe, sysfs, wait};
 use crate::block::wipe;
+use crate::block::{BlockError, Device, Poll, Roots, Timeout, holders, ioctl, probe, sysfs, wait};
 use crate::ensure::Ensured;
 use crate::filesystem::describe;
 use crate::tool::{self, Run, Say, ToolError};
@@ -130,10 +130,8 @@ impl Array {
     fn assemble(&self, roots: &Roots, say: Say<'_>) -> Result<Node> {
         let mdadm = tool::need("mdadm")?;
         let members = self.members.iter().map(|node| &node.path);
-        let assembled = Run::new(&mdadm)
-            .args(["--assemble", "--run", &self.link()])
-            .args(members)
-            .run(say);
+        let assembled =
+            Run::new(&mdadm).args(["--assemble", "--run", &self.link()]).args(members).run(say);
         match (assembled, self.running(roots)) {
             // udev was quicker.
             (_, Some(_)) | (Ok(_), None) => self.appeared(roots),
@@ -214,9 +212,11 @@ impl Array {
                 Some((_, node)) => Err(self.partly(node)),
             };
         };
-        match seen.iter().zip(&self.members).find(|(found, _)| {
-            found.as_ref().is_none_or(|found| found.uuid != first.uuid)
-        }) {
+        match seen
+            .iter()
+            .zip(&self.members)
+            .find(|(found, _)| found.as_ref().is_none_or(|found| found.uuid != first.uuid))
+        {
             None => Ok(true),
             Some((_, node)) => Err(self.partly(node)),
         }
@@ -322,9 +322,9 @@ pub fn stop(roots: &Roots, name: &str, device: &str) -> Result<Ensured> {
         other => other?,
     }
     wait(&format!("the RAID {name} to be gone"), BOUND, || {
-        let held = members.iter().find(|member| {
-            sysfs::holders(roots, member).iter().any(|holder| holder == device)
-        });
+        let held = members
+            .iter()
+            .find(|member| sysfs::holders(roots, member).iter().any(|holder| holder == device));
         Ok::<_, MdError>(match held {
             None => Poll::Ready(()),
             Some(member) => Poll::Pending(format!("it still holds {member}")),

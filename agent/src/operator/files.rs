@@ -69,7 +69,8 @@ pub fn unpack(
     progress: &mut dyn FnMut(u64),
     cancel: &AtomicBool,
 ) -> Result<Unpacked, FilesError> {
-    let hashed = Hashed { inner: archive, hasher: blake3::Hasher::new(), bytes: 0, progress, cancel };
+    let hashed =
+        Hashed { inner: archive, hasher: blake3::Hasher::new(), bytes: 0, progress, cancel };
     let mut archive = Archive::new(hashed);
     let mut unpacked = Unpacked::default();
     for entry in archive.entries().map_err(FilesError::Read)? {
@@ -114,7 +115,11 @@ impl<R: Read> Read for Hashed<'_, R> {
     }
 }
 
-fn put(root: &Path, entry: &mut Entry<'_, impl Read>, warnings: &mut Vec<String>) -> Result<(), FilesError> {
+fn put(
+    root: &Path,
+    entry: &mut Entry<'_, impl Read>,
+    warnings: &mut Vec<String>,
+) -> Result<(), FilesError> {
     let path = entry.path().map_err(FilesError::Read)?.into_owned();
     let refused = |problem| FilesError::Refused { path: path.display().to_string(), problem };
     let names = path::names(&path).ok_or_else(|| refused("its path leads out of it"))?;
@@ -297,7 +302,10 @@ mod tests {
             .unwrap();
         assert_eq!(unpacked, Unpacked { entries: 6, warnings: vec![] });
         assert_eq!(mode(&etc), 0o755, "what was there keeps its mode");
-        assert_eq!((mode(&etc.join("motd")), std::fs::read(etc.join("motd")).unwrap()), (0o640, b"hello".to_vec()));
+        assert_eq!(
+            (mode(&etc.join("motd")), std::fs::read(etc.join("motd")).unwrap()),
+            (0o640, b"hello".to_vec())
+        );
         let secrets = root.path().join("var/lib/secrets");
         assert_eq!((mode(&secrets), mode(&secrets.join("key"))), (0o2700, 0o4600));
         assert_eq!(

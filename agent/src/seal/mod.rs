@@ -225,8 +225,7 @@ fn close_one(roots: &Roots, used: &Use) -> Option<String> {
             .err()
             .map(|error| format!("the volume group {} is still active: {error}", group.name)),
         Use::Pool { name, .. } => {
-            let exported =
-                Zfs::open().map_err(SealError::from).and_then(|zfs| export(&zfs, name));
+            let exported = Zfs::open().map_err(SealError::from).and_then(|zfs| export(&zfs, name));
             Some(match exported {
                 Ok(_) => format!("pool {name} is exported, incomplete"),
                 Err(error) => format!("pool {name} is still imported: {error}"),

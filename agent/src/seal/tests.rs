@@ -2,8 +2,8 @@
 //! tests/scenarios.
 
 use super::*;
-use crate::mount::{MountRequest, SwapOptions};
 use crate::lvm::Group;
+use crate::mount::{MountRequest, SwapOptions};
 use crate::testing::Loop;
 
 fn opened(uses: impl IntoIterator<Item = Use>) -> Opened {
@@ -64,7 +64,9 @@ fn a_running_array_and_an_active_group_are_not_sealed() {
     let array = Use::Array { name: "raid1".into(), members: vec!["vda1".into()] };
     let running = proven(array).unwrap_err().to_string();
     assert_eq!(running, "the RAID raid1 is still running, as md127");
-    let active = proven(Use::Group(Group { name: "pool".into(), members: Vec::new() })).unwrap_err().to_string();
+    let active = proven(Use::Group(Group { name: "pool".into(), members: Vec::new() }))
+        .unwrap_err()
+        .to_string();
     assert_eq!(active, "volumes of the group pool are still active: pool-root");
     proven(Use::Mapper { name: "crypted".into() }).unwrap();
 }

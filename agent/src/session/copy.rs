@@ -5,8 +5,8 @@ use super::wire::{Wire, WireError};
 use crate::ensure::Ensured;
 use crate::execute::cancel::Cancel;
 use crate::execute::failure::causes;
-use crate::execute::supplies::EventSink;
 use crate::execute::progress::ClosureProgress;
+use crate::execute::supplies::EventSink;
 use crate::mount::writable_here;
 use crate::store::{Progress, ReceiveError, Received, Store};
 use keystone_protocol::event::{Event, EventKind, Failure, Outcome, StepSummary};
@@ -58,8 +58,9 @@ pub fn copy(wire: &RefCell<Wire>, cancel: &Cancel, request: &CopyRequest) -> Res
                     "what was received of the closure stays in {}, unregistered",
                     request.root
                 )],
-                next: "mend the cause and run the same command again: what is there is not sent again"
-                    .to_owned(),
+                next:
+                    "mend the cause and run the same command again: what is there is not sent again"
+                        .to_owned(),
             };
             event(EventKind::StepFailed { step: STEP.to_owned(), failure: failure.clone() });
             wire.borrow_mut().send(&ToController::Failed(failure))?;

@@ -48,11 +48,8 @@ fn restart_child() -> ! {
 
 /// systemd(1): SIGRTMIN+5 starts reboot.target. Others take SIGINT for Ctrl-Alt-Del.
 fn ask_init() {
-    let signal = if Path::new("/run/systemd/system").exists() {
-        libc::SIGRTMIN() + 5
-    } else {
-        libc::SIGINT
-    };
+    let signal =
+        if Path::new("/run/systemd/system").exists() { libc::SIGRTMIN() + 5 } else { libc::SIGINT };
     // SAFETY: kill(2) has no memory effects.
     unsafe { libc::kill(Pid::from_raw(1).as_raw(), signal) };
 }

@@ -52,7 +52,9 @@ pub fn serve() -> Result<(), WireError> {
         let incoming = wire.borrow_mut().next();
         match incoming {
             Ok(Incoming::Message(message)) => session.answer(message)?,
-            Ok(Incoming::Block(_) | Incoming::DamagedBlock { .. }) => return Err(WireError::OutOfTurn("closure data")),
+            Ok(Incoming::Block(_) | Incoming::DamagedBlock { .. }) => {
+                return Err(WireError::OutOfTurn("closure data"));
+            }
             Err(WireError::Ended) => return Ok(()),
             Err(error) => return Err(error),
         }
@@ -126,7 +128,9 @@ impl Session<'_> {
             )),
             ToAgent::Hello { .. } => Err(WireError::OutOfTurn("a second hello")),
             ToAgent::UnlockKey { .. } => Err(WireError::OutOfTurn("a key that nobody asked for")),
-            ToAgent::RecoveryKeyStored { .. } => Err(WireError::OutOfTurn("a recovery key's receipt")),
+            ToAgent::RecoveryKeyStored { .. } => {
+                Err(WireError::OutOfTurn("a recovery key's receipt"))
+            }
             // The rest of a stream whose consumer failed.
             ToAgent::SourceFailed { .. } => Ok(()),
             ToAgent::Abort => Ok(()),
@@ -153,7 +157,8 @@ impl Session<'_> {
                 return self.send(&refused(RefusalKind::TargetUnfit, chain(&error), None));
             }
         };
-        if goes_on && let Ok(Some(Begun { done: true, plan, report, .. })) = Begun::read(Path::new(BEGUN))
+        if goes_on
+            && let Ok(Some(Begun { done: true, plan, report, .. })) = Begun::read(Path::new(BEGUN))
             && plan.hash == confirmed
         {
             self.installed = true;
@@ -234,9 +239,7 @@ impl Session<'_> {
         match execution.run() {
             Ok(mut report) => {
                 self.installed = phases.install && installs;
-                if installs
-                    && let Err(error) = execution.begun(&report).write(Path::new(BEGUN))
-                {
+                if installs && let Err(error) = execution.begun(&report).write(Path::new(BEGUN)) {
                     report.warnings.push(format!(
                         "{}: a phase that is asked for later will not find what was done",
                         chain(&error)
@@ -264,7 +267,8 @@ impl Session<'_> {
         let Some(boot_id) = inventory::boot_id().filter(|id| !id.is_empty()) else {
             return self.send(&refused(
                 RefusalKind::TargetUnfit,
-                "the kernel's boot id can't be read, so the restart could not be verified".to_owned(),
+                "the kernel's boot id can't be read, so the restart could not be verified"
+                    .to_owned(),
                 Some("restart the machine yourself: everything is written and closed".to_owned()),
             ));
         };
@@ -357,9 +361,7 @@ fn missing_file(name: &str, path: &str, secrets: &Secrets) -> Option<Missing> {
 }
 
 /// What the machine is, and the plan: a new one, or the one that was begun.
-fn inventory_and_plan(
-    request: &PlanRequest,
-) -> Result<(Inventory, Plan, Option<Begun>), Refusal> {
+fn inventory_and_plan(request: &PlanRequest) -> Result<(Inventory, Plan, Option<Begun>), Refusal> {
     let inventory = inventory::collect().map_err(|error| unreadable(&error))?;
     if request.phases.disko || request.closure.is_none() {
         let closure = request.closure.as_ref();
@@ -420,9 +422,10 @@ mod tests {
     /// same, after our hello, by which the controller can tell too.
     #[test]
     fn a_controller_of_another_version_is_told_what_to_update() {
-        for (theirs, update) in
-            [(PROTOCOL_VERSION - 1, "update keystone"), (PROTOCOL_VERSION + 1, "update keystone-agent")]
-        {
+        for (theirs, update) in [
+            (PROTOCOL_VERSION - 1, "update keystone"),
+            (PROTOCOL_VERSION + 1, "update keystone-agent"),
+        ] {
             let hello =
                 format!(r#"{{"say":"hello","what":{{"protocol":{theirs},"language":"fr"}}}}"#);
             let input = Cursor::new(encode_control(hello.as_bytes()).unwrap().0.clone());

@@ -2,7 +2,9 @@
 
 use crate::execute::cancel::Cancel;
 use crate::store::buffer::{Buffer, Pool};
-use keystone_protocol::frame::{self, Arriving, BLOCK_HEADER, BlockHeader, FrameError, Kind, MAX_BLOCK};
+use keystone_protocol::frame::{
+    self, Arriving, BLOCK_HEADER, BlockHeader, FrameError, Kind, MAX_BLOCK,
+};
 use keystone_protocol::message::{self, MessageError, ToAgent, ToController};
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -97,8 +99,12 @@ impl Wire {
     ) -> Wire {
         let (sender, incoming) = sync_channel(QUEUE);
         let waiting = Arc::new(AtomicUsize::new(0));
-        let mut reader =
-            Reader { sender, cancel: cancel.clone(), waiting: Arc::clone(&waiting), pool: Pool::default() };
+        let mut reader = Reader {
+            sender,
+            cancel: cancel.clone(),
+            waiting: Arc::clone(&waiting),
+            pool: Pool::default(),
+        };
         thread::Builder::new()
             .name("frames".to_owned())
             .spawn(move || reader.read_frames(input))
@@ -109,10 +115,7 @@ impl Wire {
     /// Sends a message.
     pub fn send(&mut self, message: &ToController) -> Result<(), WireError> {
         let bytes = message::encode(message)?;
-        self.output
-            .write_all(&bytes.0)
-            .and_then(|()| self.output.flush())
-            .map_err(WireError::Io)
+        self.output.write_all(&bytes.0).and_then(|()| self.output.flush()).map_err(WireError::Io)
     }
 
     /// The next frame, whenever it comes.

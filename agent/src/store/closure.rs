@@ -1,8 +1,8 @@
 //! A manifest that was looked through.
 
-use keystone_protocol::store_path::base_name;
 use keystone_protocol::manifest::{Manifest, PathInfo};
 use keystone_protocol::nar;
+use keystone_protocol::store_path::base_name;
 use std::collections::{HashMap, HashSet};
 use thiserror::Error;
 

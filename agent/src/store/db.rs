@@ -177,7 +177,11 @@ fn check_version(dir: &OpenDir) -> Result<(), DbError> {
     let mut found = String::new();
     File::from(fd).take(64).read_to_string(&mut found).at("read", &path)?;
     // A file that lost its contents with the power is one that was not written yet.
-    if found.is_empty() || found.trim_end() == SCHEMA_VERSION { Ok(()) } else { Err(DbError::Version { found }) }
+    if found.is_empty() || found.trim_end() == SCHEMA_VERSION {
+        Ok(())
+    } else {
+        Err(DbError::Version { found })
+    }
 }
 
 fn open(dir: &OpenDir) -> Result<Connection, DbError> {
@@ -289,7 +293,8 @@ fn write(
 /// Makes or overwrites a file, unless it is there as it should be.
 fn ensure_file(dir: &OpenDir, name: &str, mode: u32, contents: &[u8]) -> Result<(), FsError> {
     let path = dir.path.join(name);
-    let is_so = |stat: FileStat| stat.st_mode & 0o7777 == mode && stat.st_size == contents.len() as i64;
+    let is_so =
+        |stat: FileStat| stat.st_mode & 0o7777 == mode && stat.st_size == contents.len() as i64;
     if dir.stat(name)?.is_some_and(is_so) {
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let fd = openat(&dir.fd, name, flags, Mode::empty()).at("open", &path)?;

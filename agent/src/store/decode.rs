@@ -212,7 +212,8 @@ impl Stream {
             if let Some(front) = self.announced.front_mut() {
                 front.2 = filled + produced;
             }
-            if !spare && produced == room_len
+            if !spare
+                && produced == room_len
                 && let Some((header, data, _)) = self.announced.pop_front()
             {
                 ready.push_back((header, Piece { data, packed: None }));

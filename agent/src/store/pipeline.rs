@@ -1,6 +1,7 @@
 //! Workers that unpack paths, the thread that feeds them, and the one that makes checkpoints.
 
 use super::buffer::{Buffer, Pool};
+use super::closure::{Closure, Entry};
 use super::decode::{Decoder, Inflater, Piece};
 use super::fs::{Io, OpenDir};
 use super::journal::{Journal, Record};
@@ -8,7 +9,6 @@ use super::nar::parse::{FeedError, Parser};
 use super::nar::replay::{Reached, Resumed};
 use super::nar::unpack::{Unfinished, Unpacker, own_umask};
 use super::receive::{ClosureSource, Progress, ReceiveError, temporary};
-use super::closure::{Closure, Entry};
 use keystone_protocol::frame::BlockHeader;
 use keystone_protocol::message::Wanted;
 use nix::fcntl::renameat;
@@ -306,7 +306,11 @@ struct Feed<'f, 'p> {
 
 impl<'p> Feed<'_, 'p> {
     /// Hands all wanted paths to the workers.
-    fn paths(&mut self, wanted: &[Wanted], jobs: mpsc::Sender<Job<'p>>) -> Result<(), ReceiveError> {
+    fn paths(
+        &mut self,
+        wanted: &[Wanted],
+        jobs: mpsc::Sender<Job<'p>>,
+    ) -> Result<(), ReceiveError> {
         let mut left: HashMap<u32, u64> = wanted.iter().map(|w| (w.path, w.from)).collect();
         let mut decoder = Decoder::new(self.pipeline.pool.clone());
         let mut current: Option<(u32, u64, mpsc::Sender<Piece>)> = None;

@@ -5,8 +5,8 @@
 
 use super::Store;
 use super::fs::{FsError, Io};
-use keystone_protocol::store_path::base_name;
 use crate::ensure::Ensured;
+use keystone_protocol::store_path::base_name;
 use thiserror::Error;
 
 /// What setting the profile did.

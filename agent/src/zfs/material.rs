@@ -138,12 +138,9 @@ mod tests {
         assert_eq!(*of("raw", &[7; 32]).unwrap(), [7; 32]);
         assert_eq!(*of("hex", "ab".repeat(32).as_bytes()).unwrap(), [0xab; 32]);
         assert_eq!(*of("hex", (("AB").repeat(32) + "\n").as_bytes()).unwrap(), [0xab; 32]);
-        for (format, key) in [
-            ("raw", &[7; 31][..]),
-            ("hex", b"abcd"),
-            ("passphrase", b"short"),
-            ("base64", b"AAAA"),
-        ] {
+        for (format, key) in
+            [("raw", &[7; 31][..]), ("hex", b"abcd"), ("passphrase", b"short"), ("base64", b"AAAA")]
+        {
             assert!(matches!(of(format, key), Err(Error::Invalid(_))), "{format}");
         }
     }
@@ -156,9 +153,18 @@ mod tests {
             "openssl",
             "openssl",
             &[
-                "kdf", "-keylen", "32", "-kdfopt", "digest:SHA1", "-kdfopt",
-                "pass:disko-passphrase", "-kdfopt", "hexsalt:0102030405060708", "-kdfopt",
-                "iter:1000", "PBKDF2",
+                "kdf",
+                "-keylen",
+                "32",
+                "-kdfopt",
+                "digest:SHA1",
+                "-kdfopt",
+                "pass:disko-passphrase",
+                "-kdfopt",
+                "hexsalt:0102030405060708",
+                "-kdfopt",
+                "iter:1000",
+                "PBKDF2",
             ],
         );
         assert_eq!(ours, theirs.trim().replace(':', "").to_lowercase());
@@ -170,7 +176,10 @@ mod tests {
             complete(&pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect())
         };
         let (properties, derivation) = of(&[("keyformat", "passphrase")]).unwrap();
-        assert_eq!((properties["keylocation"].as_str(), properties["encryption"].as_str()), ("prompt", "on"));
+        assert_eq!(
+            (properties["keylocation"].as_str(), properties["encryption"].as_str()),
+            ("prompt", "on")
+        );
         assert_eq!(derivation.unwrap().iterations, 350_000);
         let (properties, derivation) =
             of(&[("keyformat", "passphrase"), ("pbkdf2iters", "100000")]).unwrap();

@@ -301,7 +301,11 @@ fn a_source_that_fails_or_lies_is_refused() {
         }));
         let error = receive(root.path(), &mut feed).unwrap_err().to_string();
         assert!(error.contains(expected), "{error:?} does not say {expected:?}");
-        assert!(store_names(root.path()).iter().all(|name| !name.ends_with("-tree") || name.starts_with('.')));
+        assert!(
+            store_names(root.path())
+                .iter()
+                .all(|name| !name.ends_with("-tree") || name.starts_with('.'))
+        );
     }
     let root = target();
     let mut feed = Feed::new(origin);

@@ -2,8 +2,8 @@
 
 use keystone_agent::store::{Block, ClosureSource, SourceError};
 use keystone_protocol::frame::{BlockHeader, Encoding};
-use keystone_protocol::message::Wanted;
 use keystone_protocol::manifest::{Manifest, PathInfo};
+use keystone_protocol::message::Wanted;
 use std::collections::VecDeque;
 use std::path::Path;
 use std::process::{Command, Output};

@@ -194,10 +194,7 @@ fn add<W: Write>(
         return builder.append_data(&mut header, path, io::empty()).map_err(ArchiveError::Sink);
     }
     if !meta.is_file() {
-        return refused(
-            from.to_owned(),
-            "it is neither a file, a directory nor a symbolic link",
-        );
+        return refused(from.to_owned(), "it is neither a file, a directory nor a symbolic link");
     }
     header.set_entry_type(EntryType::Regular);
     header.set_size(meta.len());

@@ -88,7 +88,8 @@ impl HostKeyFile {
         let mut pem = source
             .read_file()
             .map_err(|source| KeyError::Secret { option: "--host-key-file", source })?;
-        let not_a_key = |source| KeyError::NotAKey { path: path.to_owned(), source: Box::new(source) };
+        let not_a_key =
+            |source| KeyError::NotAKey { path: path.to_owned(), source: Box::new(source) };
         let key = PrivateKey::from_openssh(pem.expose()).map_err(|e| not_a_key(e.into()))?;
         if key.is_encrypted() {
             return Err(not_a_key(russh::keys::Error::KeyIsEncrypted));
@@ -110,10 +111,7 @@ pub type DiskKeys = BTreeMap<String, Secret>;
 ///
 /// # Errors
 /// [`KeyError`]; nothing is read if one of them is not asked for.
-pub fn disk_keys(
-    layout: &Layout,
-    given: &[(String, SecretSource)],
-) -> Result<DiskKeys, KeyError> {
+pub fn disk_keys(layout: &Layout, given: &[(String, SecretSource)]) -> Result<DiskKeys, KeyError> {
     let wanted = asked_for(layout);
     if let Some((path, _)) = given.iter().find(|(path, _)| !wanted.contains(path)) {
         return Err(KeyError::NotAsked { path: path.clone(), wanted });

@@ -56,9 +56,15 @@ mod tests {
         assert_eq!(chown("//srv/./x/", ":100").unwrap().owner(), ":100");
         assert_eq!(chown("/srv/x", ":100").unwrap().path, "/srv/x");
         assert_eq!(chown("/srv", "alice").unwrap().owner(), "alice");
-        for (path, owner) in
-            [("home", "1"), ("/a/../b", "1"), ("/", "1"), ("/nix/store/x", "1"), ("/a", ""), ("/a", "1:"), ("/a", "a b")]
-        {
+        for (path, owner) in [
+            ("home", "1"),
+            ("/a/../b", "1"),
+            ("/", "1"),
+            ("/nix/store/x", "1"),
+            ("/a", ""),
+            ("/a", "1:"),
+            ("/a", "a b"),
+        ] {
             assert!(chown(path, owner).is_err(), "{path} {owner}");
         }
     }

@@ -69,8 +69,7 @@ impl Footer {
     /// As bytes.
     pub fn encode(&self) -> [u8; FOOTER] {
         let mut bytes = [0; FOOTER];
-        let numbers =
-            [self.index_at, self.index_length, self.index_raw, self.signatures_length];
+        let numbers = [self.index_at, self.index_length, self.index_raw, self.signatures_length];
         for (number, place) in numbers.iter().zip(bytes.chunks_exact_mut(8)) {
             place.copy_from_slice(&number.to_le_bytes());
         }

@@ -36,8 +36,7 @@ pub struct Bundle {
 impl Bundle {
     /// Opens a bundle.
     pub fn open(path: &Path) -> Result<Self, ClosureError> {
-        Self::read(path)
-            .map_err(|source| ClosureError::Bundle { path: path.to_owned(), source })
+        Self::read(path).map_err(|source| ClosureError::Bundle { path: path.to_owned(), source })
     }
 
     fn read(path: &Path) -> Result<Self, BundleError> {
@@ -161,9 +160,8 @@ impl Bundle {
 
 impl ClosureSource for Bundle {
     fn dump(&self, path: &PathInfo, out: &mut dyn Write) -> Result<(), DumpError> {
-        let fail = |source| {
-            DumpError::Source(ClosureError::Bundle { path: self.path.clone(), source })
-        };
+        let fail =
+            |source| DumpError::Source(ClosureError::Bundle { path: self.path.clone(), source });
         let lacks = || fail(BundleError::Lacks(path.path.clone()));
         let &(start, length) = self.nars.get(&path.path).ok_or_else(lacks)?;
         let (mut at, end) = (start, start + length);

@@ -267,7 +267,10 @@ mod tests {
         assert_eq!(args.system.tpm2_pcrs, Some(system::Pcrs(vec![0, 7])));
         assert_eq!(args.system.names.disks, [("root".to_owned(), "virtio-1".to_owned())]);
         assert_eq!(args.link.port, Some(2222));
-        assert_eq!(install(&["--tpm2-pcrs", "none"]).unwrap().system.tpm2_pcrs, Some(system::Pcrs(vec![])));
+        assert_eq!(
+            install(&["--tpm2-pcrs", "none"]).unwrap().system.tpm2_pcrs,
+            Some(system::Pcrs(vec![]))
+        );
         for bad in [&["--tpm2-pcrs", "24"], &["--disk", "root"], &["-p", "0"], &["--host-key", "x"]]
         {
             assert!(install(bad).is_err(), "{bad:?}");

@@ -118,7 +118,8 @@ pub(super) async fn boot_installer(
     operator: &mut CommandLine,
     stop: &Stop,
 ) -> Result<Outcome, InstallError> {
-    let KexecArgs { kexec: image, kexec_sha256, kexec_extra_flags: flags, force_kexec, .. } = &args.kexec;
+    let KexecArgs { kexec: image, kexec_sha256, kexec_extra_flags: flags, force_kexec, .. } =
+        &args.kexec;
     // The image lets root in, at its own port.
     let address = Address {
         user: Some("root".into()),
@@ -142,16 +143,15 @@ pub(super) async fn boot_installer(
     match &outcome {
         Outcome::NothingToDo(key) => {
             options.connect.host_key = HostKeyPolicy::exactly(key);
-            operator.notice(Notice::Remark("the machine is in an installer: nothing to do for kexec"));
+            operator
+                .notice(Notice::Remark("the machine is in an installer: nothing to do for kexec"));
         }
         Outcome::Booted(key) => {
             let text = go_on(&request.then, key);
             operator.notice(Notice::Remark(&text));
             options.destination = request.then;
-            options.connect = ConnectOptions {
-                host_key: HostKeyPolicy::exactly(key),
-                ..request.then_connect
-            };
+            options.connect =
+                ConnectOptions { host_key: HostKeyPolicy::exactly(key), ..request.then_connect };
         }
         Outcome::Planned => {}
     }
@@ -176,7 +176,8 @@ mod tests {
 
     #[test]
     fn what_goes_on_names_the_place_and_the_key() {
-        let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ";
+        let key =
+            "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ";
         let key = PublicKey::from_openssh(key).unwrap();
         let text = go_on(&"root@fd00::1".parse().unwrap(), &key);
         let wanted = format!("with root@fd00::1 --host-key {} --phases", fingerprint(&key));

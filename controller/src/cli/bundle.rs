@@ -211,9 +211,12 @@ fn list(file: &Path, json: bool) -> Result<String, ClosureError> {
     let manifest = bundle.manifest();
     let signers: Vec<&str> = bundle.signers().collect();
     if json {
-        return Ok(format!("{:#}\n", json!({"toplevel": manifest.toplevel, "signers": signers,
+        return Ok(format!(
+            "{:#}\n",
+            json!({"toplevel": manifest.toplevel, "signers": signers,
             "nar_bytes": manifest.nar_bytes(), "bytes": bundle.compressed(),
-            "paths": manifest.paths})));
+            "paths": manifest.paths})
+        ));
     }
     let mut text = format!(
         "{}\n{} paths, {} as NARs, {} compressed, {}\n\n",

@@ -14,9 +14,9 @@
 //! that contradicts it. Agreement to a plan is given on the command line only.
 
 use super::args::Cli;
+use crate::ssh::Address;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command, CommandFactory};
-use crate::ssh::Address;
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -26,8 +26,16 @@ use toml::{Table, Value};
 /// The file that is read if it is there.
 const FILE: &str = "keystone.toml";
 /// Options that mean agreement, or are for tests.
-const NOT_HERE: &[&str] =
-    &["yes", "plan-hash", "disk-id", "end-system", "erase", "skip-seal-for-tests", "config", "help"];
+const NOT_HERE: &[&str] = &[
+    "yes",
+    "plan-hash",
+    "disk-id",
+    "end-system",
+    "erase",
+    "skip-seal-for-tests",
+    "config",
+    "help",
+];
 /// Options of which only one is taken.
 const ALTERNATIVES: &[&[&str]] = &[
     &["store-path", "store-paths", "flake"],
@@ -122,7 +130,9 @@ fn defaults(
             "defaults" => merged.extend(table(value, "defaults")?),
             "host" => drop(table(value, "host")?),
             other => {
-                return Err(meaning(format!("there is no [{other}], only [defaults] and [host.NAME]")));
+                return Err(meaning(format!(
+                    "there is no [{other}], only [defaults] and [host.NAME]"
+                )));
             }
         }
     }

@@ -277,6 +277,9 @@ mod tests {
     #[test]
     fn a_failure_that_is_not_for_a_terminal() {
         let text = trouble().text(Style::PLAIN);
-        assert!(text.contains("again, with `--erase`: it begins anew (on virtio-target)\n"), "{text}");
+        assert!(
+            text.contains("again, with `--erase`: it begins anew (on virtio-target)\n"),
+            "{text}"
+        );
     }
 }

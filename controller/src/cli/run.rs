@@ -81,7 +81,8 @@ async fn dispatch(command: Command) -> u8 {
             clap_complete::generate(shell, &mut command, "keystone", &mut io::stdout());
             0
         }
-        Command::Manual { directory } => match clap_mangen::generate_to(Cli::command(), &directory) {
+        Command::Manual { directory } => match clap_mangen::generate_to(Cli::command(), &directory)
+        {
             Ok(()) => 0,
             Err(error) => {
                 eprintln!("can't write manual pages to {}: {error}", directory.display());

@@ -57,7 +57,8 @@ pub(super) async fn find(
     }
     let options = system.nix.options(debug);
     let layout =
-        layout_of(system.layout.as_deref(), system.flake.as_ref(), &options, operator, stop).await?;
+        layout_of(system.layout.as_deref(), system.flake.as_ref(), &options, operator, stop)
+            .await?;
     let mut origin = system.origin.clone();
     let mut built = None;
     match (&system.flake, system.store_paths.as_slice()) {

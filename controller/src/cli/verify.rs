@@ -98,7 +98,8 @@ pub(super) async fn after_install(
     match verified.is_good() {
         true => Ok(()),
         false => {
-            let failed = verified.checks.iter().filter(|c| c.outcome == Outcome::Fail && c.required);
+            let failed =
+                verified.checks.iter().filter(|c| c.outcome == Outcome::Fail && c.required);
             let failed: Vec<&str> = failed.map(|check| check.check).collect();
             Err(InstallError::Checks(format!("failed these checks: {}", failed.join(", "))))
         }

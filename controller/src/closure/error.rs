@@ -207,7 +207,9 @@ pub enum ClosureError {
         what: &'static str,
     },
     /// A path's contents are not what the source says.
-    #[error("{path} has a NAR with SHA-256 {found}, and its source says {expected}: it was changed or damaged")]
+    #[error(
+        "{path} has a NAR with SHA-256 {found}, and its source says {expected}: it was changed or damaged"
+    )]
     HashDiffers {
         /// The path.
         path: String,

@@ -350,8 +350,24 @@ mod tests {
         });
         let top = PathBuf::from(format!("{STORE_DIR}/{NAME}"));
         for below in [
-            "", "a", "a-b", "a/b", "a/b/empty", "a/b/up", "a/text", "a/small", "a/binary",
-            "a/large", "whole", "whole/b/up", "loop", "dead", "none", "a/none", "a/text/x", "..",
+            "",
+            "a",
+            "a-b",
+            "a/b",
+            "a/b/empty",
+            "a/b/up",
+            "a/text",
+            "a/small",
+            "a/binary",
+            "a/large",
+            "whole",
+            "whole/b/up",
+            "loop",
+            "dead",
+            "none",
+            "a/none",
+            "a/text/x",
+            "..",
         ] {
             let path = top.join(below);
             let name = path.display();

@@ -108,8 +108,10 @@ impl NarInfo {
     pub fn parse(text: &str) -> Result<Self, NarInfoError> {
         let fields = Fields::read(text)?;
         let required = |key, value: Option<_>| value.ok_or(NarInfoError::Missing(key));
-        let bad =
-            |key, value: &str| NarInfoError::Value { key, value: value.chars().take(200).collect() };
+        let bad = |key, value: &str| NarInfoError::Value {
+            key,
+            value: value.chars().take(200).collect(),
+        };
         let number = |key, value: &str| -> Result<u64, NarInfoError> {
             // `+1` is a number to Rust and none to Nix.
             let digits = value.bytes().all(|b| b.is_ascii_digit());
@@ -153,7 +155,8 @@ impl NarInfo {
             name => Some(full("Deriver", name)?),
         };
         let graphic = |text: &str| text.bytes().all(|b| b.is_ascii_graphic());
-        if let Some(signature) = fields.signatures.iter().find(|s| !s.contains(':') || !graphic(s)) {
+        if let Some(signature) = fields.signatures.iter().find(|s| !s.contains(':') || !graphic(s))
+        {
             return Err(bad("Sig", signature));
         }
         let ca = fields.ca.filter(|ca| !ca.is_empty());

@@ -28,7 +28,8 @@ fn read_and_written() {
 
 /// `GOOD` with one line replaced, removed or added.
 fn with(key: &str, line: &str) -> Result<NarInfo, String> {
-    let mut lines: Vec<&str> = GOOD.lines().filter(|l| !l.starts_with(&format!("{key}:"))).collect();
+    let mut lines: Vec<&str> =
+        GOOD.lines().filter(|l| !l.starts_with(&format!("{key}:"))).collect();
     lines.push(line);
     NarInfo::parse(&lines.join("\n")).map_err(|e| e.to_string())
 }
@@ -105,11 +106,24 @@ fn base_name() -> impl Strategy<Value = String> {
 fn narinfo() -> impl Strategy<Value = NarInfo> {
     let path = || base_name().prop_map(|base| format!("{STORE_DIR}/{base}"));
     let compression = prop::sample::select(&Compression::ALL[..]);
-    let file = (compression, any::<Option<[u8; 32]>>(), any::<Option<u64>>(), "[a-z0-9.]{1,9}x(/[a-z]{1,20})?");
-    let rest = (vec("[a-z0-9.-]{1,10}:[a-zA-Z0-9+/=]{0,90}", 0..3), prop::option::of("[!-~]{1,60}"));
+    let file = (
+        compression,
+        any::<Option<[u8; 32]>>(),
+        any::<Option<u64>>(),
+        "[a-z0-9.]{1,9}x(/[a-z]{1,20})?",
+    );
+    let rest =
+        (vec("[a-z0-9.-]{1,10}:[a-zA-Z0-9+/=]{0,90}", 0..3), prop::option::of("[!-~]{1,60}"));
     let nar = (any::<[u8; 32]>(), nar::SMALLEST..i64::MAX as u64);
     (path(), file, nar, vec(path(), 0..5), prop::option::of(path()), rest).prop_map(
-        |(path, (compression, file_sha256, file_size, url), (hash, nar_size), mut references, deriver, (signatures, ca))| {
+        |(
+            path,
+            (compression, file_sha256, file_size, url),
+            (hash, nar_size),
+            mut references,
+            deriver,
+            (signatures, ca),
+        )| {
             references.sort();
             references.dedup();
             let nar_sha256 = hex::encode(hash);

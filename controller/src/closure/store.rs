@@ -75,7 +75,8 @@ impl Store {
         let mut names = relative.components();
         match (names.next(), names.next()) {
             (Some(Component::Normal(name)), None) => {
-                let name = name.to_str().filter(|n| store_path::parts(n).is_some()).ok_or_else(fail)?;
+                let name =
+                    name.to_str().filter(|n| store_path::parts(n).is_some()).ok_or_else(fail)?;
                 Ok(format!("{STORE_DIR}/{name}"))
             }
             _ => Err(fail()),

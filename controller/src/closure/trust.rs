@@ -38,15 +38,16 @@ impl Trust {
     /// Checks every path of a manifest.
     pub fn check(&self, manifest: &Manifest) -> Result<Proofs, ClosureError> {
         let mut proofs = Proofs::default();
-        let mut untrusted = manifest.paths.iter().filter(|info| match content_address::proof(info) {
-            Some(Proof::Manifest) => false,
-            _ if self.has_signed(info) => false,
-            Some(Proof::Contents(contents)) => {
-                proofs.0.insert(info.path.clone(), contents);
-                false
-            }
-            None => true,
-        });
+        let mut untrusted =
+            manifest.paths.iter().filter(|info| match content_address::proof(info) {
+                Some(Proof::Manifest) => false,
+                _ if self.has_signed(info) => false,
+                Some(Proof::Contents(contents)) => {
+                    proofs.0.insert(info.path.clone(), contents);
+                    false
+                }
+                None => true,
+            });
         let Some(first) = untrusted.next() else {
             drop(untrusted);
             return Ok(proofs);
@@ -101,9 +102,12 @@ impl ClosureSource for Proving {
         let mut prover = Prover::new(contents, path.nar_size);
         let mut held = HoldBack::new(out, path.nar_size);
         let mut fits = true;
-        let mut both = Tee { first: &mut held, then: &mut |data| {
-            fits = fits && prover.write_all(data).is_ok();
-        } };
+        let mut both = Tee {
+            first: &mut held,
+            then: &mut |data| {
+                fits = fits && prover.write_all(data).is_ok();
+            },
+        };
         match self.source.dump(path, &mut both) {
             Err(DumpError::Sink(_)) if held.overflowed() => {
                 return Err(DumpError::Source(ClosureError::SizeDiffers {

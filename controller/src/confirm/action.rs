@@ -5,8 +5,8 @@ use super::storage;
 use crate::ui::format::{bytes, count};
 use keystone_protocol::options::HostKeys;
 use keystone_protocol::plan::{
-    Action, DatasetKey, HookPlan, HookValue, ImportPlan, LuksFormat, LuksOpen, MountPlan, MountSource, Release,
-    SwapDiscard,
+    Action, DatasetKey, HookPlan, HookValue, ImportPlan, LuksFormat, LuksOpen, MountPlan,
+    MountSource, Release, SwapDiscard,
 };
 use std::collections::BTreeMap;
 
@@ -65,11 +65,9 @@ pub fn parameters(action: &Action) -> Vec<String> {
         Action::CreatePool(pool) => storage::pool_lines(pool),
         Action::ImportPool(pool) => import_lines(pool),
         Action::OpenLuks { device: at, name, key_file: file } => {
-            let file = file.as_ref().map_or(String::new(), |file| format!("{}, or ", key_file(file)));
-            vec![format!(
-                "{name} on {}, by the TPM, {file}a password or recovery key",
-                device(at)
-            )]
+            let file =
+                file.as_ref().map_or(String::new(), |file| format!("{}, or ", key_file(file)));
+            vec![format!("{name} on {}, by the TPM, {file}a password or recovery key", device(at))]
         }
         Action::UnlockDataset { key, .. } => vec![key_line(key)],
         Action::LoadKey { device: at, file, bytes, .. } => {

@@ -4,8 +4,8 @@ use super::action::{key_line, property_lines, with};
 use super::device::{device, list};
 use crate::ui::format::bytes;
 use keystone_protocol::plan::{
-    ArrayPlan, DeviceRef, HybridMbr, InnerPartition, InnerTable, LogicalVolumePlan, LvSize, MbrKind, MbrTable, PartitionTable,
-    PlannedPartition, PoolPlan, Vdev,
+    ArrayPlan, DeviceRef, HybridMbr, InnerPartition, InnerTable, LogicalVolumePlan, LvSize,
+    MbrKind, MbrTable, PartitionTable, PlannedPartition, PoolPlan, Vdev,
 };
 
 /// A GPT, a line for each partition.

@@ -273,7 +273,11 @@ fn drawn(layout: &str, columns: usize) -> String {
     let text = plan_text("nas", &machine, &plan, Style::PLAIN.with_columns(columns));
     for line in text.lines().filter(|line| line.trim().contains(' ')) {
         let long = line.split_whitespace().any(|word| word.chars().count() > 40);
-        assert!(line.chars().count() <= columns || long, "{} columns: {line}", line.chars().count());
+        assert!(
+            line.chars().count() <= columns || long,
+            "{} columns: {line}",
+            line.chars().count()
+        );
     }
     text
 }

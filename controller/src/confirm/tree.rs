@@ -208,10 +208,14 @@ impl Tree<'_> {
                 for member in &array.members {
                     self.device(member).say(format!("in RAID {}", array.name));
                 }
-                self.device(&DeviceRef::Array { name: array.name.clone() })
-                    .say(format!("level {} of {}", array.level, array.members.len()));
+                self.device(&DeviceRef::Array { name: array.name.clone() }).say(format!(
+                    "level {} of {}",
+                    array.level,
+                    array.members.len()
+                ));
             }
-            Action::CreateVolumeGroup { name, members } | Action::ActivateGroup { name, members } => {
+            Action::CreateVolumeGroup { name, members }
+            | Action::ActivateGroup { name, members } => {
                 for member in members {
                     self.device(member).say(format!("in volume group {name}"));
                 }
@@ -277,8 +281,12 @@ impl Tree<'_> {
     }
 
     fn pool(&mut self, pool: &PoolPlan) {
-        let classes =
-            [("", &pool.vdevs), (" (log)", &pool.log), (" (special)", &pool.special), (" (dedup)", &pool.dedup)];
+        let classes = [
+            ("", &pool.vdevs),
+            (" (log)", &pool.log),
+            (" (special)", &pool.special),
+            (" (dedup)", &pool.dedup),
+        ];
         for (class, vdevs) in classes {
             for vdev in vdevs {
                 for member in vdev.members() {

@@ -71,7 +71,8 @@ impl Conversation {
         operator: &mut impl Operator,
     ) -> Result<Self, ConversationError> {
         let hello = AgentHello { version: String::new(), exe: String::new() };
-        let mut conversation = Conversation { wire, log: LogTail::default(), received: 0, step: None, hello };
+        let mut conversation =
+            Conversation { wire, log: LogTail::default(), received: 0, step: None, hello };
         conversation.say(&ToAgent::Hello {
             protocol: PROTOCOL_VERSION,
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -2,9 +2,9 @@
 
 use super::ConversationError;
 use super::client::{Conversation, out_of_place};
+use super::stream::{Credit, Sending, Stream};
 use crate::additions::Archive;
 use crate::closure::ClosureSource;
-use super::stream::{Credit, Sending, Stream};
 use crate::nar::Item;
 use crate::operator::{Notice, Operator, OperatorError};
 use crate::stop::Stop;
@@ -83,7 +83,10 @@ impl Conversation {
         let message = ToAgent::Execute(Box::new(request));
         match self.run(message, paths, source, extra_files, operator, stop).await? {
             Outcome::Installed(report) => Ok(*report),
-            Outcome::Copied(_) => Err(ConversationError::OutOfPlace { said: "that the copy is done", doing: DOING }.into()),
+            Outcome::Copied(_) => {
+                Err(ConversationError::OutOfPlace { said: "that the copy is done", doing: DOING }
+                    .into())
+            }
         }
     }
 
@@ -99,7 +102,11 @@ impl Conversation {
         let message = ToAgent::Copy(Box::new(request));
         match self.run(message, paths, source, None, operator, stop).await? {
             Outcome::Copied(copied) => Ok(copied),
-            Outcome::Installed(_) => Err(ConversationError::OutOfPlace { said: "that it is installed", doing: "copying" }.into()),
+            Outcome::Installed(_) => Err(ConversationError::OutOfPlace {
+                said: "that it is installed",
+                doing: "copying",
+            }
+            .into()),
         }
     }
 

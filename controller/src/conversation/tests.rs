@@ -147,10 +147,9 @@ async fn hellos() {
     assert!(error.to_string().ends_with("update keystone"), "{error}");
 
     // One whose hello has another form is told by its version too.
-    for (theirs, update) in [
-        (PROTOCOL_VERSION - 1, "update keystone-agent"),
-        (PROTOCOL_VERSION + 1, "update keystone"),
-    ] {
+    for (theirs, update) in
+        [(PROTOCOL_VERSION - 1, "update keystone-agent"), (PROTOCOL_VERSION + 1, "update keystone")]
+    {
         let (client, mut peer) = pipes();
         let hello = format!(r#"{{"say":"hello","what":{{"protocol":{theirs},"program":[]}}}}"#);
         let framed = keystone_protocol::frame::encode_control(hello.as_bytes()).unwrap();
@@ -419,7 +418,10 @@ async fn paths_that_do_not_exist_are_not_sent() {
         assert!(peer.frame().await.is_none());
     };
     let error = fails(agent, vec![vec![1]], Notes::default(), &Stop::never()).await;
-    assert!(error.to_string().contains("it wants path 7 from byte 0, the closure has 1"), "{error}");
+    assert!(
+        error.to_string().contains("it wants path 7 from byte 0, the closure has 1"),
+        "{error}"
+    );
 }
 
 /// Nothing is sent beyond the credit, a block is sent again when it is asked for, and the

@@ -6,8 +6,7 @@ use crate::nar::Block;
 use crate::ssh::exec::{Exit, Running, Stdin};
 use bytes::Bytes;
 use keystone_protocol::frame::{
-    Arriving,
-    ControlBytes, HEADER, PREFIX, check_kind, parse_header, parse_payload,
+    Arriving, ControlBytes, HEADER, PREFIX, check_kind, parse_header, parse_payload,
 };
 use keystone_protocol::message::{MessageError, ToController, decode};
 use std::future::Future;

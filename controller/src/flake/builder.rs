@@ -262,7 +262,11 @@ mod tests {
         let large = means(&INSTALLER.replace("1048576", "104857600"));
         assert!(large.words("x").ends_with("2.28.4"), "{}", large.words("x"));
         let unknown = means("kernel=Linux\ndaemon=/bin/nix-daemon\nroom=\n");
-        assert!(unknown.words("x").contains("an unknown amount free for"), "{}", unknown.words("x"));
+        assert!(
+            unknown.words("x").contains("an unknown amount free for"),
+            "{}",
+            unknown.words("x")
+        );
     }
 
     #[test]

@@ -93,8 +93,7 @@ async fn build(
 
 /// The store path in what `nix build --json` said.
 fn out(doing: &str, said: &str) -> Result<PathBuf, NixError> {
-    let unexpected =
-        || NixError::Unexpected { doing: doing.to_owned(), said: said.to_owned() };
+    let unexpected = || NixError::Unexpected { doing: doing.to_owned(), said: said.to_owned() };
     let built: Vec<Built> = serde_json::from_str(said).map_err(|_| unexpected())?;
     let out = built.into_iter().next().and_then(|mut built| built.outputs.remove("out"));
     out.ok_or_else(unexpected)

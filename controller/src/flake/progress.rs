@@ -124,7 +124,10 @@ mod tests {
         let building = r#"@nix {"action":"start","fields":["/nix/store/x.drv","",1,1],"id":3,"level":3,"text":"building '\u001b[35;1m/nix/store/x.drv\u001b[0m'","type":105}"#;
         assert_eq!(take(building), Some(Said::Now("building '/nix/store/x.drv'".into())));
         let counted = r#"@nix {"action":"result","fields":[1,4,1,0],"id":2,"type":105}"#;
-        assert_eq!(take(counted), Some(Said::Now("[1/4 built] building '/nix/store/x.drv'".into())));
+        assert_eq!(
+            take(counted),
+            Some(Said::Now("[1/4 built] building '/nix/store/x.drv'".into()))
+        );
         let log = r#"@nix {"action":"result","fields":["gcc -O2"],"id":3,"type":101}"#;
         assert_eq!(take(log), Some(Said::Log("gcc -O2".into())));
         let own = r#"@nix {"action":"result","fields":["\u0001"],"id":3,"type":101}"#;
@@ -133,6 +136,9 @@ mod tests {
         assert_eq!(take(error), Some(Said::Message("error: builder failed".into())));
         let chatter = r#"@nix {"action":"msg","level":3,"msg":"copying"}"#;
         assert_eq!(take(chatter), None);
-        assert_eq!(take("error: unrecognised flag"), Some(Said::Message("error: unrecognised flag".into())));
+        assert_eq!(
+            take("error: unrecognised flag"),
+            Some(Said::Message("error: unrecognised flag".into()))
+        );
     }
 }

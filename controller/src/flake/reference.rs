@@ -15,7 +15,9 @@ pub struct Flake {
 
 /// Not a configuration in a flake.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("'{given}' names no configuration: {why} (expected URI#NAME, as .#nas or github:me/fleet#nas)")]
+#[error(
+    "'{given}' names no configuration: {why} (expected URI#NAME, as .#nas or github:me/fleet#nas)"
+)]
 pub struct FlakeError {
     given: String,
     why: &'static str,

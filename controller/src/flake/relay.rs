@@ -61,7 +61,8 @@ impl Relay {
         let (session, command, into) = (session.clone(), command.to_owned(), Arc::clone(&said));
         let listening = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (session, command, into) = (session.clone(), command.clone(), Arc::clone(&into));
+                let (session, command, into) =
+                    (session.clone(), command.clone(), Arc::clone(&into));
                 tokio::spawn(async move {
                     if let Err(error) = join(&session, &command, stream, &into).await {
                         keep(&into, format!("error: {}", crate::chain(&error)));

@@ -209,7 +209,9 @@ impl Kind {
         match self {
             Kind::Usage => "wrong options",
             Kind::Closure => "the closure or the layout can't be installed",
-            Kind::TargetUnfit => "the machine can't be installed so, or a key file that the layout names is neither given nor there",
+            Kind::TargetUnfit => {
+                "the machine can't be installed so, or a key file that the layout names is neither given nor there"
+            }
             Kind::NotConfirmed => "not agreed to, or a password or the like is missing",
             Kind::Unreachable => "the machine can't be reached",
             Kind::SshRefused => "another host key than expected, or no key is let in",
@@ -302,9 +304,9 @@ impl From<&KexecError> for Kind {
             | KexecError::Unfit(_)
             | KexecError::HostKeyLost { .. }
             | KexecError::NoPlace { .. } => Kind::TargetUnfit,
-            KexecError::NoKey { .. } | KexecError::OtherKey { .. } | KexecError::NotLetIn { .. } => {
-                Kind::SshRefused
-            }
+            KexecError::NoKey { .. }
+            | KexecError::OtherKey { .. }
+            | KexecError::NotLetIn { .. } => Kind::SshRefused,
             KexecError::Tarball(TarballError::Fetch(_) | TarballError::NotThere(_)) => Kind::Kexec,
             KexecError::Tarball(_) => Kind::Usage,
             KexecError::Ssh(error) => error.into(),

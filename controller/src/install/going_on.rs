@@ -54,11 +54,8 @@ pub(super) async fn execute<O: Operator>(
         let got_on = link.conversation.received() > 0;
         let log = link.conversation.log().lines().map(str::to_owned).collect();
         died += u32::from(lost && !link.session.has_ended().await);
-        let failed = InstallError::Execute {
-            error: Box::new(error),
-            plan: Box::new(plan.clone()),
-            log,
-        };
+        let failed =
+            InstallError::Execute { error: Box::new(error), plan: Box::new(plan.clone()), log };
         let (true, true, Some(again)) = (lost && died <= DEATHS, mounted, &again) else {
             link.close().await;
             return Err(failed);

@@ -46,14 +46,15 @@ impl FromStr for Tool {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        [Tool::Facter, Tool::GenerateConfig].into_iter().find(|tool| tool.name() == text).ok_or_else(
-            || {
+        [Tool::Facter, Tool::GenerateConfig]
+            .into_iter()
+            .find(|tool| tool.name() == text)
+            .ok_or_else(|| {
                 format!(
                     "--generate-hardware-config {text}: the tool has to be nixos-facter or \
                      nixos-generate-config"
                 )
-            },
-        )
+            })
     }
 }
 
@@ -105,8 +106,7 @@ pub async fn describe(session: &Session, tool: Tool, path: &Path) -> Result<(), 
         tool.command()
     );
     let what = format!("describing the hardware with {}", tool.name());
-    let output =
-        session.output(&what, "/bin/sh -s", script.into_bytes(), LONGEST, BOUND).await?;
+    let output = session.output(&what, "/bin/sh -s", script.into_bytes(), LONGEST, BOUND).await?;
     match output.exit {
         Exit::Status(0) if !output.stdout.is_empty() => {}
         Exit::Status(NOT_FOUND) => return Err(HardwareError::NoTool(tool.name())),

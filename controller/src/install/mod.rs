@@ -20,7 +20,7 @@ pub mod preflight;
 
 pub use error::{InstallError, Kind};
 pub use line::Line;
-pub use link::{connect, Link, LinkOptions};
+pub use link::{Link, LinkOptions, connect};
 pub use preflight::{PreflightError, preflight};
 
 use crate::additions::{Archive, DiskKeys};
@@ -105,8 +105,7 @@ pub async fn install<O: Operator>(
     let InstallRequest { link: options, closure, source, layout, phases, additions, until, .. } =
         request;
     let (choices, closure_facts) = (request.options, Some(closure.facts));
-    let plan_request =
-        PlanRequest { layout, options: choices, closure: closure_facts, phases };
+    let plan_request = PlanRequest { layout, options: choices, closure: closure_facts, phases };
     let mut line = Line::to(&options);
     let mut link = line.open(operator, stop).await?;
     let confirmed = tokio::select! {

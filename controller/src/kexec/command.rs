@@ -95,7 +95,8 @@ pub fn verify(dir: &str, contents: &Contents) -> String {
 /// running must outlive ours.
 pub fn run(dir: &str, flags: Option<&str>, setsid: bool) -> String {
     let session = if setsid { "setsid --wait " } else { "" };
-    let flags = flags.map_or(String::new(), |flags| format!(" --kexec-extra-flags {}", quote(flags)));
+    let flags =
+        flags.map_or(String::new(), |flags| format!(" --kexec-extra-flags {}", quote(flags)));
     // In braces, so that all of it is read first.
     format!("{{\ncd {dir} && TMPDIR={dir} exec {session}./{RUN}{flags} </dev/null 2>&1\n}}\n")
 }
@@ -124,7 +125,9 @@ mod tests {
 
     #[test]
     fn any_word_stays_one_word() {
-        for word in ["", "--no-sync", "a b", "it's", "$(id)", "`id`", "\\", "'\"'\n*", "--append=x 'y z'"] {
+        for word in
+            ["", "--no-sync", "a b", "it's", "$(id)", "`id`", "\\", "'\"'\n*", "--append=x 'y z'"]
+        {
             assert_eq!(said(&format!("printf %s {}", quote(word))), word);
         }
     }
@@ -140,7 +143,8 @@ mod tests {
         for setsid in [true, false] {
             let out = sh(&run(&at, Some("--no-sync --append='a b'"), setsid));
             let text = String::from_utf8(out.stdout).unwrap();
-            let wanted = format!("<--kexec-extra-flags>\n<--no-sync --append='a b'>\n{at}\n{at}\nno\n");
+            let wanted =
+                format!("<--kexec-extra-flags>\n<--no-sync --append='a b'>\n{at}\n{at}\nno\n");
             assert_eq!((text, out.status.code()), (wanted, Some(3)));
         }
         assert_eq!(said(&run(&at, None, true)), format!("{at}\n{at}\nno\n"));
@@ -189,7 +193,8 @@ mod tests {
     fn keys_are_looked_for_where_the_image_does() {
         let home = tempfile::tempdir().unwrap();
         let at = home.path().display().to_string();
-        let of_home = || said(&authorized_keys("nobody-of-this-name", &at)).contains("AAAA-of-this-test me");
+        let of_home =
+            || said(&authorized_keys("nobody-of-this-name", &at)).contains("AAAA-of-this-test me");
         assert!(!of_home());
         std::fs::create_dir(home.path().join(".ssh")).unwrap();
         let file = home.path().join(".ssh/authorized_keys");

@@ -115,7 +115,9 @@ pub enum KexecError {
         found: String,
     },
     /// The installer lets nobody in.
-    #[error("the machine answers at {at} after the kexec, but lets nobody in: {why}; look at its console")]
+    #[error(
+        "the machine answers at {at} after the kexec, but lets nobody in: {why}; look at its console"
+    )]
     NotLetIn {
         /// Where.
         at: String,

@@ -1,10 +1,10 @@
 //! The keys that the image takes along: who is let in afterwards, and by what the machine is known.
 
+use super::look::Machine;
 use super::{BOUND, KexecError, KexecRequest, command, wait};
 use crate::install::InstallError;
 use crate::ssh::host_key::fingerprint;
 use crate::ssh::{ConnectOptions, Method, Pin, PublicKey, Session};
-use super::look::Machine;
 
 /// What is the same afterwards.
 #[derive(Debug, Clone)]
@@ -97,8 +97,14 @@ mod tests {
     #[test]
     fn a_line_is_read_as_the_image_does() {
         let key = PublicKey::from_openssh(KEY).unwrap();
-        for line in [KEY.to_owned(), format!("{KEY} me and you"), format!("from=\"::1\",no-pty  {KEY}")] {
-            assert_eq!(key_in(&line).map(|found| found.key_data().clone()), Some(key.key_data().clone()), "{line}");
+        for line in
+            [KEY.to_owned(), format!("{KEY} me and you"), format!("from=\"::1\",no-pty  {KEY}")]
+        {
+            assert_eq!(
+                key_in(&line).map(|found| found.key_data().clone()),
+                Some(key.key_data().clone()),
+                "{line}"
+            );
         }
         for line in ["", "ssh-ed25519", "ssh-ed25519 AAAA", "words"] {
             assert!(key_in(line).is_none(), "{line}");

@@ -117,7 +117,10 @@ impl Machine {
         }
         let refused = |why: String| Verdict::Refused(format!("no kexec on this machine: {why}"));
         if self.kernel != "Linux" {
-            return refused(format!("it runs {}, not Linux; boot an installer's medium", self.kernel));
+            return refused(format!(
+                "it runs {}, not Linux; boot an installer's medium",
+                self.kernel
+            ));
         }
         if self.machine != "x86_64" {
             return refused(format!(
@@ -170,7 +173,9 @@ impl Machine {
             )
         };
         match (self.total, self.available) {
-            (Some(total), _) if total < 2 * room => Err(too_little("are all it has", total, 2 * room)),
+            (Some(total), _) if total < 2 * room => {
+                Err(too_little("are all it has", total, 2 * room))
+            }
             (_, Some(available)) if available < room + KEPT_FREE => {
                 Err(too_little("are free", available, room + KEPT_FREE))
             }

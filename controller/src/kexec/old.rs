@@ -90,17 +90,19 @@ impl Old {
 
     /// Takes the image off the machine and out of its kernel, if the old system still runs.
     pub async fn clear(&self) -> Left {
-        let left = |fate, cleared| {
-            Left { fate, system: self.machine.system(), dir: self.dir.clone(), cleared }
+        let left = |fate, cleared| Left {
+            fate,
+            system: self.machine.system(),
+            dir: self.dir.clone(),
+            cleared,
         };
         let session = match self.reach().await {
             Ok(session) => session,
             Err(fate) => return left(fate, false),
         };
         let script = command::clear(&self.dir);
-        let removed = async {
-            session.as_root().await?.script("removing the image", &script, BOUND).await
-        };
+        let removed =
+            async { session.as_root().await?.script("removing the image", &script, BOUND).await };
         let removed = removed.await;
         session.disconnect().await;
         if let Err(error) = &removed {

@@ -34,7 +34,8 @@ fn chosen(said: &str, name: &str) -> Result<String, String> {
             if known {
                 return Ok(dir.to_owned());
             }
-        } else if let Some((parent, why)) = line.strip_prefix("no ").and_then(|l| l.split_once(' ')) {
+        } else if let Some((parent, why)) = line.strip_prefix("no ").and_then(|l| l.split_once(' '))
+        {
             tried.push(format!("{parent}: {why}"));
         }
     }
@@ -54,7 +55,10 @@ mod tests {
             assert_eq!(chosen(bad, "k.1"), Err(String::new()), "{bad}");
         }
         let said = "no /var/tmp 12 KiB are free\nno /tmp mounted noexec\n";
-        assert_eq!(chosen(said, "k").unwrap_err(), "/var/tmp: 12 KiB are free, /tmp: mounted noexec");
+        assert_eq!(
+            chosen(said, "k").unwrap_err(),
+            "/var/tmp: 12 KiB are free, /tmp: mounted noexec"
+        );
     }
 
     /// On this very computer: one that fits, and one that fits nowhere.
@@ -87,7 +91,8 @@ mod tests {
         let said = |memory| {
             let script = command::place("keystone-kexec.memory", 1 << 20, memory);
             let path = format!("{}:{}", tools.path().display(), std::env::var("PATH").unwrap());
-            let out = Command::new("/bin/sh").args(["-c", &script]).env("PATH", path).output().unwrap();
+            let out =
+                Command::new("/bin/sh").args(["-c", &script]).env("PATH", path).output().unwrap();
             String::from_utf8(out.stdout).unwrap()
         };
         for memory in ["tmpfs", "overlay"] {

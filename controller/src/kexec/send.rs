@@ -1,12 +1,12 @@
 //! The image's way to the machine, and the proof that it arrived.
 
-use super::tarball::{Contents, Tarball};
 use super::old::Left;
+use super::tarball::{Contents, Tarball};
 use super::{KexecError, Progress, command};
 use crate::conversation::log::clean;
 use crate::operator::{Notice, Operator};
-use crate::ssh::{Session, SshError};
 use crate::ssh::exec::{Exit, Running, collect};
+use crate::ssh::{Session, SshError};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;

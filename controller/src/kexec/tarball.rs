@@ -93,16 +93,17 @@ impl FromStr for Source {
                 Place::Web(base.to_owned(), name.split('#').next().unwrap_or_default().to_owned())
             }
             Some((scheme, _)) => {
-                return Err(format!("{scheme}:// is not fetched: give a file, or a file://, http:// or https:// address"));
+                return Err(format!(
+                    "{scheme}:// is not fetched: give a file, or a file://, http:// or https:// address"
+                ));
             }
         };
         let name = match &place {
             Place::File(path) => path.to_string_lossy().into_owned(),
             Place::Web(_, name) => name.split('?').next().unwrap_or_default().to_owned(),
         };
-        let compression = compression(&name).ok_or_else(|| {
-            format!("{text} is no .tar, .tar.gz, .tar.xz or .tar.zst")
-        })?;
+        let compression = compression(&name)
+            .ok_or_else(|| format!("{text} is no .tar, .tar.gz, .tar.xz or .tar.zst"))?;
         Ok(Source { place, compression })
     }
 }
@@ -272,7 +273,8 @@ fn name(bytes: &[u8]) -> Result<String, String> {
     let text = String::from_utf8_lossy(bytes).into_owned();
     let text = text.trim_start_matches("./").to_owned();
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"._+-/@".contains(&b);
-    if !text.bytes().all(plain) || text.starts_with('/') || text.split('/').any(|part| part == "..") {
+    if !text.bytes().all(plain) || text.starts_with('/') || text.split('/').any(|part| part == "..")
+    {
         return Err(format!("{text:?} is no name for a file of one"));
     }
     Ok(text)
@@ -314,7 +316,10 @@ mod tests {
     fn places_and_compressions() {
         let parse = |text: &str| text.parse::<Source>();
         let one = parse("https://h/d/nixos-kexec-x86_64-linux.tar.gz?raw=1").unwrap();
-        assert_eq!(one.place, Place::Web("https://h/d".into(), "nixos-kexec-x86_64-linux.tar.gz?raw=1".into()));
+        assert_eq!(
+            one.place,
+            Place::Web("https://h/d".into(), "nixos-kexec-x86_64-linux.tar.gz?raw=1".into())
+        );
         assert_eq!(one.to_string(), "https://h/d/nixos-kexec-x86_64-linux.tar.gz");
         let other = parse("http://me:secret@h:8080/k.tar").unwrap();
         assert_eq!(other.to_string(), "http://h:8080/k.tar");
@@ -323,7 +328,15 @@ mod tests {
         assert_eq!(parse("file:///srv/k.tar").unwrap().place, Place::File("/srv/k.tar".into()));
         assert_eq!(parse("k.tar.xz").unwrap().compression, Compression::Xz);
         assert_eq!(parse("k.tar.zst").unwrap().compression, Compression::Zstd);
-        for bad in ["k.zip", "k", "ftp://h/k.tar", "https://h", "https://h/", "https://h/x?k.tar", "file://k.tar"] {
+        for bad in [
+            "k.zip",
+            "k",
+            "ftp://h/k.tar",
+            "https://h",
+            "https://h/",
+            "https://h/x?k.tar",
+            "file://k.tar",
+        ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }
@@ -340,7 +353,8 @@ mod tests {
     fn what_is_in_it() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("kexec")).unwrap();
-        let write = |name: &str, bytes: &[u8]| std::fs::write(dir.path().join(name), bytes).unwrap();
+        let write =
+            |name: &str, bytes: &[u8]| std::fs::write(dir.path().join(name), bytes).unwrap();
         write("kexec/initrd", &vec![7; 1_000_000]);
         write("kexec/run", b"#!/bin/sh\n");
         // What can't be run is no program.
@@ -352,16 +366,25 @@ mod tests {
         let names: Vec<&str> = plain.files.iter().map(|(name, _)| name.as_str()).collect();
         assert!(names.len() == 2 && names.contains(&"kexec/run"), "{names:?}");
         for name in ["b.tar.gz", "b.tar.xz", "b.tar.zst", "b.tar"] {
-            assert_eq!(packed(dir.path(), name, &["./kexec"]).unwrap().files, plain.files, "{name}");
+            assert_eq!(
+                packed(dir.path(), name, &["./kexec"]).unwrap().files,
+                plain.files,
+                "{name}"
+            );
         }
         // Cut off, and not what the name says.
         let whole = std::fs::read(dir.path().join("b.tar.gz")).unwrap();
-        for (name, bytes) in [("c.tar.gz", &whole[..whole.len() - 9]), ("c.tar.xz", &whole), ("c.tar", &whole)] {
+        for (name, bytes) in
+            [("c.tar.gz", &whole[..whole.len() - 9]), ("c.tar.xz", &whole), ("c.tar", &whole)]
+        {
             write(name, bytes);
             let source: Source = dir.path().join(name).to_str().unwrap().parse().unwrap();
             assert!(source.open(None).unwrap().contents().is_err(), "{name}");
         }
-        assert!(packed(dir.path(), "d.tar", &["--transform", "s,kexec/initrd,x/a b,", "kexec"]).is_err());
+        assert!(
+            packed(dir.path(), "d.tar", &["--transform", "s,kexec/initrd,x/a b,", "kexec"])
+                .is_err()
+        );
     }
 
     #[test]
@@ -390,7 +413,12 @@ mod tests {
         let tarball = file.to_str().unwrap().parse::<Source>().unwrap().open(None).unwrap();
         for _ in 0..2 {
             let mut all = Vec::new();
-            tarball.pieces(|piece| { all.extend_from_slice(&piece); true }).unwrap();
+            tarball
+                .pieces(|piece| {
+                    all.extend_from_slice(&piece);
+                    true
+                })
+                .unwrap();
             assert!(all == bytes);
         }
     }

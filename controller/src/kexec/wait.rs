@@ -79,7 +79,9 @@ pub(super) fn is_about_login(error: &SshError, at: &Destination) -> bool {
 /// What to make of a look.
 fn judge(looked: Result<Machine, SshError>, boot: &str, at: &Destination) -> Seen {
     match looked {
-        Ok(machine) if machine.boot.is_empty() => Seen::Nobody("it does not say its boot id".into()),
+        Ok(machine) if machine.boot.is_empty() => {
+            Seen::Nobody("it does not say its boot id".into())
+        }
         Ok(machine) if machine.boot == boot => Seen::Old,
         Ok(machine) => Seen::Booted(Box::new(machine)),
         Err(SshError::NotThePinnedKey { found, .. }) => Seen::OtherKey(found),
@@ -227,7 +229,9 @@ impl Waiting<'_> {
             session.disconnect().await;
             Ok((Machine::parse(&String::from_utf8_lossy(&said?)), session.host_key().clone()))
         };
-        timeout(bound, look).await.unwrap_or_else(|_| Err(SshError::TimedOut { what: what(), bound }))
+        timeout(bound, look)
+            .await
+            .unwrap_or_else(|_| Err(SshError::TimedOut { what: what(), bound }))
     }
 }
 
@@ -242,7 +246,11 @@ mod tests {
     #[test]
     fn another_boot_id_is_another_boot() {
         let at = |boot: &str, variant: &str| {
-            judge(Ok(Machine::parse(&format!("boot={boot}\nvariant={variant}\nname=N\n"))), "a", &place())
+            judge(
+                Ok(Machine::parse(&format!("boot={boot}\nvariant={variant}\nname=N\n"))),
+                "a",
+                &place(),
+            )
         };
         assert_eq!(at("a", "installer"), Seen::Old);
         assert!(matches!(at("b", ""), Seen::Booted(machine) if !machine.is_installer()));

@@ -110,7 +110,8 @@ impl Blocks {
         let left = items.iter().map(|item| item.info.nar_size - item.from).sum();
         let reader = Reader::start(source, items)?;
         let counter = Arc::clone(&ready);
-        let order = Order { queue: queue_in, jobs: jobs_in, pace, window_log, left, ready: counter };
+        let order =
+            Order { queue: queue_in, jobs: jobs_in, pace, window_log, left, ready: counter };
         spawn("nar-order", Box::new(move || order.run(reader)))?;
         Ok(Blocks { queue, next: None, finished: Vec::new(), ready })
     }
@@ -288,8 +289,8 @@ fn encode(alone: &mut Alone, piece: Piece, level: Option<i32>) -> Result<Block, 
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use super::super::pace::Sent;
+    use super::*;
     use crate::nar::DumpError;
     use keystone_protocol::frame::Frame;
     use proptest::prelude::*;
@@ -382,9 +383,7 @@ mod tests {
                 }
             }
             // Paths come one after the other.
-            assert!(
-                last.is_none_or(|l| header.path == l + 1) || header.offset > 0 || raw_len == 0
-            );
+            assert!(last.is_none_or(|l| header.path == l + 1) || header.offset > 0 || raw_len == 0);
             if header.last {
                 last = Some(header.path);
             }
@@ -417,7 +416,8 @@ mod tests {
     #[test]
     fn another_size_than_announced_is_an_error() {
         let paths = vec![vec![1; 100], vec![2; 3000]];
-        let grown = receive(paths.clone(), |n| if n == 3000 { 2000 } else { n }, line(1e9)).unwrap_err();
+        let grown =
+            receive(paths.clone(), |n| if n == 3000 { 2000 } else { n }, line(1e9)).unwrap_err();
         assert!(grown.to_string().contains("2000"), "{grown}");
         let shrunk = receive(paths, |n| if n == 3000 { 4000 } else { n }, line(1e9)).unwrap_err();
         assert!(shrunk.to_string().contains("4000"), "{shrunk}");

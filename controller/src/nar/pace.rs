@@ -291,7 +291,9 @@ mod tests {
         let pace = Pace::default();
         let mut now = Instant::now();
         send(&pace, &mut now, 200, 118e6, 0.0);
-        for (ready, wanted) in [(0.0, Method::Raw), (0.3, Method::Alone(1)), (0.9, Method::Alone(3))] {
+        for (ready, wanted) in
+            [(0.0, Method::Raw), (0.3, Method::Alone(1)), (0.9, Method::Alone(3))]
+        {
             assert_eq!(pace.method(1 << 30, ready), wanted, "{ready}");
         }
         // Processors that have nothing to spare get no more to do than has to be.

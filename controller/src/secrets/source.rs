@@ -46,7 +46,9 @@ pub enum SecretError {
         path: PathBuf,
     },
     /// It would be shown while it is typed.
-    #[error("standard input is a terminal, which would show it: give a file or a pipe, or leave the option out to be asked")]
+    #[error(
+        "standard input is a terminal, which would show it: give a file or a pipe, or leave the option out to be asked"
+    )]
     Terminal,
     /// Too long to be what it should be.
     #[error("{} is longer than {longest} bytes: that is no password or key", path.display())]

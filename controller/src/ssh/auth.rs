@@ -466,11 +466,10 @@ fn candidates(identities: &Identities, mut held: Vec<AgentIdentity>) -> Vec<Cand
         AgentIdentity::PublicKey { key, .. } => identities.may_use(Some(key)),
         AgentIdentity::Certificate { .. } => identities.may_use(None),
     });
-    let files: Vec<(usize, Option<PublicKey>)> =
-        (0..identities.len())
-            .map(|index| (index, identities.public(index)))
-            .filter(|(_, public)| identities.may_use(public.as_ref()))
-            .collect();
+    let files: Vec<(usize, Option<PublicKey>)> = (0..identities.len())
+        .map(|index| (index, identities.public(index)))
+        .filter(|(_, public)| identities.may_use(public.as_ref()))
+        .collect();
     let held_key = |identity: &AgentIdentity| match identity {
         AgentIdentity::PublicKey { key, .. } => key.key_data().clone(),
         AgentIdentity::Certificate { certificate, .. } => certificate.public_key().clone(),

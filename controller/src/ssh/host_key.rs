@@ -291,7 +291,9 @@ mod tests {
         let by_key: Pin = KEY.parse().unwrap();
         assert!(by_print.matches(&key) && by_key.matches(&key));
         assert_eq!(by_print.to_string(), by_key.to_string());
-        assert!(Pin::AnyOf(vec![key.clone()]).matches(&key) && !Pin::AnyOf(Vec::new()).matches(&key));
+        assert!(
+            Pin::AnyOf(vec![key.clone()]).matches(&key) && !Pin::AnyOf(Vec::new()).matches(&key)
+        );
         for bad in ["", "SHA256:short", "MD5:aa:bb", "ssh-ed25519 AAAA"] {
             assert!(bad.parse::<Pin>().is_err(), "{bad}");
         }

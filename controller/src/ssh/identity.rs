@@ -86,7 +86,14 @@ impl Identities {
         }
         files.retain(|file| file.origin == Origin::Named || file.path.exists());
         let agent = std::env::var_os("SSH_AUTH_SOCK").filter(|s| !s.is_empty()).map(PathBuf::from);
-        Identities { files, certificates: Vec::new(), only_files: false, agent, prompt, among: None }
+        Identities {
+            files,
+            certificates: Vec::new(),
+            only_files: false,
+            agent,
+            prompt,
+            among: None,
+        }
     }
 
     /// With a key that is in no file, known as `name` in messages: tried first, and none of the

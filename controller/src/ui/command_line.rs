@@ -9,8 +9,8 @@ use crate::kexec::Ending;
 use crate::operator::{Notice, Operator, OperatorError, Proposal};
 use crate::secrets::{RecoveryKeyFile, SecretSource};
 use crate::ssh::PublicKey;
-use crate::support::Recorder;
 use crate::ssh::host_key::fingerprint;
+use crate::support::Recorder;
 use keystone_protocol::event::EventKind;
 use keystone_protocol::inventory::Inventory;
 use keystone_protocol::password::{RULES, check_password};
@@ -296,7 +296,9 @@ impl Operator for CommandLine {
         match &self.answers.end_system {
             Some(given) if given == name => return Ok(()),
             Some(given) => {
-                return no(format!("--end-system {given}: the machine at {host} calls itself {name}"));
+                return no(format!(
+                    "--end-system {given}: the machine at {host} calls itself {name}"
+                ));
             }
             None if self.answers.consent == Consent::Typed => {}
             None => {
@@ -462,7 +464,10 @@ fn show_key(container: &str, key: &Secret) -> io::Result<bool> {
     let mut err = io::stderr();
     write!(err, "\x1b[{rows}A\x1b[J")?;
     if !kept {
-        writeln!(err, "The recovery key of {container} was taken off the screen: what was typed is not its end.")?;
+        writeln!(
+            err,
+            "The recovery key of {container} was taken off the screen: what was typed is not its end."
+        )?;
     }
     err.flush()?;
     Ok(kept)

@@ -26,7 +26,8 @@ impl Style {
         let unset = |name: &str| std::env::var_os(name).is_none_or(|value| value.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         let terminal = stream.is_terminal();
-        let size = || console::Term::stdout().size_checked().or(console::Term::stderr().size_checked());
+        let size =
+            || console::Term::stdout().size_checked().or(console::Term::stderr().size_checked());
         let columns = terminal.then(size).flatten().map(|(_, columns)| usize::from(columns));
         let style = Style { on: terminal && unset("NO_COLOR") && !dumb, columns: None };
         columns.map_or(style, |columns| style.with_columns(columns))

@@ -208,8 +208,12 @@ impl Screen for Terminal {
             }
             Notice::Remark(text) => self.print_remark(text),
             Notice::Nix { .. }
-            | Notice::Kexec(Kexec::Reading { .. } | Kexec::Sending { .. } | Kexec::Waiting { .. })
-            | Notice::Connecting { .. } | Notice::Uploading { .. } | Notice::Waiting { .. } => {
+            | Notice::Kexec(
+                Kexec::Reading { .. } | Kexec::Sending { .. } | Kexec::Waiting { .. },
+            )
+            | Notice::Connecting { .. }
+            | Notice::Uploading { .. }
+            | Notice::Waiting { .. } => {
                 self.spin(&sentence(notice).unwrap_or_default());
             }
             Notice::Stopping => {

@@ -83,8 +83,7 @@ fn on_terminal(columns: u16) -> String {
     let screen = InMemoryTerm::new(30, columns);
     let target = ProgressDrawTarget::term_like(Box::new(screen.clone()));
     let display = MultiProgress::with_draw_target(target);
-    let mut terminal =
-        Terminal::on(display, Some(usize::from(columns)), Style::PLAIN, false);
+    let mut terminal = Terminal::on(display, Some(usize::from(columns)), Style::PLAIN, false);
     let mut seen = 0;
     let mut text = String::new();
     notices(|notice| {

@@ -113,7 +113,8 @@ async fn is_equal(
         "if command -v sha256sum >/dev/null; then sha256sum <{program}; else cat {program}; fi"
     );
     let limit = agent.bytes.len() + 1;
-    let output = session.output("reading the agent back", "/bin/sh -s", script, limit, FILE).await?;
+    let output =
+        session.output("reading the agent back", "/bin/sh -s", script, limit, FILE).await?;
     let said = &output.stdout;
     // A file that begins with the sum's text is not the sum.
     let is_sum = said.len() < 200 && said.starts_with(hex::encode(agent.sha256).as_bytes());

@@ -80,10 +80,13 @@ fn hostname(facts: &Facts, expected: &Expected) -> Said {
         Some(wanted) => wanted.as_str(),
         None => facts.get("etc-hostname")?,
     };
-    Ok(Say::of(name == wanted, match name == wanted {
-        true => name.to_owned(),
-        false => format!("{name}, not {wanted}"),
-    }))
+    Ok(Say::of(
+        name == wanted,
+        match name == wanted {
+            true => name.to_owned(),
+            false => format!("{name}, not {wanted}"),
+        },
+    ))
 }
 
 fn system(facts: &Facts, expected: &Expected) -> Said {
@@ -115,9 +118,12 @@ fn open_ports(facts: &Facts) -> Said {
         None => firewall::nft(facts.get("nft")?)?,
     };
     let ports = |ports: &BTreeSet<String>| ports.iter().cloned().collect::<Vec<_>>().join(" ");
-    let evidence = format!("TCP {}, UDP {}", or_none(&ports(&open.tcp)), or_none(&ports(&open.udp)));
+    let evidence =
+        format!("TCP {}, UDP {}", or_none(&ports(&open.tcp)), or_none(&ports(&open.udp)));
     if !open.drops {
-        return Ok(Fail(format!("what is not let in expressly is not dropped; let in: {evidence}")));
+        return Ok(Fail(format!(
+            "what is not let in expressly is not dropped; let in: {evidence}"
+        )));
     }
     let only_ssh = open.tcp.iter().all(|port| port == "22");
     let udp = open.udp.iter().all(|port| UDP.contains(&port.as_str()));
@@ -138,7 +144,8 @@ fn root_login(facts: &Facts) -> Said {
     let root = value("permitrootlogin");
     let password = value("passwordauthentication");
     let interactive = value("kbdinteractiveauthentication");
-    let keys_only = matches!(root, "prohibit-password" | "without-password" | "forced-commands-only" | "no");
+    let keys_only =
+        matches!(root, "prohibit-password" | "without-password" | "forced-commands-only" | "no");
     let nobody_types = password == "no" && interactive == "no";
     let evidence = format!(
         "PermitRootLogin {root}, PasswordAuthentication {password}, KbdInteractiveAuthentication {interactive}"
@@ -155,7 +162,9 @@ fn pool(facts: &Facts, expected: &Expected) -> Said {
     let mut good = true;
     for line in text.lines() {
         let fields: Vec<&str> = line.split('\t').collect();
-        let [name, health, guid] = fields[..] else { return Err(format!("not understood: {line}")) };
+        let [name, health, guid] = fields[..] else {
+            return Err(format!("not understood: {line}"));
+        };
         good &= health == "ONLINE";
         said.push(format!("{name} is {health}"));
         let report = expected.report.as_ref().and_then(|report| report.pools.get(name));
@@ -186,7 +195,9 @@ fn encryption(facts: &Facts) -> Said {
         let name = source.strip_prefix("/dev/mapper/").unwrap_or(source);
         return Ok(match mappers.get(name) {
             Some(uuid) if uuid.starts_with("CRYPT-LUKS") => Pass(format!("{source} is {uuid}")),
-            _ => Fail(format!("the root file system lies on {source} ({kind}), which is no LUKS container")),
+            _ => Fail(format!(
+                "the root file system lies on {source} ({kind}), which is no LUKS container"
+            )),
         });
     }
     let mut datasets: BTreeMap<&str, BTreeMap<&str, &str>> = BTreeMap::new();
@@ -305,7 +316,9 @@ fn swap(facts: &Facts) -> Said {
 
 /// Blocks of `systemctl show`, one for each unit.
 fn units(text: &str) -> Vec<BTreeMap<&str, &str>> {
-    text.split("\n\n").map(|block| block.lines().filter_map(|line| line.split_once('=')).collect()).collect()
+    text.split("\n\n")
+        .map(|block| block.lines().filter_map(|line| line.split_once('=')).collect())
+        .collect()
 }
 
 fn services(facts: &Facts) -> Said {
@@ -340,7 +353,8 @@ fn failed_units(facts: &Facts) -> Said {
 /// From the kernel's start to the end of the start-up.
 fn boot_time(facts: &Facts) -> Said {
     let blocks = units(facts.get("manager")?);
-    let get = |key: &str| blocks.iter().find_map(|block| block.get(key)).copied().unwrap_or_default();
+    let get =
+        |key: &str| blocks.iter().find_map(|block| block.get(key)).copied().unwrap_or_default();
     match get("FinishTimestampMonotonic").parse::<u64>() {
         Ok(0) | Err(_) => Ok(Fail(format!("not done: the system is {}", get("SystemState")))),
         Ok(at) => Ok(within(at)),

@@ -1,6 +1,7 @@
 use super::*;
 
-const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ";
+const KEY: &str =
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ";
 
 /// A machine on which all is well.
 fn good() -> Facts {
@@ -62,15 +63,30 @@ fn each_check_fails_by_its_cause() {
         ("system", "variant", "installer", "this is the installer"),
         ("firewall", "nft", r#"{"nftables": []}"#, "not dropped"),
         ("firewall", "nft", &other_port, "TCP 80"),
-        ("root-login", "sshd", "permitrootlogin yes\npasswordauthentication yes", "PermitRootLogin yes"),
+        (
+            "root-login",
+            "sshd",
+            "permitrootlogin yes\npasswordauthentication yes",
+            "PermitRootLogin yes",
+        ),
         ("pool", "pools", "rpool\tDEGRADED\t77", "DEGRADED"),
         ("pool", "pool-errors", "  pool: rpool\n state: DEGRADED", "state: DEGRADED"),
-        ("encryption", "datasets", "rpool/crypt/system\tencryption\toff\nrpool/crypt/system\tmounted\tyes", "not encrypted: rpool/crypt/system"),
+        (
+            "encryption",
+            "datasets",
+            "rpool/crypt/system\tencryption\toff\nrpool/crypt/system\tmounted\tyes",
+            "not encrypted: rpool/crypt/system",
+        ),
         ("encryption", "mounts", "/dev/vda2 / ext4 rw 0 0", "no LUKS container"),
         ("credstore", "mappers", "dm-1 credstore CRYPT-LUKS2-1-credstore", "it is open"),
         ("keyslots", "luks", two, "0: a passphrase"),
         ("swap", "swaps", "Filename\n/dev/vda3 partition 1 0 -2", "not encrypted: /dev/vda3"),
-        ("services", "services", "Id=sshd.service\nLoadState=loaded\nActiveState=failed", "sshd.service is failed"),
+        (
+            "services",
+            "services",
+            "Id=sshd.service\nLoadState=loaded\nActiveState=failed",
+            "sshd.service is failed",
+        ),
         ("failed-units", "failed", "x.service loaded failed failed X", "x.service"),
         ("boot-time", "manager", "FinishTimestampMonotonic=0\nSystemState=starting", "starting"),
         ("boot-time", "manager", "FinishTimestampMonotonic=120000001", "after 120.0 s"),
@@ -85,9 +101,15 @@ fn each_check_fails_by_its_cause() {
 
 #[test]
 fn what_cant_be_asked_is_skipped_with_the_reason() {
-    for (check, fact) in [("firewall", "nft"), ("pool", "pools"), ("mdns", "mdns"), ("root-login", "sshd")] {
+    for (check, fact) in
+        [("firewall", "nft"), ("pool", "pools"), ("mdns", "mdns"), ("root-login", "sshd")]
+    {
         let (outcome, evidence) = outcome(&good().without(fact), check);
-        assert_eq!((outcome, evidence.as_str()), (Outcome::Skip, "the machine has no program to ask"), "{check}");
+        assert_eq!(
+            (outcome, evidence.as_str()),
+            (Outcome::Skip, "the machine has no program to ask"),
+            "{check}"
+        );
     }
 }
 

@@ -75,7 +75,8 @@ pub fn iptables(text: &str) -> Option<Open> {
     if rules.is_empty() {
         return None;
     }
-    let entered = text.lines().any(|line| line.starts_with("-A INPUT ") && line.ends_with("-j nixos-fw"));
+    let entered =
+        text.lines().any(|line| line.starts_with("-A INPUT ") && line.ends_with("-j nixos-fw"));
     let refused = rules.last().is_some_and(|rule| rule.ends_with("-j nixos-fw-log-refuse"));
     let mut open = Open { drops: entered && refused, ..Open::default() };
     for rule in rules.iter().filter(|rule| rule.ends_with("-j nixos-fw-accept")) {

@@ -74,7 +74,8 @@ fn answer(stream: TcpStream, root: PathBuf, faults: Faults, asked: &Mutex<HashMa
     };
     let mut out = stream;
     if times <= faults.busy {
-        let _ = out.write_all(b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        let _ =
+            out.write_all(b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
         return;
     }
     let mut bytes = Vec::new();
@@ -94,8 +95,10 @@ fn answer(stream: TcpStream, root: PathBuf, faults: Faults, asked: &Mutex<HashMa
         }
         false => ("200 OK", String::new()),
     };
-    let head =
-        format!("HTTP/1.1 {status}\r\n{range}content-length: {}\r\nconnection: close\r\n\r\n", bytes.len());
+    let head = format!(
+        "HTTP/1.1 {status}\r\n{range}content-length: {}\r\nconnection: close\r\n\r\n",
+        bytes.len()
+    );
     let _ = out.write_all(head.as_bytes());
     // Without ranges each try gets further, or none would end.
     let end = if faults.ranges { faults.cut } else { faults.cut * times as usize };

@@ -25,9 +25,8 @@ fn make(store: &NixStore, dir: &TempDir, key: Option<SecretKey>) -> PathBuf {
 /// A store with more than one block of NARs.
 fn store() -> NixStore {
     let store = NixStore::with_system();
-    let noise: Vec<u8> = (0..20_000_000u64)
-        .map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8)
-        .collect();
+    let noise: Vec<u8> =
+        (0..20_000_000u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect();
     std::fs::write(store.physical(nix::INITRD).join("initrd"), noise).unwrap();
     store.register_again(nix::INITRD, &[]);
     store
@@ -37,9 +36,8 @@ fn store() -> NixStore {
 fn what_goes_in_comes_out() {
     let (store, dir) = (store(), tempfile::tempdir().unwrap());
     let file = make(&store, &dir, None);
-    let (expected, _) = Origin::Store(Store::below(store.root()))
-        .system(Some(Path::new(&system())), None)
-        .unwrap();
+    let (expected, _) =
+        Origin::Store(Store::below(store.root())).system(Some(Path::new(&system())), None).unwrap();
     let origin = Origin::named(file.to_str().unwrap()).unwrap();
     let (closure, source) = origin.system(None, None).unwrap();
     assert_eq!((&closure.facts, &closure.manifest), (&expected.facts, &expected.manifest));
@@ -95,7 +93,8 @@ fn no_damage_goes_unnoticed() {
     check(&good).unwrap();
     let mut state = 1u64;
     for _ in 0..400 {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let at = (state >> 16) as usize % good.len();
         let mut bytes = good.clone();
         bytes[at] ^= 1 << (state & 7);
@@ -157,7 +156,10 @@ fn the_command_makes_checks_and_lists() {
     assert_says(&listed, &[&system, "5 paths", "says it is signed by ours-1", nix::KERNEL]);
     let listed = text(&keystone(&["bundle", "list", "--json", file], &[]), 0);
     let json: serde_json::Value = serde_json::from_str(&listed).unwrap();
-    assert_eq!((json["paths"].as_array().unwrap().len(), &json["signers"][0]), (5, &"ours-1".into()));
+    assert_eq!(
+        (json["paths"].as_array().unwrap().len(), &json["signers"][0]),
+        (5, &"ours-1".into())
+    );
 
     let verify = |more: &[&str]| keystone(&[&["bundle", "verify", file][..], more].concat(), &[]);
     assert_says(&text(&verify(&[]), 0), &["5 paths, whole"]);

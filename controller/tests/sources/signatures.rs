@@ -53,7 +53,10 @@ fn what_nix_signed_is_trusted_and_nothing_else() {
     let store = NixStore::with_system();
     let (ours, theirs) = (Keys::new("ours-1"), Keys::new("theirs-1"));
     let refused = said(&from_store(&store, &system(), &ours.trust()).err().unwrap());
-    assert_says(&refused, &["no signature by ours-1", "has no signature", "4 more", "nothing was sent"]);
+    assert_says(
+        &refused,
+        &["no signature by ours-1", "has no signature", "4 more", "nothing was sent"],
+    );
     let own = own(&store, &system()).manifest;
     let all: Vec<&str> = own.paths.iter().map(|info| info.path.as_str()).collect();
     sign(&store, &theirs, &all);
@@ -159,7 +162,10 @@ fn content_addressed_paths_prove_themselves() {
         for change in changes {
             let mut manifest = found.manifest.clone();
             change(manifest.paths.iter_mut().find(|info| info.path == *path).unwrap());
-            assert_says(&said(&stranger.check(&manifest).unwrap_err()), &["no signature by stranger-1"]);
+            assert_says(
+                &said(&stranger.check(&manifest).unwrap_err()),
+                &["no signature by stranger-1"],
+            );
         }
     }
     // MD5 and SHA-1 prove nothing.

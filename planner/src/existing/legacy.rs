@@ -30,7 +30,9 @@ pub(super) fn find(
     };
     match (&disk.contents.table, table.gpt) {
         (Some(Table::Gpt { .. }), true) | (Some(Table::Mbr { .. }), false) => {}
-        (Some(Table::Gpt { .. }), false) => return other("has a GPT, and the layout an MBR".into()),
+        (Some(Table::Gpt { .. }), false) => {
+            return other("has a GPT, and the layout an MBR".into());
+        }
         (Some(Table::Mbr { id }), true) => {
             return other(format!("has an MBR partition table ({id}), and the layout a GPT"));
         }
@@ -70,14 +72,17 @@ pub(super) fn find(
     let planned = tables::parted_gpt(wanted, table, &disk.identity)?;
     let mut partitions = Vec::new();
     for partition in planned.partitions {
-        if let Err(what) = in_place(partition.number, partition.first_lba, Some(partition.last_lba)) {
+        if let Err(what) = in_place(partition.number, partition.first_lba, Some(partition.last_lba))
+        {
             return other(what);
         }
         // What it is called and what type it has stays as it is.
         let found = numbered(disk, partition.number);
         partitions.push(PlannedPartition {
             label: found.and_then(|found| found.label.clone()).unwrap_or_default(),
-            type_guid: found.and_then(|found| found.type_guid.clone()).unwrap_or(partition.type_guid),
+            type_guid: found
+                .and_then(|found| found.type_guid.clone())
+                .unwrap_or(partition.type_guid),
             guid: found.and_then(|found| found.guid.clone()),
             ..partition
         });

@@ -1,7 +1,9 @@
 //! What is on a disk, in words. Without kernel names, which may be others at the next boot.
 
 use crate::words::human;
-use keystone_protocol::inventory::{Disk, Holder, InstalledNixos, Partition, PoolState, Signature, Table};
+use keystone_protocol::inventory::{
+    Disk, Holder, InstalledNixos, Partition, PoolState, Signature, Table,
+};
 
 /// What is on the disk, a phrase each; none for a blank one.
 pub(super) fn phrases(disk: &Disk) -> Vec<String> {

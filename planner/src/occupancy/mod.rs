@@ -5,9 +5,9 @@ mod uses;
 
 use super::refuse::refuse;
 use super::{Context, Remarks, words};
+use keystone_protocol::disko_mode::DiskoMode;
 use keystone_protocol::inventory::{Disk, Signature};
 use keystone_protocol::message::{Refusal, RefusalKind};
-use keystone_protocol::disko_mode::DiskoMode;
 use keystone_protocol::plan::{Action, Destroyed, DeviceRef, Release, Step};
 use std::collections::BTreeMap;
 
@@ -88,7 +88,8 @@ impl Occupancy {
             format!("installing would destroy what is there now: {}", occupied.join(". "));
         if !self.steps.is_empty() {
             let uses: Vec<&str> = self.steps.iter().map(|step| step.title.as_str()).collect();
-            sentence = format!("{sentence}. It is in use, and this would come first: {}", uses.join("; "));
+            sentence =
+                format!("{sentence}. It is in use, and this would come first: {}", uses.join("; "));
         }
         Err(refuse(
             RefusalKind::NotConfirmed,

@@ -4,10 +4,10 @@
 //! disks of its pool, though neither sysfs nor lsblk shows it. So a container on a volume is
 //! closed before its pool is destroyed, and the pool before its disk is wiped.
 
+use super::{Disks, End};
 use crate::refuse::refuse;
 use crate::words::{self, list};
 use crate::{Context, TARGET, lvm};
-use super::{Disks, End};
 use keystone_protocol::inventory::{Disk, Holder, ImportedPool, Mapper, RunningArray};
 use keystone_protocol::layout::Content;
 use keystone_protocol::message::{Refusal, RefusalKind};
@@ -147,7 +147,10 @@ impl<'a> Uses<'a> {
                         "the RAID {} (/dev/{}) is made of a disk of the layout and of {others} too",
                         array.name, array.kernel_name
                     ),
-                    format!("stop it (mdadm --stop /dev/{}) if nothing needs it", array.kernel_name),
+                    format!(
+                        "stop it (mdadm --stop /dev/{}) if nothing needs it",
+                        array.kernel_name
+                    ),
                 ));
             }
         }
@@ -345,9 +348,10 @@ impl<'a> Uses<'a> {
                 let label = partition.label.as_deref();
                 let own = layout.is_some_and(|disk| match &disk.content {
                     // Its partitions have no names.
-                    Some(Content::Table(table)) => table.partitions.iter().any(|p| {
-                        p.number == number && matches!(p.content, Some(Content::Swap(_)))
-                    }),
+                    Some(Content::Table(table)) => table
+                        .partitions
+                        .iter()
+                        .any(|p| p.number == number && matches!(p.content, Some(Content::Swap(_)))),
                     _ => disk.partitions().iter().any(|p| Some(p.label.as_str()) == label),
                 });
                 if !own {
@@ -455,7 +459,8 @@ impl<'a> Uses<'a> {
                 continue;
             };
             // The group's volumes end together, after what is made of any of them.
-            let volumes = self.mappers.iter().filter(|other| group_of(other).as_ref() == Some(&group));
+            let volumes =
+                self.mappers.iter().filter(|other| group_of(other).as_ref() == Some(&group));
             let volumes: Vec<_> = volumes.collect();
             done.extend(volumes.iter().map(|volume| volume.kernel_name.as_str()));
             for volume in volumes {

@@ -141,11 +141,8 @@ impl Builder<'_> {
         let (_, place) = self.place(device);
         let (id, on, name) = (format!("luks:{}", luks.name), device.clone(), luks.name.clone());
         if self.existing.has(self.context.layout, device) {
-            let open = Action::OpenLuks {
-                device: on,
-                name,
-                key_file: crate::unlock::key_file(luks),
-            };
+            let open =
+                Action::OpenLuks { device: on, name, key_file: crate::unlock::key_file(luks) };
             self.push(id, format!("open container {} on {place}", luks.name), open);
         } else {
             let (format, open) = (luks.format.clone(), luks.open.clone());

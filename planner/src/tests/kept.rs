@@ -4,13 +4,19 @@ use super::layouts::{assert_uses_what_is_there, documents, machine_for};
 use super::*;
 use crate::plan_disks;
 use keystone_protocol::disko_mode::DiskoMode;
-use keystone_protocol::inventory::{Contents, Holder, ImportedPool, Partition, PoolState, Signature, Table};
+use keystone_protocol::inventory::{
+    Contents, Holder, ImportedPool, Partition, PoolState, Signature, Table,
+};
 use keystone_protocol::layout::{Content, Layout};
-use keystone_protocol::plan::{Action, DeviceRef, InnerPresence, InnerTable, MbrKind, MbrTable, PlannedPartition, Release, Step};
+use keystone_protocol::plan::{
+    Action, DeviceRef, InnerPresence, InnerTable, MbrKind, MbrTable, PlannedPartition, Release,
+    Step,
+};
 
 /// What a content looks like on its device.
 fn signatures(content: Option<&Content>) -> Vec<Signature> {
-    let filesystem = |fstype: &str| Signature::Filesystem { fstype: fstype.into(), label: None, uuid: None };
+    let filesystem =
+        |fstype: &str| Signature::Filesystem { fstype: fstype.into(), label: None, uuid: None };
     match content {
         Some(Content::Filesystem(found)) => vec![filesystem(found.format.name())],
         Some(Content::Btrfs(_)) => vec![filesystem("btrfs")],
@@ -41,7 +47,9 @@ fn laid_out(text: &str) -> Case {
         match &disk.content {
             Some(Content::Table(legacy)) => {
                 let table = made.steps.iter().find_map(|step| match &step.action {
-                    Action::PartitionMbr(table) if table.device.disk() == Some(&disk.name) => Some(table),
+                    Action::PartitionMbr(table) if table.device.disk() == Some(&disk.name) => {
+                        Some(table)
+                    }
                     _ => None,
                 });
                 contents.table = Some(Table::Mbr { id: "12345678".into() });
@@ -66,10 +74,13 @@ fn laid_out(text: &str) -> Case {
             }
             Some(Content::Gpt(gpt)) => {
                 let table = made.steps.iter().find_map(|step| match &step.action {
-                    Action::Partition(table) if table.device.disk() == Some(&disk.name) => Some(table),
+                    Action::Partition(table) if table.device.disk() == Some(&disk.name) => {
+                        Some(table)
+                    }
                     _ => None,
                 });
-                contents.table = Some(Table::Gpt { guid: "7f0c9f3e-8f0e-4cf5-b1a2-2d8d0a8a3a55".into() });
+                contents.table =
+                    Some(Table::Gpt { guid: "7f0c9f3e-8f0e-4cf5-b1a2-2d8d0a8a3a55".into() });
                 for (planned, wanted) in table.unwrap().partitions.iter().zip(&gpt.partitions) {
                     contents.partitions.push(Partition {
                         number: planned.number,
@@ -77,7 +88,10 @@ fn laid_out(text: &str) -> Case {
                         first_lba: planned.first_lba,
                         size: (planned.last_lba + 1 - planned.first_lba) * 512,
                         type_guid: Some(planned.type_guid.clone()),
-                        guid: planned.guid.clone().or(Some("0f0c9f3e-8f0e-4cf5-b1a2-2d8d0a8a3a55".into())),
+                        guid: planned
+                            .guid
+                            .clone()
+                            .or(Some("0f0c9f3e-8f0e-4cf5-b1a2-2d8d0a8a3a55".into())),
                         label: Some(planned.label.clone()),
                         signatures: signatures(wanted.content.as_ref()),
                         nixos: None,
@@ -87,7 +101,8 @@ fn laid_out(text: &str) -> Case {
             }
             content => contents.signatures = signatures(content.as_ref()),
         }
-        let found = case.inventory.disks.iter_mut().find(|found| found.links.contains(&disk.device));
+        let found =
+            case.inventory.disks.iter_mut().find(|found| found.links.contains(&disk.device));
         found.unwrap().contents = contents;
     }
     case
@@ -109,23 +124,24 @@ fn writes(step: &Step) -> bool {
 /// What makes something where nothing is.
 fn makes(step: &Step) -> bool {
     let makes_table = |table: &InnerTable| table.presence != InnerPresence::Found;
-    matches!(&step.action, Action::PartitionInner(table) if makes_table(table)) || matches!(
-        step.action,
-        Action::MakeVfat { .. }
-            | Action::MakeFilesystem { .. }
-            | Action::MakeSwap { .. }
-            | Action::CreateArray(_)
-            | Action::CreatePhysicalVolume { .. }
-            | Action::CreateVolumeGroup { .. }
-            | Action::CreateLogicalVolume(_)
-            | Action::CreateDataset { .. }
-            | Action::CreateVolume { .. }
-            | Action::CreateKey { .. }
-            | Action::CreateSubvolume { .. }
-            | Action::CreateSwapFile { .. }
-            | Action::CreateSnapshot { .. }
-            | Action::Enroll { .. }
-    )
+    matches!(&step.action, Action::PartitionInner(table) if makes_table(table))
+        || matches!(
+            step.action,
+            Action::MakeVfat { .. }
+                | Action::MakeFilesystem { .. }
+                | Action::MakeSwap { .. }
+                | Action::CreateArray(_)
+                | Action::CreatePhysicalVolume { .. }
+                | Action::CreateVolumeGroup { .. }
+                | Action::CreateLogicalVolume(_)
+                | Action::CreateDataset { .. }
+                | Action::CreateVolume { .. }
+                | Action::CreateKey { .. }
+                | Action::CreateSubvolume { .. }
+                | Action::CreateSwapFile { .. }
+                | Action::CreateSnapshot { .. }
+                | Action::Enroll { .. }
+        )
 }
 
 #[test]
@@ -140,12 +156,15 @@ fn every_example_is_mounted_again() {
             let plan = match plan_disks(&case.inventory, &case.layout, &options) {
                 Ok(plan) => plan,
                 // Nothing can be made in a container or a RAID before it was looked into.
-                Err(refusal) if mode.formats() && refusal.message.contains("once that is open") => continue,
+                Err(refusal) if mode.formats() && refusal.message.contains("once that is open") => {
+                    continue;
+                }
                 Err(refusal) => panic!("{shown}: {mode} refused: {refusal}"),
             };
             assert!(plan.is_consistent());
             assert_uses_what_is_there(&layout, &plan.steps);
-            let wrong = plan.steps.iter().find(|step| writes(step) || (!mode.formats() && makes(step)));
+            let wrong =
+                plan.steps.iter().find(|step| writes(step) || (!mode.formats() && makes(step)));
             assert!(wrong.is_none(), "{shown}: {mode}: {wrong:?}");
             assert!(plan.basis.destroys.is_empty() && plan.containers.is_empty());
             let mounts = plan.steps.iter().any(|step| matches!(step.action, Action::Mount(_)));
@@ -159,7 +178,8 @@ fn every_example_is_mounted_again() {
 fn what_is_missing_on_a_kept_disk_is_added_to_its_table() {
     let options = |mode| InstallOptions { disko_mode: mode, ..InstallOptions::default() };
     let mut case = laid_out(SINGLE);
-    let disk = case.inventory.disks.iter_mut().find(|disk| !disk.contents.is_blank() && !disk.boot_medium);
+    let disk =
+        case.inventory.disks.iter_mut().find(|disk| !disk.contents.is_blank() && !disk.boot_medium);
     let partitions = &mut disk.unwrap().contents.partitions;
     let gone = partitions.pop().unwrap();
     let plan = plan_disks(&case.inventory, &case.layout, &options(DiskoMode::Format)).unwrap();
@@ -170,16 +190,26 @@ fn what_is_missing_on_a_kept_disk_is_added_to_its_table() {
     let table = table.expect("the table is written");
     assert!(table.keep);
     let added = table.partitions.last().unwrap();
-    assert_eq!((added.number, added.first_lba, &Some(added.label.clone())), (3, gone.first_lba, &gone.label));
+    assert_eq!(
+        (added.number, added.first_lba, &Some(added.label.clone())),
+        (3, gone.first_lba, &gone.label)
+    );
     // Those that are there are found where they are.
     assert_eq!(table.partitions[0].guid.as_deref(), Some("0f0c9f3e-8f0e-4cf5-b1a2-2d8d0a8a3a55"));
 
-    let refused = plan_disks(&case.inventory, &case.layout, &options(DiskoMode::Mount)).unwrap_err();
+    let refused =
+        plan_disks(&case.inventory, &case.layout, &options(DiskoMode::Mount)).unwrap_err();
     assert!(refused.message.contains("has no partition 3"), "{refused}");
 
-    let disk = case.inventory.disks.iter_mut().find(|disk| !disk.contents.is_blank() && !disk.boot_medium);
-    disk.unwrap().contents.partitions.push(Partition { number: 4, label: Some("data".into()), ..gone });
-    let refused = plan_disks(&case.inventory, &case.layout, &options(DiskoMode::Format)).unwrap_err();
+    let disk =
+        case.inventory.disks.iter_mut().find(|disk| !disk.contents.is_blank() && !disk.boot_medium);
+    disk.unwrap().contents.partitions.push(Partition {
+        number: 4,
+        label: Some("data".into()),
+        ..gone
+    });
+    let refused =
+        plan_disks(&case.inventory, &case.layout, &options(DiskoMode::Format)).unwrap_err();
     assert!(refused.message.contains("partition 4 is in its place"), "{refused}");
 }
 
@@ -187,7 +217,8 @@ fn what_is_missing_on_a_kept_disk_is_added_to_its_table() {
 #[test]
 fn what_is_there_is_mounted_from_a_disk_that_is_too_small_for_the_layout() {
     let mut case = laid_out(SINGLE);
-    let disk = case.inventory.disks.iter_mut().find(|disk| !disk.contents.is_blank() && !disk.boot_medium);
+    let disk =
+        case.inventory.disks.iter_mut().find(|disk| !disk.contents.is_blank() && !disk.boot_medium);
     disk.unwrap().identity.size = 4 << 30;
     for mode in [DiskoMode::Mount, DiskoMode::FormatMount] {
         let options = InstallOptions { disko_mode: mode, ..InstallOptions::default() };
@@ -226,7 +257,9 @@ fn swap_of_the_layout_is_ended_wherever_it_is() {
 #[test]
 fn a_legacy_table_is_kept_where_it_is_the_layouts() {
     let filesystem = |target: &str| {
-        format!(r#""content": {{"type": "filesystem", "format": "ext4", "device": "/dev/vdx", "mountpoint": "{target}"}}"#)
+        format!(
+            r#""content": {{"type": "filesystem", "format": "ext4", "device": "/dev/vdx", "mountpoint": "{target}"}}"#
+        )
     };
     let layout = format!(
         r#"{{"disk": {{"old": {{"device": "/dev/disk/by-id/virtio-target", "content": {{
@@ -250,7 +283,10 @@ fn a_legacy_table_is_kept_where_it_is_the_layouts() {
         assert_eq!(plan.steps.iter().filter(kept).count(), 1, "{mode}");
     }
     let mounts = plan(&case, DiskoMode::Mount).unwrap();
-    assert_eq!(mounts.steps.iter().filter(|step| matches!(step.action, Action::Mount(_))).count(), 2);
+    assert_eq!(
+        mounts.steps.iter().filter(|step| matches!(step.action, Action::Mount(_))).count(),
+        2
+    );
 
     let refused = |case: &Case, words: &str| {
         let refusal = plan(case, DiskoMode::Mount).unwrap_err();
@@ -258,16 +294,19 @@ fn a_legacy_table_is_kept_where_it_is_the_layouts() {
     };
     let disk = |case: &mut Case| {
         let disks = case.inventory.disks.iter_mut();
-        let index = disks.enumerate().find(|(_, disk)| !disk.contents.partitions.is_empty()).unwrap().0;
+        let index =
+            disks.enumerate().find(|(_, disk)| !disk.contents.partitions.is_empty()).unwrap().0;
         std::mem::take(&mut case.inventory.disks[index].contents)
     };
     let there = disk(&mut case);
     let put = |case: &mut Case, change: &dyn Fn(&mut Contents)| {
         let mut contents = there.clone();
         change(&mut contents);
-        let target = case.inventory.disks.iter_mut().find(|disk| {
-            disk.links.iter().any(|link| link == "/dev/disk/by-id/virtio-target")
-        });
+        let target = case
+            .inventory
+            .disks
+            .iter_mut()
+            .find(|disk| disk.links.iter().any(|link| link == "/dev/disk/by-id/virtio-target"));
         target.unwrap().contents = contents;
     };
     put(&mut case, &|contents| contents.partitions[0].first_lba += 8);
@@ -309,7 +348,10 @@ fn a_legacy_table_in_a_gpt_is_kept_too() {
     };
     let there = Contents {
         table: Some(Table::Gpt { guid: "7f0c9f3e-8f0e-4cf5-b1a2-2d8d0a8a3a55".into() }),
-        partitions: vec![partition(&table.partitions[0], "vfat"), partition(&table.partitions[1], "ext4")],
+        partitions: vec![
+            partition(&table.partitions[0], "vfat"),
+            partition(&table.partitions[1], "ext4"),
+        ],
         ..Contents::default()
     };
     let disk = Layout::parse(&text).unwrap().disks[0].device.clone();
@@ -328,9 +370,16 @@ fn a_legacy_table_in_a_gpt_is_kept_too() {
     });
     assert_eq!(found.unwrap().partitions[1].label, "a name of its own");
     for (change, words) in [
-        (&(|contents: &mut Contents| contents.partitions[1].first_lba += 1) as &dyn Fn(&mut Contents), "partition 2 at"),
+        (
+            &(|contents: &mut Contents| contents.partitions[1].first_lba += 1)
+                as &dyn Fn(&mut Contents),
+            "partition 2 at",
+        ),
         (&|contents| drop(contents.partitions.pop()), "has no partition 2"),
-        (&|contents| contents.partitions[1].number = 3, "a partition 3 that the layout does not have"),
+        (
+            &|contents| contents.partitions[1].number = 3,
+            "a partition 3 that the layout does not have",
+        ),
         (&|contents| contents.table = Some(Table::Mbr { id: "1".into() }), "the layout a GPT"),
         (&|contents| contents.table = None, "no partition table"),
     ] {
@@ -349,16 +398,15 @@ fn swap_of_a_legacy_table_is_ended() {
     let mut swapped = |number: u32| {
         for disk in &mut case.inventory.disks {
             for partition in &mut disk.contents.partitions {
-                partition.holders = if partition.number == number { vec![Holder::Swap] } else { Vec::new() };
+                partition.holders =
+                    if partition.number == number { vec![Holder::Swap] } else { Vec::new() };
             }
         }
         plan_disks(&case.inventory, &case.layout, &options)
     };
     let plan = swapped(6).unwrap();
     let ended = DeviceRef::Partition { disk: "main".into(), number: 6 };
-    let ends = |step: &Step| {
-        matches!(&step.action, Action::Release(Release::Swapoff { device }) if *device == ended)
-    };
+    let ends = |step: &Step| matches!(&step.action, Action::Release(Release::Swapoff { device }) if *device == ended);
     assert!(plan.steps.iter().any(ends), "{:?}", plan.steps);
     let refusal = swapped(5).unwrap_err();
     assert!(refusal.message.contains("is active swap"), "{refusal}");

@@ -53,7 +53,9 @@ pub(super) fn assert_uses_what_is_there(layout: &str, steps: &[Step]) {
                 // Activating a group makes all its volumes, importing a pool too.
                 let of_all = match &device {
                     DeviceRef::LogicalVolume { group, .. } => groups.contains(group),
-                    DeviceRef::Volume { dataset } => pools.contains(dataset.split('/').next().unwrap()),
+                    DeviceRef::Volume { dataset } => {
+                        pools.contains(dataset.split('/').next().unwrap())
+                    }
                     _ => false,
                 };
                 assert!(of_all || there.contains(&device), "{} uses {device:?}", step.id);
@@ -68,7 +70,9 @@ pub(super) fn assert_uses_what_is_there(layout: &str, steps: &[Step]) {
             Action::CreateDataset { dataset: name, .. }
             | Action::CreateVolume { dataset: name, .. }
             | Action::CreateSnapshot { snapshot: name } => dataset(name, &pools),
-            Action::CreateVolumeGroup { name, .. } | Action::ActivateGroup { name, .. } => assert!(groups.insert(name.clone())),
+            Action::CreateVolumeGroup { name, .. } | Action::ActivateGroup { name, .. } => {
+                assert!(groups.insert(name.clone()))
+            }
             Action::CreateLogicalVolume(volume) => assert!(groups.contains(&volume.group)),
             Action::ExportPool { pool } => assert!(pools.remove(pool), "{}", step.id),
             Action::DeactivateGroup { name } => assert!(groups.remove(name), "{}", step.id),
@@ -118,7 +122,7 @@ fn every_example_is_planned() {
             Err(refusal) => {
                 let disks = plan_disks(&case.inventory, &case.layout, &case.options).unwrap();
                 (disks.steps, Some(refusal))
-            },
+            }
         };
         assert_uses_what_is_there(&layout, &steps);
         let mut lines = Vec::new();

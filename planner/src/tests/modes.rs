@@ -60,7 +60,9 @@ fn each_mode_on_a_blank_disk() {
         assert_eq!(made.contains(&"mount:/"), mode.mounts(), "{mode}");
         // What is only formatted is closed again.
         assert_eq!(made.contains(&"export:rpool"), !mode.mounts(), "{mode}");
-        for step in ["partition:root", "vfat:root/ESP", "pool:rpool", "luks:credstore", "enroll:credstore"] {
+        for step in
+            ["partition:root", "vfat:root/ESP", "pool:rpool", "luks:credstore", "enroll:credstore"]
+        {
             assert!(made.contains(&step), "{mode}: no {step}");
         }
         assert_eq!(plan.containers.len(), 1);
@@ -108,7 +110,11 @@ fn a_pool_is_imported_by_guid_from_its_members() {
     assert_eq!(import.members.len(), 1);
     // Last used by another host, and not exported there.
     assert!(import.any_host);
-    assert!(plan.warnings.iter().any(|warning| warning.contains("\"vault\"")), "{:?}", plan.warnings);
+    assert!(
+        plan.warnings.iter().any(|warning| warning.contains("\"vault\"")),
+        "{:?}",
+        plan.warnings
+    );
     let own = kept().with(|case| case.inventory.system.hostid = 0xdead_beef);
     assert!(planned(&own, DiskoMode::Mount).warnings.is_empty());
 }
@@ -236,7 +242,8 @@ fn what_is_not_the_layouts_is_never_overwritten() {
             Ok(plan) => panic!("{name}: not refused: {:?}", ids(&plan)),
         };
         assert_eq!(refusal.kind, RefusalKind::TargetUnfit, "{name}");
-        refusals.push(format!("{name}:\n  {refusal}\n  {}", refusal.hint.clone().unwrap_or_default()));
+        refusals
+            .push(format!("{name}:\n  {refusal}\n  {}", refusal.hint.clone().unwrap_or_default()));
     }
     insta::assert_snapshot!(refusals.join("\n"));
 }

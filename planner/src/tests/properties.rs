@@ -138,9 +138,10 @@ fn assert_fits(table: &PartitionTable, layout: &Layout, bytes: u64, sector_size:
     for partition in partitions {
         assert!(first <= partition.first_lba && partition.last_lba <= last, "{partition:?}");
         assert!(partition.first_lba <= partition.last_lba, "{partition:?}");
-        let of_layout = layout.partitions().into_iter().find(|(device, _)| {
-            *device == table.device.partition(partition.number)
-        });
+        let of_layout = layout
+            .partitions()
+            .into_iter()
+            .find(|(device, _)| *device == table.device.partition(partition.number));
         // What an alignment of the layout has moved changes sgdisk's own for what follows.
         let usual = layout.partitions().iter().all(|(_, partition)| partition.alignment.is_none());
         if usual {

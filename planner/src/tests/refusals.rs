@@ -80,7 +80,8 @@ fn disks() {
             case.disk("vda").identity.size = 9 * GIB + (40 << 20)
         }),
         ("LUKS1", Layout, |case| {
-            let (none, old) = ("\"extraFormatArgs\": []", "\"extraFormatArgs\": [\"--type=luks1\"]");
+            let (none, old) =
+                ("\"extraFormatArgs\": []", "\"extraFormatArgs\": [\"--type=luks1\"]");
             assert!(case.layout.contains(none), "{}", case.layout);
             case.layout = case.layout.replace(none, old);
         }),

@@ -238,7 +238,8 @@ fn what_the_operator_adds_is_in_order() {
     use keystone_protocol::options::{Account, Chown, ExtraFiles, HostKeys};
     let plan = Case::new(SINGLE)
         .with(|case| {
-            let chown = |path: &str, user| Chown { path: path.into(), user: Some(user), group: None };
+            let chown =
+                |path: &str, user| Chown { path: path.into(), user: Some(user), group: None };
             case.options.extra_files =
                 Some(ExtraFiles { entries: 3, bytes: 4096, blake3: "ab".repeat(32) });
             case.options.chown = vec![

@@ -120,7 +120,8 @@ fn enough(path: &str, what: &str, count: usize, least: usize) -> Result<(), Layo
     if count >= least {
         return Ok(());
     }
-    let problem = format!("the {what} has {count} members in the layout and needs at least {least}");
+    let problem =
+        format!("the {what} has {count} members in the layout and needs at least {least}");
     Err(LayoutError::invalid(path, problem))
 }
 

@@ -124,7 +124,10 @@ fn vfat_label(path: String, args: Vec<String>) -> Result<Option<String>, LayoutE
             ("-n", Some(value)) => {
                 let valid = (1..=11).contains(&value.len())
                     && value.bytes().all(|b| (b' '..0x7f).contains(&b))
-                    && !value.contains(['"', '*', '+', ',', '.', '/', ':', ';', '<', '=', '>', '?', '[', '\\', ']', '|']);
+                    && !value.contains([
+                        '"', '*', '+', ',', '.', '/', ':', ';', '<', '=', '>', '?', '[', '\\', ']',
+                        '|',
+                    ]);
                 if !valid {
                     return Err(LayoutError::invalid(
                         path,

@@ -71,8 +71,7 @@ impl Hooks {
 ///
 /// and the plain `zfs snapshot POOL@NAME`. They are made natively, once.
 pub(super) fn snapshots(script: &str) -> Option<Vec<String>> {
-    let lines: Vec<&str> =
-        script.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let lines: Vec<&str> = script.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     lines.into_iter().map(snapshot).collect::<Option<Vec<_>>>().filter(|found| !found.is_empty())
 }
 
@@ -93,8 +92,19 @@ fn snapshot(line: &str) -> Option<String> {
     }
     if let Some(guard) = guard {
         let words: Vec<&str> = guard.split_whitespace().collect();
-        let ["zfs", "list", "-t", "snapshot", "-H", "-o", "name", "|", "grep", "-E" | "-q" | "-qE" | "-Eq", pattern] =
-            words.as_slice()
+        let [
+            "zfs",
+            "list",
+            "-t",
+            "snapshot",
+            "-H",
+            "-o",
+            "name",
+            "|",
+            "grep",
+            "-E" | "-q" | "-qE" | "-Eq",
+            pattern,
+        ] = words.as_slice()
         else {
             return None;
         };
@@ -118,7 +128,8 @@ mod tests {
 
     #[test]
     fn snapshots_are_recognised_and_nothing_else() {
-        let example = "zfs list -t snapshot -H -o name | grep -E '^zroot@blank$' || zfs snapshot zroot@blank";
+        let example =
+            "zfs list -t snapshot -H -o name | grep -E '^zroot@blank$' || zfs snapshot zroot@blank";
         assert_eq!(snapshots(example), Some(vec!["zroot@blank".into()]));
         assert_eq!(
             snapshots("\n zfs snapshot rpool/a@b\n zfs snapshot \"rpool@c\"\n"),

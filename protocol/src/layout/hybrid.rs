@@ -24,7 +24,10 @@ pub(super) fn read(
         None => partition_type::code(type_guid)
             .and_then(|code| u8::from_str_radix(&code[..2], 16).ok())
             .ok_or_else(|| {
-                LayoutError::invalid(path, format!("the type {type_guid} has no MBR type; give one"))
+                LayoutError::invalid(
+                    path,
+                    format!("the type {type_guid} has no MBR type; give one"),
+                )
             })?,
     };
     let bootable = hybrid.bool_opt("mbrBootableFlag")?.unwrap_or(false);

@@ -165,7 +165,10 @@ impl Settings {
             bypass_workqueues: settings.bool_opt("bypassWorkqueues")?.unwrap_or(false),
         };
         if read.size == Some(0) {
-            return Err(LayoutError::invalid(settings.path_of("keyFileSize"), "a key has no bytes"));
+            return Err(LayoutError::invalid(
+                settings.path_of("keyFileSize"),
+                "a key has no bytes",
+            ));
         }
         settings.finish()?;
         Ok(read)

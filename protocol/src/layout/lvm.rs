@@ -52,7 +52,15 @@ pub struct LogicalVolume {
 
 /// `lvm_type` as disko has it.
 const KINDS: [&str; 10] = [
-    "mirror", "raid0", "raid1", "raid10", "raid4", "raid5", "raid6", "striped", "thin-pool",
+    "mirror",
+    "raid0",
+    "raid1",
+    "raid10",
+    "raid4",
+    "raid5",
+    "raid6",
+    "striped",
+    "thin-pool",
     "thinlv",
 ];
 

@@ -67,8 +67,8 @@ impl Array {
             .ok()
             .filter(|level| [0, 1, 4, 5, 6, 10].contains(level))
             .ok_or_else(|| {
-                LayoutError::invalid(object.path_of("level"), "a RAID has level 0, 1, 4, 5, 6 or 10")
-            })?;
+            LayoutError::invalid(object.path_of("level"), "a RAID has level 0, 1, 4, 5, 6 or 10")
+        })?;
         let metadata = object.string_opt("metadata")?.unwrap_or_else(|| "default".to_owned());
         if !METADATA.contains(&metadata.as_str()) {
             return Err(LayoutError::UnknownName {

@@ -198,16 +198,16 @@ impl Layout {
 
     /// The physical volumes of a volume group, in the order of disko.
     pub fn physical_volumes(&self, group: &str) -> Vec<DeviceRef> {
-        self.devices_with(|content| {
-            matches!(content, Content::PhysicalVolume(volume) if volume.group == group)
-        })
+        self.devices_with(
+            |content| matches!(content, Content::PhysicalVolume(volume) if volume.group == group),
+        )
     }
 
     /// The members of a RAID, in the order of disko.
     pub fn array_members(&self, array: &str) -> Vec<DeviceRef> {
-        self.devices_with(|content| {
-            matches!(content, Content::ArrayMember(member) if member.array == array)
-        })
+        self.devices_with(
+            |content| matches!(content, Content::ArrayMember(member) if member.array == array),
+        )
     }
 
     /// The member of a pool that its topology calls `word`: by its path, or by the name of a disk
@@ -252,7 +252,9 @@ impl Layout {
             all.extend(pool.datasets.iter().map(Dataset::hooks));
         }
         all.extend(self.contents().into_iter().map(|(_, content)| content.hooks()));
-        all.into_iter().flat_map(|hooks| kinds.iter().filter_map(|kind| hooks.hook(*kind))).collect()
+        all.into_iter()
+            .flat_map(|hooks| kinds.iter().filter_map(|kind| hooks.hook(*kind)))
+            .collect()
     }
 
     /// The device that an open container is on.

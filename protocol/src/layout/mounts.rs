@@ -1,8 +1,6 @@
 //! What is mounted in the installed system.
 
-use super::{
-    Btrfs, Content, Dataset, Filesystem, Hooks, Layout, Nodev, Placed, Subvolume, ZfsFs,
-};
+use super::{Btrfs, Content, Dataset, Filesystem, Hooks, Layout, Nodev, Placed, Subvolume, ZfsFs};
 use crate::plan::DeviceRef;
 
 /// Something that is mounted in the installed system.

@@ -33,9 +33,10 @@ pub(super) fn order(layout: &Layout) -> Result<Vec<Root>, LayoutError> {
         .iter()
         .flat_map(|root| {
             let needed_by = |content: &Content| needed_by(layout, content);
-            layout.contents_of(*root).into_iter().filter_map(move |placed| {
-                Some((*root, needed_by(placed.content)?))
-            })
+            layout
+                .contents_of(*root)
+                .into_iter()
+                .filter_map(move |placed| Some((*root, needed_by(placed.content)?)))
         })
         .collect();
     let before = |a: Root, b: Root| needs.contains(&(a, b));

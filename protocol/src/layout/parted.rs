@@ -36,9 +36,8 @@ pub enum Unit {
 impl Limit {
     /// The byte of a disk of `size` bytes, and whether exactly that is meant.
     pub fn byte(&self, size: u64, sector_size: u32) -> Option<(u64, bool)> {
-        let scale = |unit: u64| {
-            u64::try_from(u128::from(self.thousandths) * u128::from(unit) / 1000).ok()
-        };
+        let scale =
+            |unit: u64| u64::try_from(u128::from(self.thousandths) * u128::from(unit) / 1000).ok();
         let (byte, exact) = match self.unit {
             Unit::Sectors => (scale(u64::from(sector_size))?, true),
             Unit::Percent => {
@@ -56,11 +55,8 @@ impl FromStr for Limit {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || {
-            format!(
-                "`{text}` is not a place such as `1MiB`, `512M`, `2048s`, `50%` or `-1GiB`"
-            )
-        };
+        let wrong =
+            || format!("`{text}` is not a place such as `1MiB`, `512M`, `2048s`, `50%` or `-1GiB`");
         let (from_end, rest) = match text.strip_prefix('-') {
             Some(rest) => (true, rest),
             None => (false, text),

@@ -218,7 +218,8 @@ fn shell_value(value: &Value) -> Option<HookValue> {
             HookValue::List(values.iter().map(shell_scalar).collect::<Option<_>>()?)
         }
         Value::Object(values) => {
-            let pair = |(name, value): (&String, &Value)| Some((name.clone(), shell_scalar(value)?));
+            let pair =
+                |(name, value): (&String, &Value)| Some((name.clone(), shell_scalar(value)?));
             HookValue::Set(values.iter().map(pair).collect::<Option<_>>()?)
         }
         scalar => HookValue::String(shell_scalar(scalar)?),

@@ -53,8 +53,19 @@ pub enum Kind {
 
 /// What disko allows. Source: disko lib/types/table.nix.
 const FS_TYPES: [&str; 13] = [
-    "btrfs", "ext2", "ext3", "ext4", "fat16", "fat32", "hfs", "hfs+", "linux-swap", "ntfs",
-    "reiserfs", "udf", "xfs",
+    "btrfs",
+    "ext2",
+    "ext3",
+    "ext4",
+    "fat16",
+    "fat32",
+    "hfs",
+    "hfs+",
+    "linux-swap",
+    "ntfs",
+    "reiserfs",
+    "udf",
+    "xfs",
 ];
 
 /// parted's flags that are supported. Source: parted's manual, "set".
@@ -177,11 +188,7 @@ impl TablePartition {
     }
 }
 
-fn limit(
-    object: &mut Object<'_>,
-    name: &'static str,
-    default: &str,
-) -> Result<Limit, LayoutError> {
+fn limit(object: &mut Object<'_>, name: &'static str, default: &str) -> Result<Limit, LayoutError> {
     let text = object.string_opt(name)?;
     text.as_deref()
         .unwrap_or(default)

@@ -179,7 +179,8 @@ fn what_disko_has_and_this_version_has_not_is_named() {
         refused(&edit(|d| d["mdadm"]["r"] = serde_json::json!({"type": "mdadm", "level": 3}))),
         refused(&edit(|d| d["bcachefs_filesystems"]["x"] = serde_json::json!({}))),
         refused(&edit(|d| {
-            d["nodev"]["/x"] = serde_json::json!({"fsType": "none", "device": "x", "mountOptions": ["bind"]});
+            d["nodev"]["/x"] =
+                serde_json::json!({"fsType": "none", "device": "x", "mountOptions": ["bind"]});
         })),
     ];
     insta::assert_snapshot!(refusals.join("\n"));

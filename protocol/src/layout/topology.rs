@@ -138,10 +138,7 @@ impl Topology {
     }
 }
 
-fn vdevs(
-    object: &mut Object<'_>,
-    name: &'static str,
-) -> Result<Vec<TopologyVdev>, LayoutError> {
+fn vdevs(object: &mut Object<'_>, name: &'static str) -> Result<Vec<TopologyVdev>, LayoutError> {
     object
         .child_list(name)?
         .into_iter()

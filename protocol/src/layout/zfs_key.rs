@@ -49,9 +49,7 @@ pub(super) fn read(
             format!("asking for a key of the format {format} is"),
         )),
         Some(location) => match location.strip_prefix("file://") {
-            Some(file) if file.starts_with('/') => {
-                Ok(Some(ZfsKey::File { path: file.to_owned() }))
-            }
+            Some(file) if file.starts_with('/') => Ok(Some(ZfsKey::File { path: file.to_owned() })),
             _ => Err(LayoutError::not_supported(path(), format!("a key at {location} is"))),
         },
     }

@@ -1,8 +1,6 @@
 //! Which devices a step uses and which it makes, and what opens what a plan makes.
 
-use super::{
-    Action, ContainerUnlock, DatasetKey, DeviceRef, MountSource, Plan, PoolPlan, Release,
-};
+use super::{Action, ContainerUnlock, DatasetKey, DeviceRef, MountSource, Plan, PoolPlan, Release};
 
 impl Action {
     /// Every device that the action reads or writes, by the plan's names.
@@ -93,8 +91,12 @@ impl Action {
             Action::PartitionInner(table) => {
                 table.partitions.iter().map(|p| table.device.partition(p.number)).collect()
             }
-            Action::FormatLuks { name, .. } | Action::OpenLuks { name, .. } => vec![DeviceRef::Mapper { name: name.clone() }],
-            Action::CreateArray(array) | Action::AssembleArray(array) => vec![DeviceRef::Array { name: array.name.clone() }],
+            Action::FormatLuks { name, .. } | Action::OpenLuks { name, .. } => {
+                vec![DeviceRef::Mapper { name: name.clone() }]
+            }
+            Action::CreateArray(array) | Action::AssembleArray(array) => {
+                vec![DeviceRef::Array { name: array.name.clone() }]
+            }
             Action::CreateLogicalVolume(volume) => vec![DeviceRef::LogicalVolume {
                 group: volume.group.clone(),
                 name: volume.name.clone(),

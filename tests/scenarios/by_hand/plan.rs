@@ -60,7 +60,10 @@ fn words(words: &[String]) -> String {
 
 /// `-o NAME=VALUE` for each.
 fn properties(flag: &str, properties: &BTreeMap<String, String>) -> String {
-    properties.iter().map(|(name, value)| format!(" {flag} {}", quoted(&format!("{name}={value}")))).collect()
+    properties
+        .iter()
+        .map(|(name, value)| format!(" {flag} {}", quoted(&format!("{name}={value}"))))
+        .collect()
 }
 
 /// ` FLAG VALUE`, if there is one.
@@ -101,7 +104,11 @@ impl Script<'_> {
             Action::PartitionInner(table) => self.partition_inner(table),
             Action::PartitionMbr(table) => self.partition_mbr(table),
             Action::MakeVfat { device, label } => {
-                let line = format!("mkfs.vfat -F 32{} {}", option("-n", label.as_ref()), self.node(device));
+                let line = format!(
+                    "mkfs.vfat -F 32{} {}",
+                    option("-n", label.as_ref()),
+                    self.node(device)
+                );
                 self.line(&line);
             }
             Action::MakeFilesystem { device, fstype, extra_args } => {
@@ -109,8 +116,12 @@ impl Script<'_> {
                 self.line(&line);
             }
             Action::CreateSubvolume { device, subvolume, extra_args } => {
-                let make = format!("btrfs subvolume create{} \"$top/{subvolume}\"", words(extra_args));
-                self.at_top(device, &format!("mkdir -p \"$(dirname \"$top/{subvolume}\")\"; {make}"));
+                let make =
+                    format!("btrfs subvolume create{} \"$top/{subvolume}\"", words(extra_args));
+                self.at_top(
+                    device,
+                    &format!("mkdir -p \"$(dirname \"$top/{subvolume}\")\"; {make}"),
+                );
             }
             Action::CreateSwapFile { device, path, size } => self.at_top(
                 device,
@@ -128,7 +139,8 @@ impl Script<'_> {
                     SwapDiscard::Both => " --discard",
                 });
                 let options = (!options.is_empty()).then(|| options.join(","));
-                let flags = option("-p", *priority) + discard.unwrap_or_default() + &option("-o", options);
+                let flags =
+                    option("-p", *priority) + discard.unwrap_or_default() + &option("-o", options);
                 let line = format!("swapon{flags} {}", self.node(device));
                 self.line(&line);
             }
@@ -158,7 +170,8 @@ impl Script<'_> {
             Action::CreatePool(pool) => self.pool(pool),
             Action::CreateVolume { dataset, size, properties: given, sparse, key } => {
                 let sparse = if *sparse { " -s" } else { "" };
-                let make = format!("zfs create -V {size}{sparse}{} {dataset}", properties("-o", given));
+                let make =
+                    format!("zfs create -V {size}{sparse}{} {dataset}", properties("-o", given));
                 self.keyed(key.as_ref(), given.get("keylocation"), &make);
                 self.line(&format!("wait_for /dev/zvol/{dataset}"));
             }
@@ -186,7 +199,9 @@ impl Script<'_> {
             Action::CloseLuks { name } => self.line(&format!("cryptsetup close {name}")),
             Action::CreateKey { device, file, bytes } => self.at_top(
                 device,
-                &format!("head -c {bytes} /dev/urandom > \"$top/{file}\"; chmod 0400 \"$top/{file}\""),
+                &format!(
+                    "head -c {bytes} /dev/urandom > \"$top/{file}\"; chmod 0400 \"$top/{file}\""
+                ),
             ),
             Action::Mount(mount) => self.mount(mount),
             // What a program keeps loaded the other one does too.
@@ -305,8 +320,9 @@ impl Script<'_> {
                 HookValue::List(values) => format!("declare -a {name}=({})\n", words(values)),
                 HookValue::Set(set) => {
                     let pairs = set.iter();
-                    let pairs: String =
-                        pairs.map(|(key, value)| format!(" [{}]={}", quoted(key), quoted(value))).collect();
+                    let pairs: String = pairs
+                        .map(|(key, value)| format!(" [{}]={}", quoted(key), quoted(value)))
+                        .collect();
                     format!("declare -A {name}=({pairs})\n")
                 }
             })
@@ -357,7 +373,9 @@ impl Script<'_> {
     fn keyed(&mut self, key: Option<&DatasetKey>, location: Option<&String>, command: &str) {
         match key {
             None | Some(DatasetKey::File { .. }) => self.line(command),
-            Some(DatasetKey::Asked) => self.line(&format!("printf '%s\\n' \"$password\" | {command}")),
+            Some(DatasetKey::Asked) => {
+                self.line(&format!("printf '%s\\n' \"$password\" | {command}"))
+            }
             Some(DatasetKey::Made { device, .. }) => {
                 let path = location.map_or("", String::as_str).trim_start_matches("file://");
                 let dir = path.rsplit_once('/').map_or("/", |(dir, _)| dir);
@@ -370,7 +388,9 @@ impl Script<'_> {
     /// What opens a container in the end.
     fn unlock(&self, name: &str) -> Result<ContainerUnlock> {
         let found = self.plan.steps.iter().find_map(|step| match &step.action {
-            Action::Enroll { name: enrolled, unlock, .. } if enrolled == name => Some(unlock.clone()),
+            Action::Enroll { name: enrolled, unlock, .. } if enrolled == name => {
+                Some(unlock.clone())
+            }
             _ => None,
         });
         found.map_or_else(|| bail!("nothing opens container {name}"), Ok)
@@ -414,7 +434,9 @@ impl Script<'_> {
         .filter(|(wanted, _)| *wanted)
         .map(|(_, flag)| *flag)
         .collect();
-        self.line(&format!("{feed} cryptsetup open --persistent{flags} {key} --key-file - {node} {name}"));
+        self.line(&format!(
+            "{feed} cryptsetup open --persistent{flags} {key} --key-file - {node} {name}"
+        ));
         Ok(())
     }
 
@@ -438,7 +460,9 @@ impl Script<'_> {
                 }
                 format!("-t zfs {dataset}")
             }
-            MountSource::Filesystem { device, fstype } => format!("-t {fstype} {}", self.node(device)),
+            MountSource::Filesystem { device, fstype } => {
+                format!("-t {fstype} {}", self.node(device))
+            }
             MountSource::Virtual { fstype, name } => format!("-t {fstype} {name}"),
             MountSource::Bind { path, recursive } => {
                 options.retain(|option| option != "bind" && option != "rbind");
@@ -460,6 +484,8 @@ fn key_argument(unlock: &ContainerUnlock) -> Result<(String, String)> {
             let part = option("--keyfile-offset", skip) + &option("--keyfile-size", *size);
             Ok((format!("{feed} {} |", quoted(path)), part))
         }
-        ContainerUnlock::Tpm2 { .. } => bail!("the machine has a TPM, and cryptsetup has no word for it"),
+        ContainerUnlock::Tpm2 { .. } => {
+            bail!("the machine has a TPM, and cryptsetup has no word for it")
+        }
     }
 }

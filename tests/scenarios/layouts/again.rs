@@ -33,7 +33,8 @@ fn opened(step: &Value, all: &[Value]) -> Vec<Value> {
         })],
         "create-pool" => {
             let classes = ["vdevs", "log", "special", "dedup"];
-            let vdevs = classes.iter().flat_map(|class| step[class].as_array().into_iter().flatten());
+            let vdevs =
+                classes.iter().flat_map(|class| step[class].as_array().into_iter().flatten());
             let members: Vec<Value> = vdevs.flat_map(members).collect();
             let import = json!({"do": "import-pool", "name": step["name"], "guid": null,
                 "any_host": false, "members": members});

@@ -133,7 +133,9 @@ fn luks_lvm() -> Made {
 fn luks_btrfs() -> Made {
     let parts = [("ESP", ESP, 1, 101), ("luks", LINUX, 101, 1101)];
     let on = || mapper("crypted");
-    let options = |subvolume: &str| ["compress=zstd".to_owned(), "noatime".into(), format!("subvol={subvolume}")];
+    let options = |subvolume: &str| {
+        ["compress=zstd".to_owned(), "noatime".into(), format!("subvol={subvolume}")]
+    };
     let mounted = |subvolume: &str, target: &str| {
         let options = options(subvolume);
         let options: Vec<&str> = options.iter().map(String::as_str).collect();

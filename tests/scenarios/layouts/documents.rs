@@ -169,7 +169,10 @@ impl<'a> Case<'a> {
             println!("    {}", slowest(&made)?);
         }
         let theirs = self.looks()?;
-        ensure!(ours == theirs, "it is not what the tools make; by us:\n{ours}\nby them:\n{theirs}");
+        ensure!(
+            ours == theirs,
+            "it is not what the tools make; by us:\n{ours}\nby them:\n{theirs}"
+        );
         // A pool that zpool put into a table of its own is not one of ours.
         if theirs.contains(WHOLE) {
             ssh.ok(CLEAN)?;
@@ -218,7 +221,8 @@ impl<'a> Case<'a> {
 
     /// The steps that changed something, and what they took.
     fn changes(&self, mode: &str, more: &[&str]) -> Result<(Vec<String>, Duration)> {
-        let ended = self.keystone(mode, more)?.ok().with_context(|| format!("--disko-mode {mode}"))?;
+        let ended =
+            self.keystone(mode, more)?.ok().with_context(|| format!("--disko-mode {mode}"))?;
         Ok((ended.changed()?, elapsed(&ended)?))
     }
 

@@ -66,11 +66,9 @@ pub(super) fn run_pools(cx: &Context) -> Result<()> {
 
 fn run_all(cx: &Context, name: &str, layouts: Vec<Made>) -> Result<()> {
     let example = cx.agent_example("steps")?;
-    let hardware = DISKS
-        .iter()
-        .fold(Hardware::new(name).memory(3072), |hardware, serial| {
-            hardware.disk(Disk::blank(serial, 4))
-        });
+    let hardware = DISKS.iter().fold(Hardware::new(name).memory(3072), |hardware, serial| {
+        hardware.disk(Disk::blank(serial, 4))
+    });
     let live = Live::boot(hardware, &cx.oracle()?)?;
     live.ssh.put(&example, "/run/steps")?;
     live.ssh.ok(KEYS)?;
@@ -120,8 +118,7 @@ fn one(live: &Live, layout: &Made) -> Result<()> {
 /// Runs steps, which have to fail or not, and have to leave nothing open either way.
 fn by_us(live: &Live, steps: &[Value], fails: bool) -> Result<String> {
     let disks: Value = DISKS.iter().map(|disk| (disk.to_string(), json!(disk))).collect();
-    let request =
-        json!({"disks": disks, "password": super::steps::PASSWORD, "steps": steps});
+    let request = json!({"disks": disks, "password": super::steps::PASSWORD, "steps": steps});
     let file = tempfile::NamedTempFile::new()?;
     std::fs::write(file.path(), request.to_string())?;
     live.ssh.put(file.path(), "/run/steps.json")?;

@@ -203,9 +203,20 @@ pub(super) fn pool(name: &str, vdevs: Value, further: Value) -> Value {
 
 /// What the datasets of these layouts need.
 const FEATURES: &[&str] = &[
-    "allocation_classes", "async_destroy", "bookmarks", "embedded_data", "empty_bpobj",
-    "enabled_txg", "encryption", "extensible_dataset", "bookmark_v2", "hole_birth",
-    "large_blocks", "lz4_compress", "spacemap_histogram", "zstd_compress",
+    "allocation_classes",
+    "async_destroy",
+    "bookmarks",
+    "embedded_data",
+    "empty_bpobj",
+    "enabled_txg",
+    "encryption",
+    "extensible_dataset",
+    "bookmark_v2",
+    "hole_birth",
+    "large_blocks",
+    "lz4_compress",
+    "spacemap_histogram",
+    "zstd_compress",
 ];
 
 pub(super) fn vdev(member: Value) -> Value {

@@ -81,7 +81,10 @@ pub fn make(place: &Place) -> Result<Made> {
     )))?;
     let what = format!(
         "closure: {} paths, {size} NAR bytes, {} files, {} links, {} directories; second generation: {fresh} NAR bytes are new",
-        first.paths, count("-type f")?, count("-type l")?, count("-type d")?
+        first.paths,
+        count("-type f")?,
+        count("-type l")?,
+        count("-type d")?
     );
     Ok(Made { first, second, what })
 }

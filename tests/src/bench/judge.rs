@@ -19,9 +19,10 @@ pub fn same(place: &Place, part: &Part, metadata: bool) -> Result<()> {
     };
     // Before verifying, which drops rows of paths that are not there.
     ensure!(dump("source")? == dump("target")?, "the databases differ");
-    text(&mut place.shell(
-        "nix-store --store 'local?root=/bench/target' --verify --check-contents 2>&1",
-    ))?;
+    text(
+        &mut place
+            .shell("nix-store --store 'local?root=/bench/target' --verify --check-contents 2>&1"),
+    )?;
     ensure!(dump("source")? == dump("target")?, "nix-store --verify found something");
     if metadata {
         let find = |store: &str| {

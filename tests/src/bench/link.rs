@@ -95,7 +95,8 @@ impl Direction {
             }
             free += Duration::from_secs_f64(length as f64 * 8.0 / self.quality.rate);
             let due = free + self.quality.delay;
-            if let Err(TrySendError::Disconnected(_)) = to.try_send((due, buffer[..length].to_vec()))
+            if let Err(TrySendError::Disconnected(_)) =
+                to.try_send((due, buffer[..length].to_vec()))
             {
                 return;
             }
@@ -143,7 +144,8 @@ nix::ioctl_write_ptr_bad!(
 
 /// Makes a tun device; it goes with the last descriptor.
 fn open(name: &str) -> Result<File> {
-    let file = File::options().read(true).write(true).open("/dev/net/tun").context("/dev/net/tun")?;
+    let file =
+        File::options().read(true).write(true).open("/dev/net/tun").context("/dev/net/tun")?;
     let mut request = InterfaceRequest { name: [0; 16], flags: IFF_TUN | IFF_NO_PI, rest: [0; 22] };
     request.name[..name.len()].copy_from_slice(name.as_bytes());
     // SAFETY: the request is as long as the kernel's `struct ifreq` (40 bytes), lives through the

@@ -43,8 +43,14 @@ impl fmt::Display for Taken {
         write!(
             f,
             "{:.2} s + {:.2} s sync, CPU {:.1} + {:.1} s (others {:.1} s), memory {:.0} + {:.0} MiB, wire {:.1} MB",
-            self.wall, self.sync, self.cpu_sent, self.cpu_received, self.others, self.rss_sent,
-            self.rss_received, self.wire
+            self.wall,
+            self.sync,
+            self.cpu_sent,
+            self.cpu_received,
+            self.others,
+            self.rss_sent,
+            self.rss_received,
+            self.wire
         )
     }
 }
@@ -177,7 +183,8 @@ fn busy() -> Result<f64> {
         .filter_map(|f| f.parse().ok())
         .collect();
     // user, nice, system, idle, iowait, irq, softirq
-    Ok([0, 1, 2, 5, 6].map(|i: usize| fields.get(i).copied().unwrap_or(0.0)).iter().sum::<f64>() / 100.0)
+    Ok([0, 1, 2, 5, 6].map(|i: usize| fields.get(i).copied().unwrap_or(0.0)).iter().sum::<f64>()
+        / 100.0)
 }
 
 /// The largest process of either end, in MiB, looked at until told to stop.

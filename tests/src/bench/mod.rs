@@ -137,7 +137,14 @@ fn cache(place: &mut Place, closure: &closure::Made) -> Result<()> {
 
 /// Packages of the root in which everything runs.
 const PACKAGES: &[&str] = &[
-    "iproute2", "nix-bin", "nginx-light", "openssh-client", "openssh-server", "rsync", "tar", "zstd",
+    "iproute2",
+    "nix-bin",
+    "nginx-light",
+    "openssh-client",
+    "openssh-server",
+    "rsync",
+    "tar",
+    "zstd",
 ];
 
 /// Measures, and prints the table.
@@ -197,7 +204,9 @@ fn measure_all(
                 }
                 kind => kind == Kind::Verified,
             };
-            if run == 0 && let Err(error) = judge::same(place, &closure.first, verified) {
+            if run == 0
+                && let Err(error) = judge::same(place, &closure.first, verified)
+            {
                 bail!("{}: what arrived is not what was sent: {error:#}", peer.name);
             }
             if options.more {

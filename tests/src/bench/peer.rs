@@ -108,8 +108,23 @@ pub fn all(regime: Regime) -> Vec<Peer> {
     }
     if regime.is_slow() {
         // Minutes each, and known to lose there.
-        all.retain(|p| !matches!(p.name, "nix copy ssh://" | "nix copy ssh:// gcm" | "nix copy ssh-ng:// gcm" | "nix-store --export | --import" | "tar gcm" | "rsync gcm" | "http cache, raw"));
-        all.push(peer("tar zstd -9 --long=27 gcm", Unverified, tar("| zstd -9 -T0 --long=27", "zstd -d --long=27 |", GCM)));
+        all.retain(|p| {
+            !matches!(
+                p.name,
+                "nix copy ssh://"
+                    | "nix copy ssh:// gcm"
+                    | "nix copy ssh-ng:// gcm"
+                    | "nix-store --export | --import"
+                    | "tar gcm"
+                    | "rsync gcm"
+                    | "http cache, raw"
+            )
+        });
+        all.push(peer(
+            "tar zstd -9 --long=27 gcm",
+            Unverified,
+            tar("| zstd -9 -T0 --long=27", "zstd -d --long=27 |", GCM),
+        ));
     }
     all
 }

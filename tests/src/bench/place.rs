@@ -74,7 +74,8 @@ impl Place {
         }
         fs::create_dir_all(root.join("bench/target"))?;
         fs::create_dir_all(root.join("run/sshd"))?;
-        for (from, to) in [(&keystone.controller, "keystone"), (&keystone.agent, "keystone-agent")] {
+        for (from, to) in [(&keystone.controller, "keystone"), (&keystone.agent, "keystone-agent")]
+        {
             fs::copy(from, work.join("bin").join(to))
                 .with_context(|| format!("copying {}", from.display()))?;
         }
@@ -154,7 +155,10 @@ impl Place {
         run(Command::new("mkfs.ext4")
             .args(["-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard"])
             .arg(&self.image))?;
-        run(Command::new("mount").args(["-o", "loop"]).arg(&self.image).arg(self.at("/bench/target")))?;
+        run(Command::new("mount")
+            .args(["-o", "loop"])
+            .arg(&self.image)
+            .arg(self.at("/bench/target")))?;
         *self.mounted.borrow_mut() = true;
         run(&mut Command::new("sync"))?;
         Ok(())
@@ -218,7 +222,8 @@ impl Place {
                 http { access_log off; sendfile on; tcp_nodelay on; keepalive_requests 100000;\n\
                 server { listen 8080; root /bench/cache; } }\n";
             fs::write(self.at("/etc/nginx-bench.conf"), format!("user root;\n{config}"))?;
-            let child = self.shell("exec nginx -c /etc/nginx-bench.conf").stdin(Stdio::null()).spawn()?;
+            let child =
+                self.shell("exec nginx -c /etc/nginx-bench.conf").stdin(Stdio::null()).spawn()?;
             self.http = Some(child);
         }
         Ok(())
@@ -255,7 +260,9 @@ impl Drop for Place {
 fn keys(dir: &Path) -> Result<()> {
     for name in ["id", "host"] {
         if !dir.join(name).exists() {
-            run(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", name, "-f"]).arg(dir.join(name)))?;
+            run(Command::new("ssh-keygen")
+                .args(["-q", "-t", "ed25519", "-N", "", "-C", name, "-f"])
+                .arg(dir.join(name)))?;
         }
     }
     fs::copy(dir.join("id.pub"), dir.join("authorized_keys"))?;

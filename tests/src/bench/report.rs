@@ -116,10 +116,14 @@ impl fmt::Display for Table {
             let of = |value: &dyn Fn(&Taken) -> f64| median(rows.iter().map(|r| value(&r.full)));
             let all = || rows.iter().map(|r| r.full.whole());
             let (min, max) = (all().fold(f64::MAX, f64::min), all().fold(0.0, f64::max));
-            let other = |of: &dyn Fn(&Row) -> Option<Taken>| match rows.iter().any(|r| of(r).is_some()) {
-                true => format!("{:.2}", median(rows.iter().filter_map(|r| of(r)).map(|t| t.whole()))),
-                false => "-".to_owned(),
-            };
+            let other =
+                |of: &dyn Fn(&Row) -> Option<Taken>| match rows.iter().any(|r| of(r).is_some()) {
+                    true => format!(
+                        "{:.2}",
+                        median(rows.iter().filter_map(|r| of(r)).map(|t| t.whole()))
+                    ),
+                    false => "-".to_owned(),
+                };
             writeln!(
                 f,
                 "| {name} | {} | {:.2} ({min:.2}..{max:.2}) | {:.2} | {:.2} | {:.1} | {:.1} | {:.1} | {:.0} | {:.0} | {:.0} | {} | {} |",

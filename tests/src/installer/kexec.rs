@@ -65,7 +65,16 @@ pub fn kexec_image(lab: &Lab) -> Result<PathBuf> {
         run(Command::new("mksquashfs")
             .args([&tree, &squashfs])
             .args(["-comp", "zstd", "-Xcompression-level", "3", "-no-progress", "-quiet"])
-            .args(["-no-xattrs", "-e", "proc/*", "sys/*", "dev/*", "run/*", "tmp/*", "-wildcards"]))
+            .args([
+                "-no-xattrs",
+                "-e",
+                "proc/*",
+                "sys/*",
+                "dev/*",
+                "run/*",
+                "tmp/*",
+                "-wildcards",
+            ]))
         .context("packing the root: install squashfs-tools")?;
         let files = dir.join("kexec");
         run(Command::new("cp").arg("-a").args([&tools.join("out/kexec"), &files]))?;

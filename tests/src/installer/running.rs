@@ -34,7 +34,8 @@ pub(super) fn recipe() -> String {
 pub(super) fn change(tree: &Path, public_key: &str) -> Result<()> {
     let os_release = tree.join("usr/lib/os-release");
     let text = fs::read_to_string(&os_release).context("reading os-release")?;
-    let kept: String = text.lines().filter(|l| !l.starts_with("VARIANT")).map(|l| format!("{l}\n")).collect();
+    let kept: String =
+        text.lines().filter(|l| !l.starts_with("VARIANT")).map(|l| format!("{l}\n")).collect();
     fs::write(&os_release, kept)?;
     write(tree, "etc/hostname", format!("{HOSTNAME}\n"))?;
     write(tree, "etc/hosts", format!("127.0.0.1 localhost\n127.0.1.1 {HOSTNAME}\n"))?;

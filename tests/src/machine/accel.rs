@@ -50,7 +50,8 @@ fn boots_under_kvm() -> Result<bool> {
     sector[510..].copy_from_slice(&[0x55, 0xaa]);
     fs::File::create(&image)?.write_all(&sector)?;
     let said = dir.path().join("said");
-    let mut child = Emulator::get()?.command()
+    let mut child = Emulator::get()?
+        .command()
         .args(["-accel", "kvm", "-machine", "q35", "-m", "64", "-nodefaults", "-display", "none"])
         .arg("-serial")
         .arg(format!("file:{}", said.display()))

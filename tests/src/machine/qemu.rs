@@ -1,8 +1,8 @@
 //! QEMU's command line.
 
 use super::Hardware;
-use super::disk::Bus;
 use super::accel::Accel;
+use super::disk::Bus;
 use std::ffi::OsString;
 use std::path::Path;
 
@@ -56,7 +56,10 @@ pub fn arguments(hardware: &Hardware, accel: Accel, files: &Files<'_>) -> Vec<Os
     push("-object", "rng-random,id=rng,filename=/dev/urandom".to_owned());
     push("-device", "virtio-rng-pci,rng=rng".to_owned());
     if hardware.uefi {
-        push("-drive", format!("if=pflash,unit=0,format=raw,readonly=on,file={}", files.uefi_code.display()));
+        push(
+            "-drive",
+            format!("if=pflash,unit=0,format=raw,readonly=on,file={}", files.uefi_code.display()),
+        );
         let variables = files.dir.join("uefi-vars.fd");
         push("-drive", format!("if=pflash,unit=1,format=raw,file={}", variables.display()));
     }

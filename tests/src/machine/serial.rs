@@ -82,7 +82,10 @@ impl Serial {
                 std::thread::sleep(Duration::from_millis(10));
             }
         }
-        bail!("a key was pressed {KEY_PRESSES} times to no effect; the console's end:\n{}", self.tail(10))
+        bail!(
+            "a key was pressed {KEY_PRESSES} times to no effect; the console's end:\n{}",
+            self.tail(10)
+        )
     }
 
     fn press(&mut self, key: u8) -> Result<()> {

@@ -10,9 +10,9 @@ use anyhow::{Context as _, Result};
 
 use crate::{
     installer::{self, Medium, Variant},
+    keystone::Keystone,
     lab::{Lab, timed},
     machine::{Hardware, Machine, Running, disk::Disk, ssh::Ssh},
-    keystone::Keystone,
     native::{self, NativeEnv},
     system::{self, System},
 };
@@ -44,7 +44,13 @@ pub struct Live {
 
 impl Context {
     pub(super) fn new(lab: Lab, env: NativeEnv) -> Context {
-        Context { lab, env, live: RefCell::new(None), keystone: OnceCell::new(), system: OnceCell::new() }
+        Context {
+            lab,
+            env,
+            live: RefCell::new(None),
+            keystone: OnceCell::new(),
+            system: OnceCell::new(),
+        }
     }
 
     /// The lab's cache.

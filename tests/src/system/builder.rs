@@ -23,7 +23,8 @@ const INPUTS: &str = "/in/inputs.json";
 const DEBS: &str = "/debs";
 
 /// Nix itself, and what the scripts in `tests/system` call.
-const TOOLS: &[&str] = &["nix-bin", "patchelf", "binutils", "kmod", "cpio", "zstd", "xz-utils", "perl-base"];
+const TOOLS: &[&str] =
+    &["nix-bin", "patchelf", "binutils", "kmod", "cpio", "zstd", "xz-utils", "perl-base"];
 
 /// Runs in a new mount namespace: mounts what the builder is to see and enters it.
 /// Single user, no sandbox: the machine's own user ids and file systems need not
@@ -117,7 +118,12 @@ APT_CONFIG=$MMDEBSTRAP_APT_CONFIG apt-get install --yes --download-only --no-ins
     ///
     /// # Errors
     /// It ended with an error.
-    pub(super) fn text(&self, root: &Path, inputs: Option<&Path>, command: &[&str]) -> Result<String> {
+    pub(super) fn text(
+        &self,
+        root: &Path,
+        inputs: Option<&Path>,
+        command: &[&str],
+    ) -> Result<String> {
         let mut unshare = Command::new("unshare");
         unshare.args(["--mount", "--fork", "--kill-child", "sh", "-c", ENTER, "sh"]);
         unshare.arg(&self.root).arg(root.join("nix")).arg(&self.kernel).arg(&self.expressions);
@@ -132,7 +138,8 @@ APT_CONFIG=$MMDEBSTRAP_APT_CONFIG apt-get install --yes --download-only --no-ins
 /// A file cannot be read.
 pub(super) fn hash_tree(dir: &Path) -> Result<String> {
     fn walk(dir: &Path, hasher: &mut blake3::Hasher) -> Result<()> {
-        let mut entries: Vec<_> = fs::read_dir(dir)?.map(|e| Ok(e?.path())).collect::<Result<_>>()?;
+        let mut entries: Vec<_> =
+            fs::read_dir(dir)?.map(|e| Ok(e?.path())).collect::<Result<_>>()?;
         entries.sort();
         for path in entries {
             hasher.update(path.file_name().unwrap_or_default().as_encoded_bytes()).update(b"\0");

@@ -78,9 +78,11 @@ pub fn build(lab: &Lab) -> Result<System> {
     let kernel = debian::kernel(lab)?;
     let builder = Builder::new(lab, &kernel, &expressions)?;
     let key_file = installer::key(lab)?.with_extension("pub");
-    let key = fs::read_to_string(&key_file).with_context(|| format!("reading {}", key_file.display()))?;
+    let key =
+        fs::read_to_string(&key_file).with_context(|| format!("reading {}", key_file.display()))?;
     let mirror_esp = native::workspace_root().join("nix/mirror-esp.sh");
-    let mirror_esp = fs::read_to_string(&mirror_esp).with_context(|| format!("reading {}", mirror_esp.display()))?;
+    let mirror_esp = fs::read_to_string(&mirror_esp)
+        .with_context(|| format!("reading {}", mirror_esp.display()))?;
     let inputs = serde_json::to_string_pretty(&serde_json::json!({
         "packages": builder.packages()?,
         "kernel": { "root": builder::KERNEL, "version": kernel.version, "id": builder.kernel_id() },
@@ -97,7 +99,8 @@ pub fn build(lab: &Lab) -> Result<System> {
         Ok(())
     })?;
     let toplevels = fs::read_to_string(artefact.join("toplevels.json"))?;
-    let toplevels = serde_json::from_str(&toplevels).context("reading what the reference system's variants are")?;
+    let toplevels = serde_json::from_str(&toplevels)
+        .context("reading what the reference system's variants are")?;
     Ok(System { root: artefact.join("root"), toplevels, builder })
 }
 
@@ -109,7 +112,10 @@ impl System {
     pub fn closure(&self, toplevel: &str) -> Result<Vec<String>> {
         let text = self.nix(&["nix-store", "--query", "--requisites", toplevel])?;
         let paths: Vec<String> = text.lines().map(str::to_owned).collect();
-        ensure!(paths.last().is_some_and(|p| p == toplevel), "the closure of {toplevel} does not end with it");
+        ensure!(
+            paths.last().is_some_and(|p| p == toplevel),
+            "the closure of {toplevel} does not end with it"
+        );
         Ok(paths)
     }
 
@@ -140,7 +146,8 @@ mod tests {
     fn a_closure_of_real_nix() {
         let system = build(&Lab::open().unwrap()).unwrap();
         let paths = system.closure(&system.toplevels.reference).unwrap();
-        let packages = paths.iter().filter(|p| system.root.join(&p[1..]).join("usr").is_dir()).count();
+        let packages =
+            paths.iter().filter(|p| system.root.join(&p[1..]).join("usr").is_dir()).count();
         assert!(packages >= 150, "{packages} packages");
         // References come from the scan: a program's loader is one of them.
         let bash = paths.iter().find(|p| p.contains("-bash-5")).unwrap();

@@ -44,7 +44,9 @@ struct Control {
 
 /// Names in the list of packages, without its comments.
 pub(super) fn wanted(list: &str) -> Vec<&str> {
-    list.lines().flat_map(|line| line.split('#').next().unwrap_or_default().split_whitespace()).collect()
+    list.lines()
+        .flat_map(|line| line.split('#').next().unwrap_or_default().split_whitespace())
+        .collect()
 }
 
 /// All packages in `debs`, each after the ones it depends on. `seen_as` is that
@@ -102,10 +104,16 @@ fn groups(field: &str) -> Vec<Vec<String>> {
 /// (Nix manual, "Store Path": `0-9a-zA-Z+-._?=`).
 fn store_version(version: &str) -> String {
     let version = version.split_once(':').map_or(version, |(_, v)| v);
-    version.chars().map(|c| if c.is_ascii_alphanumeric() || "+._?=-".contains(c) { c } else { '-' }).collect()
+    version
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || "+._?=-".contains(c) { c } else { '-' })
+        .collect()
 }
 
-fn order(controls: &BTreeMap<String, Control>, provides: &BTreeMap<String, String>) -> Vec<Package> {
+fn order(
+    controls: &BTreeMap<String, Control>,
+    provides: &BTreeMap<String, String>,
+) -> Vec<Package> {
     struct Walk<'a> {
         controls: &'a BTreeMap<String, Control>,
         provides: &'a BTreeMap<String, String>,
@@ -116,7 +124,11 @@ fn order(controls: &BTreeMap<String, Control>, provides: &BTreeMap<String, Strin
     impl<'a> Walk<'a> {
         fn resolve(&self, group: &'a [String]) -> Option<&'a str> {
             group.iter().find_map(|name| {
-                let name = if self.controls.contains_key(name) { name } else { self.provides.get(name)? };
+                let name = if self.controls.contains_key(name) {
+                    name
+                } else {
+                    self.provides.get(name)?
+                };
                 self.controls.get_key_value(name).map(|(k, _)| k.as_str())
             })
         }
@@ -146,8 +158,13 @@ fn order(controls: &BTreeMap<String, Control>, provides: &BTreeMap<String, Strin
             });
         }
     }
-    let mut walk =
-        Walk { controls, provides, open: BTreeSet::new(), done: BTreeSet::new(), ordered: Vec::new() };
+    let mut walk = Walk {
+        controls,
+        provides,
+        open: BTreeSet::new(),
+        done: BTreeSet::new(),
+        ordered: Vec::new(),
+    };
     for name in controls.keys() {
         if !walk.done.contains(name.as_str()) {
             walk.visit(name);
@@ -161,7 +178,8 @@ fn order(controls: &BTreeMap<String, Control>, provides: &BTreeMap<String, Strin
 /// # Errors
 /// It cannot be read.
 pub(super) fn list(expressions: &Path) -> Result<String> {
-    fs::read_to_string(expressions.join("packages")).context("reading the list of the reference system's packages")
+    fs::read_to_string(expressions.join("packages"))
+        .context("reading the list of the reference system's packages")
 }
 
 #[cfg(test)]
@@ -179,7 +197,10 @@ mod tests {
 
     #[test]
     fn a_dependency_field_is_groups_of_names() {
-        assert_eq!(groups("a (>= 1) | b:any, c"), [vec!["a".to_owned(), "b".to_owned()], vec!["c".to_owned()]]);
+        assert_eq!(
+            groups("a (>= 1) | b:any, c"),
+            [vec!["a".to_owned(), "b".to_owned()], vec!["c".to_owned()]]
+        );
         assert!(groups("").is_empty());
     }
 

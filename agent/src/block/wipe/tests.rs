@@ -62,8 +62,11 @@ fn btrfs_and_the_copies_of_its_superblock() {
         run("btrfs-progs", "mkfs.btrfs", &["-q", "-f", disk.node()]);
     });
     // From its copy it could be brought back.
-    let recovered =
-        run_any("btrfs-progs", "btrfs", &["inspect-internal", "dump-super", "-s", "1", disk.node()]);
+    let recovered = run_any(
+        "btrfs-progs",
+        "btrfs",
+        &["inspect-internal", "dump-super", "-s", "1", disk.node()],
+    );
     let said = String::from_utf8_lossy(&recovered.stdout).into_owned();
     assert!(!said.contains("_BHRfS_M [match]"), "{said}");
 }
@@ -104,7 +107,9 @@ fn a_physical_volume() {
 fn raid_superblocks() {
     // mdadm makes arrays only with the kernel's driver, so the magic is written where the format
     // has it: version 1.2, 1.1 and 1.0, and 0.90.
-    for (at, version) in [(4096, "1.2"), (0, "1.1"), (64 * MIB - 8192, "1.0"), (64 * MIB - 65536, "0.90")] {
+    for (at, version) in
+        [(4096, "1.2"), (0, "1.1"), (64 * MIB - 8192, "1.0"), (64 * MIB - 65536, "0.90")]
+    {
         let disk = Loop::new(64 * MIB, 512);
         let file = File::options().read(true).write(true).open(disk.node()).unwrap();
         file.write_all_at(&0xa92b_4efc_u32.to_le_bytes(), at).unwrap();

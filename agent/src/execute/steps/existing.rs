@@ -6,12 +6,12 @@
 use super::unlock;
 use super::{StepError, SupplyError};
 use crate::ensure::Ensured;
+use crate::execute::machine::{Container, TARGET};
 use crate::execute::{Execution, StepResult};
 use crate::luks::unlock::{Means, UnlockError};
 use crate::tpm2::Tpm;
 use crate::zfs::{self, Import, KeyStatus};
 use crate::{block, filesystem, gpt, luks};
-use crate::execute::machine::{Container, TARGET};
 use keystone_protocol::plan::{
     Action, DatasetKey, DeviceRef, ImportPlan, KeyFile, PartitionTable, Step,
 };
@@ -208,9 +208,7 @@ pub(super) fn load_key(
 ) -> StepResult {
     let node = run.machine.node(device)?;
     let secret = filesystem::key::existing(run.machine.roots(), &node, file, bytes)?;
-    let raw: &[u8; 32] = secret
-        .expose()
-        .try_into()
-        .map_err(|_| StepError::KeyLength(secret.len()))?;
+    let raw: &[u8; 32] =
+        secret.expose().try_into().map_err(|_| StepError::KeyLength(secret.len()))?;
     Ok(run.machine.zfs()?.ensure_key_loaded(dataset, raw)?)
 }

@@ -3,9 +3,9 @@
 use crate::ensure::Ensured;
 use crate::execute::machine::TARGET;
 use crate::execute::{Execution, StepResult};
+use crate::store::fs::OpenDir;
 use crate::{mount, seal};
 use keystone_protocol::report::EndsAt;
-use crate::store::fs::OpenDir;
 use std::path::Path;
 
 /// Writes the machine's copy of the report to `/var/lib/keystone/install.json`, durably.

@@ -106,7 +106,9 @@ pub enum StepError {
     Hook(#[from] crate::hook::HookError),
     #[error(transparent)]
     Pcr(#[from] crate::tpm2::seal::NoSuchPcr),
-    #[error("the mapper {0} is not the one that the plan closes: another was opened under its name")]
+    #[error(
+        "the mapper {0} is not the one that the plan closes: another was opened under its name"
+    )]
     AnotherMapper(String),
     #[error("{0:?} is not a pool's GUID")]
     PoolGuid(String),
@@ -180,16 +182,12 @@ pub(super) fn run(run: &mut Execution<'_>, step: &Step) -> StepResult {
         Action::CreateArray(array) => volumes::create_array(run, id, array),
         Action::AssembleArray(array) => volumes::assemble_array(run, id, array),
         Action::StopArray { name } => volumes::stop_array(run, name),
-        Action::CreatePhysicalVolume { device } => {
-            volumes::create_physical_volume(run, id, device)
-        }
+        Action::CreatePhysicalVolume { device } => volumes::create_physical_volume(run, id, device),
         Action::CreateVolumeGroup { name, members } => {
             volumes::create_group(run, id, name, members)
         }
         Action::CreateLogicalVolume(volume) => volumes::create_logical_volume(run, id, volume),
-        Action::ActivateGroup { name, members } => {
-            volumes::activate_group(run, id, name, members)
-        }
+        Action::ActivateGroup { name, members } => volumes::activate_group(run, id, name, members),
         Action::DeactivateGroup { name } => volumes::deactivate_group(run, id, name),
         Action::Hook(hook) => hooks::run_hook(run, id, hook),
         Action::CreatePool(pool) => pools::create_pool(run, pool),

@@ -3,8 +3,8 @@
 use crate::activation::hostkey;
 use crate::ensure::Ensured;
 use crate::execute::machine::TARGET;
-use crate::execute::supplies::Supplies;
 use crate::execute::progress::Throttle;
+use crate::execute::supplies::Supplies;
 use crate::execute::{Execution, StepResult};
 use crate::operator;
 use crate::store::Unpacked;
@@ -193,7 +193,13 @@ mod tests {
         let blocks = || {
             vec![
                 block(0, a, Encoding::Raw, false, &raw[..a]),
-                block(a, b - a, Encoding::Zstd, false, &zstd::bulk::compress(&raw[a..b], 3).unwrap()),
+                block(
+                    a,
+                    b - a,
+                    Encoding::Zstd,
+                    false,
+                    &zstd::bulk::compress(&raw[a..b], 3).unwrap(),
+                ),
                 block(b, raw.len() - b, stream(false), true, first),
                 block(b, 0, stream(true), false, end),
             ]

@@ -1,8 +1,8 @@
 //! Ending what uses the disks, and wiping them.
 
 use super::volumes;
-use crate::execute::{Execution, StepResult};
 use crate::block::find;
+use crate::execute::{Execution, StepResult};
 use crate::{block, luks, mount, seal};
 use keystone_protocol::plan::{DeviceRef, Release};
 use std::path::Path;
@@ -41,7 +41,7 @@ pub(super) fn release(run: &mut Execution<'_>, step: &str, what: &Release) -> St
         Release::DestroyPool { name, guid } => {
             let number = guid.parse().map_err(|_| super::StepError::PoolGuid(guid.clone()))?;
             Ok(run.machine.zfs()?.ensure_destroyed(name, number)?)
-        },
+        }
     }
 }
 

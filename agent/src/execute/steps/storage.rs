@@ -10,8 +10,8 @@ use crate::mount::{MountRequest, SwapOptions};
 use crate::{btrfs, filesystem, gpt, mbr, mount};
 use keystone_planner::geometry::{Wanted, allocate};
 use keystone_protocol::plan::{
-    DeviceRef, InnerPresence, InnerTable, MbrTable, MountPlan, MountSource, PartitionTable, PlannedPartition,
-    SwapDiscard,
+    DeviceRef, InnerPresence, InnerTable, MbrTable, MountPlan, MountSource, PartitionTable,
+    PlannedPartition, SwapDiscard,
 };
 use std::path::Path;
 
@@ -43,8 +43,8 @@ pub(super) fn partition_inner(run: &mut Execution<'_>, table: &InnerTable) -> St
     let extents = allocate(device.size(), device.sector_size(), &wanted)
         .map_err(|error| failed(error.to_string()))?;
     drop(device);
-    let partitions = table.partitions.iter().zip(extents).map(|(partition, extent)| {
-        PlannedPartition {
+    let partitions =
+        table.partitions.iter().zip(extents).map(|(partition, extent)| PlannedPartition {
             number: partition.number,
             name: partition.name.clone(),
             label: partition.label.clone(),
@@ -53,8 +53,7 @@ pub(super) fn partition_inner(run: &mut Execution<'_>, table: &InnerTable) -> St
             first_lba: extent.first,
             last_lba: extent.last,
             attributes: partition.attributes,
-        }
-    });
+        });
     let presence = table.presence;
     let table = PartitionTable {
         device: table.device.clone(),
@@ -167,10 +166,8 @@ pub(super) fn swapon(
         SwapDiscard::Pages => Discard::Pages,
         SwapDiscard::Both => Discard::Both,
     });
-    let how = SwapOptions {
-        priority: priority.or(words.priority),
-        discard: discard.or(words.discard),
-    };
+    let how =
+        SwapOptions { priority: priority.or(words.priority), discard: discard.or(words.discard) };
     run.machine.swapping_to(node.path.clone());
     Ok(mount::swapon(run.machine.roots(), &node.path, how)?)
 }

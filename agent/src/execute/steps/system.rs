@@ -1,13 +1,13 @@
 //! Closure, profile, bootloader.
 
 use super::StepError;
+use crate::activation::Phase;
+use crate::bootloader::{BootNext, Installed, Variables, copy};
 use crate::ensure::Ensured;
 use crate::execute::machine::TARGET;
 use crate::execute::progress::ClosureProgress;
 use crate::execute::{Execution, StepResult};
 use crate::store::{Progress, Store};
-use crate::activation::Phase;
-use crate::bootloader::{BootNext, Installed, Variables, copy};
 use crate::{activation, bootloader, mount};
 use keystone_protocol::event::Event;
 use keystone_protocol::plan::DeviceRef;
@@ -25,9 +25,7 @@ pub(super) fn receive_closure(run: &mut Execution<'_>, step: &str) -> StepResult
             sink.emit(Event { at_ms: began.elapsed().as_millis() as u64, kind });
         }
     };
-    let received = store
-        .receive(manifest, *supplies, &mut progress, cancel.flag())
-        ?;
+    let received = store.receive(manifest, *supplies, &mut progress, cancel.flag())?;
     Ok(received.ensured.and(prepared))
 }
 
@@ -103,7 +101,10 @@ pub(super) fn verify_bootloader(
         Ok(entry) => ensured = ensured.and(entry),
         Err(error) => {
             let source = &error.source;
-            run.warn(step, format!("{error}: {source}; the firmware finds the disk by its fallback path"));
+            run.warn(
+                step,
+                format!("{error}: {source}; the firmware finds the disk by its fallback path"),
+            );
         }
     }
     match bootloader::set_boot_next(&installed, &checked) {

@@ -63,8 +63,11 @@ fn its_dataset_is_there(
     file: &str,
 ) -> Result<bool, StepError> {
     for step in &run.plan.steps {
-        if let Action::CreateDataset { dataset, key: Some(DatasetKey::Made { device: on, file: of }), .. } =
-            &step.action
+        if let Action::CreateDataset {
+            dataset,
+            key: Some(DatasetKey::Made { device: on, file: of }),
+            ..
+        } = &step.action
             && on == device
             && of == file
             && run.machine.zfs()?.exists(dataset)?

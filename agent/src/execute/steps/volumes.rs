@@ -86,11 +86,7 @@ pub(super) fn create_group(
 }
 
 /// The group, which is to be closed from now on.
-fn group(
-    run: &mut Execution<'_>,
-    name: &str,
-    members: &[DeviceRef],
-) -> Result<Group, StepError> {
+fn group(run: &mut Execution<'_>, name: &str, members: &[DeviceRef]) -> Result<Group, StepError> {
     let group = Group { name: name.to_owned(), members: nodes(run, members)? };
     run.machine.group_opened(group.clone());
     Ok(group)

@@ -8,8 +8,8 @@ pub mod dump;
 pub mod replay;
 pub mod unpack;
 
-pub(crate) use keystone_protocol::nar::{MAGIC, MAX_DEPTH, padding};
 pub use keystone_protocol::nar::parse;
+pub(crate) use keystone_protocol::nar::{MAGIC, MAX_DEPTH, padding};
 
 #[cfg(test)]
 mod tests;

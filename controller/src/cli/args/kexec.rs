@@ -66,11 +66,11 @@ impl KexecArgs {
             ("--post-kexec-ssh-host", self.post_kexec_ssh_host.is_some()),
             ("--end-system", self.end_system.is_some()),
         ];
-        let given: Vec<&str> = given.into_iter().filter_map(|(n, given)| given.then_some(n)).collect();
+        let given: Vec<&str> =
+            given.into_iter().filter_map(|(n, given)| given.then_some(n)).collect();
         let change = if given.len() == 1 { "changes" } else { "change" };
-        (!given.is_empty()).then(|| {
-            format!("{} {change} nothing: the phase kexec is not run", given.join(", "))
-        })
+        (!given.is_empty())
+            .then(|| format!("{} {change} nothing: the phase kexec is not run", given.join(", ")))
     }
 }
 
@@ -83,7 +83,9 @@ mod tests {
         for (text, wanted) in [("10.0.0.5", "10.0.0.5"), ("[fd00::1]", "fd00::1"), ("nas", "nas")] {
             assert_eq!(host(text).as_deref(), Ok(wanted));
         }
-        for (text, words) in [("", "empty"), ("root@nas", "alone"), ("nas:2222", "--post-kexec-ssh-port 2222")] {
+        for (text, words) in
+            [("", "empty"), ("root@nas", "alone"), ("nas:2222", "--post-kexec-ssh-port 2222")]
+        {
             assert!(host(text).unwrap_err().contains(words), "{text}");
         }
     }

@@ -88,7 +88,8 @@ mod tests {
     use super::*;
 
     fn selected(phases: &[Phase]) -> Result<Selected, &'static str> {
-        PhaseArgs { phases: phases.to_vec(), no_reboot: false, stop_after_disko: false }.selected(false)
+        PhaseArgs { phases: phases.to_vec(), no_reboot: false, stop_after_disko: false }
+            .selected(false)
     }
 
     #[test]

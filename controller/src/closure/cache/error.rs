@@ -124,7 +124,9 @@ pub enum CacheError {
         expected: String,
     },
     /// A NAR is not the one that the narinfo describes.
-    #[error("{url} holds another NAR of {path} than its narinfo says: {what} {found}, not {expected}")]
+    #[error(
+        "{url} holds another NAR of {path} than its narinfo says: {what} {found}, not {expected}"
+    )]
     Nar {
         /// Where.
         url: String,

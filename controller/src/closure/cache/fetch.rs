@@ -1,8 +1,8 @@
 //! A NAR out of a compressed file, checked while it passes.
 
 use super::CacheError;
-use crate::closure::narinfo::{Compression, NarInfo};
 use crate::closure::ClosureError;
+use crate::closure::narinfo::{Compression, NarInfo};
 use crate::nar::{DumpError, HoldBack};
 use sha2::{Digest, Sha256};
 use std::io::{self, BufReader, Read, Write};
@@ -62,7 +62,10 @@ pub fn unpack(
 }
 
 /// Files may consist of several compressed streams, as parallel compressors write them.
-pub(crate) fn decoder<'a>(compression: Compression, file: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
+pub(crate) fn decoder<'a>(
+    compression: Compression,
+    file: impl Read + 'a,
+) -> io::Result<Box<dyn Read + 'a>> {
     let file = BufReader::with_capacity(PIECE, file);
     Ok(match compression {
         Compression::None => Box::new(file),

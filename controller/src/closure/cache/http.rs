@@ -83,9 +83,7 @@ impl Http {
                     404 | 410 => return Ok(None),
                     status => CacheError::Status { url: shown(url), status },
                 },
-                Err(error) => {
-                    CacheError::Fetch { url: shown(url), source: Box::new(error) }
-                }
+                Err(error) => CacheError::Fetch { url: shown(url), source: Box::new(error) },
             };
             if attempt == ATTEMPTS || !may_pass(&error) {
                 return Err(error);
@@ -146,7 +144,8 @@ impl HttpFile<'_> {
             206 => {
                 let range = response.headers().get(header::CONTENT_RANGE);
                 let begins = format!("bytes {}-", self.offset);
-                let fits = range.and_then(|r| r.to_str().ok()).is_some_and(|r| r.starts_with(&begins));
+                let fits =
+                    range.and_then(|r| r.to_str().ok()).is_some_and(|r| r.starts_with(&begins));
                 if !fits {
                     return Err(io::Error::other("the server gave another part than asked for"));
                 }

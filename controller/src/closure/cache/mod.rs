@@ -27,8 +27,8 @@ use super::error::ClosureError;
 use super::narinfo::NarInfo;
 use super::store::STORE_DIR;
 use crate::nar::DumpError;
-use keystone_protocol::manifest::{Manifest, PathInfo};
 use kept::Kept;
+use keystone_protocol::manifest::{Manifest, PathInfo};
 use place::Place;
 use std::collections::HashMap;
 use std::io::Write;
@@ -71,9 +71,8 @@ impl Cache {
 
     fn dump(&self, path: &PathInfo, out: &mut dyn Write, keep: bool) -> Result<(), DumpError> {
         let source = |error| DumpError::Source(ClosureError::Cache(error));
-        let lacks = || {
-            source(CacheError::Lacks { cache: self.place.name(), path: path.path.clone() })
-        };
+        let lacks =
+            || source(CacheError::Lacks { cache: self.place.name(), path: path.path.clone() });
         let narinfo = lock(&self.narinfos).get(&path.path).cloned().ok_or_else(lacks)?;
         let url = self.place.url(&narinfo.url);
         if let Some(mut file) = self.kept.get(&path.path) {

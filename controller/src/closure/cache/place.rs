@@ -90,9 +90,14 @@ mod tests {
     fn addresses() {
         let name = |address| Place::parse(address).map(|place| place.name()).ok();
         assert_eq!(name("file:///srv/cache").as_deref(), Some("file:///srv/cache"));
-        assert_eq!(name("file:///srv/cache?compression=zstd").as_deref(), Some("file:///srv/cache"));
+        assert_eq!(
+            name("file:///srv/cache?compression=zstd").as_deref(),
+            Some("file:///srv/cache")
+        );
         assert_eq!(name("http://host:8080/a/").as_deref(), Some("http://host:8080/a"));
-        for bad in ["", "file://", "file://x", "file:///", "http://", "https:///x", "s3://b", "/srv"] {
+        for bad in
+            ["", "file://", "file://x", "file:///", "http://", "https:///x", "s3://b", "/srv"]
+        {
             assert_eq!(name(bad), None, "{bad}");
         }
     }

@@ -1,7 +1,7 @@
 //! The closure of a path, by narinfos asked for in parallel.
 
-use super::place::Place;
 use super::CacheError;
+use super::place::Place;
 use crate::closure::narinfo::{self, NarInfo};
 use keystone_protocol::store_path::{STORE_DIR, parts};
 use std::collections::{HashMap, HashSet, VecDeque};
