@@ -28,12 +28,14 @@ use crate::keystone::Keystone;
 use crate::lab::{Lab, timed};
 use crate::run::run;
 use crate::{native, setup};
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use link::Quality;
 use peer::{Kind, Peer};
 use place::Place;
 use report::{Row, Table};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::time::Duration;
 
 /// What is measured.
@@ -147,12 +149,28 @@ const PACKAGES: &[&str] = &[
     "zstd",
 ];
 
+/// Goes on in a process namespace of its own, which ends with this program, however that ends:
+/// servers, mounts, namespaces and loop devices go with it.
+fn enter_namespace() -> Result<()> {
+    const INSIDE: &str = "KEYSTONE_LAB_BENCH_INSIDE";
+    if std::env::var_os(INSIDE).is_some() {
+        return Ok(());
+    }
+    // The shell is the namespace's init, on which signals that are not handled have no effect.
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--kill-child", "--mount-proc", "--", "sh", "-c"]);
+    command.args(["\"$@\"; exit $?", "sh"]).arg(std::env::current_exe()?);
+    Err(command.args(std::env::args_os().skip(1)).env(INSIDE, "1").exec())
+        .context("running unshare (util-linux)")
+}
+
 /// Measures, and prints the table.
 ///
 /// # Errors
 /// Something could not be set up, or a result is not what was sent.
 pub fn closure(options: &Options) -> Result<()> {
     setup::ensure_all()?;
+    enter_namespace()?;
     let lab = Lab::open()?;
     let keystone = Keystone::release(&native::ensure(&native::default_cache())?)?;
     let root = crate::debian::Root::new("bench", PACKAGES).build(&lab)?;
