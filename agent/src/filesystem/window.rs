@@ -1,52 +1,77 @@
-//! A device read and written through one window, for code that goes through it entry by entry.
+//! A device read and written through windows, for code that goes through it entry by entry.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 
-/// Bytes in the window.
+/// Bytes in a window.
 const LENGTH: u64 = 1 << 20;
+/// Windows. Code that keeps two copies of a table writes to both in turn.
+const WINDOWS: usize = 3;
 
-/// A device of which one aligned piece is held in memory. What was written is on the device after
-/// [`Write::flush`], and only then.
+/// A device of which a few aligned pieces are held in memory. What was written is on the device
+/// after [`Write::flush`], and only then.
 #[derive(Debug)]
 pub(super) struct Window<'a> {
     file: &'a File,
     size: u64,
     position: u64,
-    held: Vec<u8>,
-    held_at: u64,
+    /// The one that was used last comes first.
+    held: Vec<Piece>,
+}
+
+#[derive(Debug)]
+struct Piece {
+    at: u64,
+    bytes: Vec<u8>,
     dirty: bool,
+}
+
+impl Piece {
+    fn flush(&mut self, file: &File) -> io::Result<()> {
+        if self.dirty {
+            file.write_all_at(&self.bytes, self.at)?;
+            self.dirty = false;
+        }
+        Ok(())
+    }
 }
 
 impl<'a> Window<'a> {
     /// Of a device of that size.
     pub(super) fn new(file: &'a File, size: u64) -> Self {
-        Window { file, size, position: 0, held: Vec::new(), held_at: 0, dirty: false }
+        Window { file, size, position: 0, held: Vec::new() }
     }
 
-    /// The held bytes from the position on; empty at the end.
-    fn here(&mut self) -> io::Result<&mut [u8]> {
-        let at = self.position / LENGTH * LENGTH;
+    /// The piece that holds the position, and where in it that is; `None` at the end.
+    fn here(&mut self) -> io::Result<Option<(&mut Piece, usize)>> {
         if self.position >= self.size {
-            return Ok(&mut []);
+            return Ok(None);
         }
-        if self.held.is_empty() || at != self.held_at {
-            self.flush()?;
-            self.held.resize(LENGTH.min(self.size - at) as usize, 0);
-            self.held_at = at;
-            if let Err(error) = self.file.read_exact_at(&mut self.held, at) {
-                self.held.clear();
-                return Err(error);
+        let at = self.position / LENGTH * LENGTH;
+        match self.held.iter().position(|piece| piece.at == at) {
+            Some(index) => self.held[..=index].rotate_right(1),
+            None => {
+                if self.held.len() == WINDOWS
+                    && let Some(oldest) = self.held.last_mut()
+                {
+                    oldest.flush(self.file)?;
+                    self.held.pop();
+                }
+                let mut bytes = vec![0; LENGTH.min(self.size - at) as usize];
+                self.file.read_exact_at(&mut bytes, at)?;
+                self.held.insert(0, Piece { at, bytes, dirty: false });
             }
         }
-        Ok(&mut self.held[(self.position - at) as usize..])
+        let inside = (self.position - at) as usize;
+        Ok(self.held.first_mut().map(|piece| (piece, inside)))
     }
 }
 
 impl Read for Window<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let here = self.here()?;
+        let Some((piece, inside)) = self.here()? else { return Ok(0) };
+        let here = &piece.bytes[inside..];
         let length = here.len().min(buffer.len());
         buffer[..length].copy_from_slice(&here[..length]);
         self.position += length as u64;
@@ -56,20 +81,17 @@ impl Read for Window<'_> {
 
 impl Write for Window<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let here = self.here()?;
+        let Some((piece, inside)) = self.here()? else { return Ok(0) };
+        let here = &mut piece.bytes[inside..];
         let length = here.len().min(bytes.len());
         here[..length].copy_from_slice(&bytes[..length]);
+        piece.dirty |= length > 0;
         self.position += length as u64;
-        self.dirty |= length > 0;
         Ok(length)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        if self.dirty {
-            self.file.write_all_at(&self.held, self.held_at)?;
-            self.dirty = false;
-        }
-        Ok(())
+        self.held.iter_mut().try_for_each(|piece| piece.flush(self.file))
     }
 }
 
@@ -86,7 +108,8 @@ mod tests {
     use proptest::prelude::*;
     use std::io::Cursor;
 
-    const SIZE: usize = 5 * LENGTH as usize / 2;
+    /// More than the windows hold.
+    const SIZE: usize = 9 * LENGTH as usize / 2;
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(32))]
@@ -94,7 +117,7 @@ mod tests {
         /// Whatever is written and read where, it is as with the device itself.
         #[test]
         fn is_the_device(
-            steps in prop::collection::vec((0..SIZE, 0..3 * SIZE / 5, any::<u8>(), any::<bool>()), 1..20)
+            steps in prop::collection::vec((0..SIZE, 0..SIZE / 3, any::<u8>(), any::<bool>()), 1..20)
         ) {
             let file = tempfile::tempfile().unwrap();
             file.set_len(SIZE as u64).unwrap();
