@@ -38,6 +38,9 @@ const GCM: &str = "-c aes128-gcm@openssh.com";
 const SOURCE: &str = "local?root=/bench/source";
 const TARGET: &str = "local?root=/bench/target";
 
+/// The closure's files in one file, compressed.
+pub const PACKED: &str = "/bench/cache/packed.tar.zst";
+
 /// All of them that make sense on such a line; Keystone first.
 pub fn all(regime: Regime) -> Vec<Peer> {
     let nix = |options: &str, to: &str| {
@@ -124,6 +127,11 @@ pub fn all(regime: Regime) -> Vec<Peer> {
             "tar zstd -9 --long=27 gcm",
             Unverified,
             tar("| zstd -9 -T0 --long=27", "zstd -d --long=27 |", GCM),
+        ));
+        all.push(peer(
+            "limit: packed before (zstd -9 --long=27), ssh gcm, nothing written",
+            Limit,
+            format!("ssh {GCM} target 'cat > /dev/null' < {PACKED}"),
         ));
     }
     all
