@@ -224,7 +224,9 @@ impl Order {
             None => Stream::new(level, self.window_log).map_err(BlockError::Compress)?,
         };
         let mut data = Vec::new();
+        let began = Instant::now();
         current.take(&piece.raw, level, &mut data).map_err(BlockError::Compress)?;
+        self.pace.packed(began.elapsed());
         let Piece { path, offset, last, raw } = piece;
         let raw_len = raw.len() as u32;
         let encoding = Encoding::Stream { end: false };

@@ -33,6 +33,11 @@ const BUSY_STREAM_BELOW: f64 = 20e6;
 const STREAM_FROM: u64 = 4 << 20;
 /// From this part of the time without work on, at the fastest level, a line is too fast for a stream.
 const OUTRUN: f64 = 0.3;
+/// From this part of the time on that the compressor is waited for, it has nothing to spare; a better
+/// level is to leave it this much below.
+const SATURATED: f64 = 0.9;
+/// The part of the time without work from which on a level is too slow.
+const TOO_SLOW: f64 = 0.08;
 /// How long a level is kept at least.
 const HELD: Duration = Duration::from_millis(1500);
 
@@ -100,6 +105,10 @@ struct State {
     changed: Instant,
     /// Parts of the time since then that there was nothing to send.
     starved: f64,
+    /// How long the stream's compressor was waited for in the current span, and parts of the time
+    /// since the level changed that it was.
+    packing: Duration,
+    packed: f64,
     /// What part of the processors' time was idle in the last span.
     idle: Option<f64>,
     processors: Idle,
@@ -120,6 +129,8 @@ impl Default for Pace {
             level: None,
             changed: now,
             starved: 0.0,
+            packing: Duration::ZERO,
+            packed: 0.0,
             idle: None,
             processors: Idle::default(),
         };
@@ -172,10 +183,18 @@ impl Pace {
         });
         let starved = state.starving.as_secs_f64() / span.as_secs_f64();
         state.starved = (state.starved + starved) / 2.0;
+        let packed =
+            (std::mem::take(&mut state.packing).as_secs_f64() / span.as_secs_f64()).min(1.0);
+        state.packed = (3.0 * state.packed + packed) / 4.0;
         (state.bytes, state.sending) = (0, Duration::ZERO);
         state.starving = Duration::ZERO;
         state.since = now;
         self.adjust(&mut state, now);
+    }
+
+    /// The stream's compressor was waited for.
+    pub(super) fn packed(&self, took: Duration) {
+        self.lock().packing += took;
     }
 
     /// Of a block alone, `bytes` bytes were compressed.
@@ -198,13 +217,20 @@ impl Pace {
             (state.level, state.rate) = (None, None);
             return;
         }
-        let next = match state.starved {
-            s if s > 0.3 => level.saturating_sub(2),
-            s if s > 0.08 => level.saturating_sub(1),
-            s if s < 0.02 => (level + 1).min(LEVELS.len() - 1),
-            _ => level,
+        // How fast it has to be, by the speed of the levels; what is in the compressor already goes on
+        // as it was begun, so that a level that is too high shows late and stays long.
+        let speed = |level: usize| LEVELS[level].1;
+        let next = if state.starved > TOO_SLOW {
+            let needed = speed(level) / (1.0 - state.starved.min(0.75));
+            let fast_enough = |level: &usize| speed(*level) >= needed;
+            (0..level).rev().find(fast_enough).unwrap_or(0)
+        } else {
+            let better = (level + 1).min(LEVELS.len() - 1);
+            let then = state.packed * speed(level) / speed(better);
+            if state.starved < 0.02 && then < SATURATED { better } else { level }
         };
         if next != level {
+            state.packed *= speed(level) / speed(next);
             (state.level, state.changed, state.starved) = (Some(next), now, 0.05);
         }
     }
@@ -353,6 +379,12 @@ mod tests {
         send(&pace, &mut now, 100, 11.4e6, 0.5);
         let Method::Stream(lower) = pace.method(1 << 30, 0.0) else { panic!() };
         assert!(lower < first);
+        // A better one is left alone, too, if the compressor could not keep up with it.
+        for _ in 0..300 {
+            pace.packed(Duration::from_secs_f64(0.8 * (1 << 20) as f64 / 11.4e6));
+            send(&pace, &mut now, 1, 11.4e6, 0.0);
+        }
+        assert_eq!(pace.method(1 << 30, 0.0), Method::Stream(lower));
         send(&pace, &mut now, 300, 11.4e6, 0.0);
         let Method::Stream(higher) = pace.method(1 << 30, 0.0) else { panic!() };
         assert!(higher > lower);
