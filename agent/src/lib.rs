@@ -16,6 +16,7 @@
 //! | [`hook`] | shell text of the layout | whatever it says |
 //! | [`tool`] | programs of the running system | see there |
 //! | [`mount`] | mounting and unmounting | mount table |
+//! | [`fetch`] | files of web servers | network |
 //! | [`store`] | NARs into the store, the database, profiles | the target's `/nix` |
 //! | [`operator`] | the operator's files and owners | the target |
 //! | [`activation`] | the system's own programs, in a chroot | the target |
@@ -31,6 +32,7 @@ pub mod bootloader;
 pub mod btrfs;
 pub mod ensure;
 pub mod execute;
+pub mod fetch;
 pub mod filesystem;
 pub mod gpt;
 pub mod hook;

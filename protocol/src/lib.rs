@@ -14,6 +14,7 @@
 //! | [`phase`] | parts of an installation that can be asked for one by one |
 //! | [`plan`] | what will be done, step by step, and its hash |
 //! | [`event`] | what is being done: the one event stream |
+//! | [`fetch`] | where an agent fetches the closure itself |
 //! | [`manifest`] | the closure: store paths with hashes, sizes, references |
 //! | [`nar`] | the archive format of store paths, and its parser |
 //! | [`store_path`] | what a store path's name is, and how its hash is written |
@@ -26,6 +27,7 @@
 
 pub mod disko_mode;
 pub mod event;
+pub mod fetch;
 pub mod frame;
 pub mod inventory;
 pub mod layout;

@@ -16,6 +16,8 @@
 //!                               <-    RecoveryKey          (before the closure)
 //! RecoveryKeyStored             ->
 //!                               <-    WantPaths
+//! Fetch                         ->                          (if it is to fetch them itself)
+//!                               <-    Event…, NotFetched, WantPaths, if it lacks some
 //! blocks…                       ->
 //!                               <-    Event…, Credit…, SendAgain
 //!                               <-    WantExtraFiles       (if there are any)
@@ -35,6 +37,7 @@
 //! agent waits with everything open for another one to go on.
 
 use crate::event::{Event, Failure};
+use crate::fetch::{Fetch, NotFetched};
 use crate::frame::{ControlBytes, Frame, FrameError, encode_control};
 use crate::inventory::Inventory;
 use crate::manifest::Manifest;
@@ -84,6 +87,9 @@ pub enum ToAgent {
         /// A password or recovery key.
         key: Option<Secret>,
     },
+    /// The first answer to the first `WantPaths`, instead of blocks: the agent fetches these itself,
+    /// and asks once more for what it still lacks then.
+    Fetch(Box<Fetch>),
     /// The source of the closure failed; the agent fails the step with these words.
     SourceFailed {
         /// Why.
@@ -214,6 +220,11 @@ pub enum ToController {
         credit: u64,
         /// The largest window of a zstd frame that goes on over blocks, as a power of two.
         window_log: u32,
+    },
+    /// Paths that could not be fetched; they are asked for next.
+    NotFetched {
+        /// Which, and why.
+        paths: Vec<NotFetched>,
     },
     /// Blocks arrived whole and were taken: more may be sent.
     Credit {

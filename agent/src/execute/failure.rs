@@ -22,6 +22,16 @@ pub fn causes(error: &dyn Error) -> Vec<String> {
     causes
 }
 
+/// An error and its causes in one line.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    for cause in causes(error) {
+        text.push_str(": ");
+        text.push_str(&cause);
+    }
+    text
+}
+
 /// What the operator reads when a step failed with `error` and `left` is what is there now. Which
 /// step it was stands in the event.
 pub fn of_step(error: &StepError, left: Vec<String>, plan: &Plan, phases: Phases) -> Failure {

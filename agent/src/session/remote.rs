@@ -4,6 +4,7 @@ use super::wire::{ArrivedBlock, CREDIT, Incoming, Wire, WireError};
 use crate::execute::supplies::{EventSink, Supplies, SupplyError};
 use crate::store::{Block, ClosureSource, SourceError, window_log};
 use keystone_protocol::event::Event;
+use keystone_protocol::fetch::{Fetch, NotFetched};
 use keystone_protocol::message::{ToAgent, ToController, Wanted};
 use keystone_protocol::secret::Secret;
 use std::cell::RefCell;
@@ -116,6 +117,15 @@ impl ClosureSource for Remote<'_> {
         self.wire.borrow_mut().send(&message).map_err(source_error)
     }
 
+    fn elsewhere(&mut self) -> Result<Option<Fetch>, SourceError> {
+        Ok(self.arrive()?.map(|fetch| *fetch))
+    }
+
+    fn not_fetched(&mut self, paths: &[NotFetched]) -> Result<(), SourceError> {
+        let message = ToController::NotFetched { paths: paths.to_vec() };
+        self.wire.borrow_mut().send(&message).map_err(source_error)
+    }
+
     fn next_block(&mut self) -> Result<Block, SourceError> {
         let arrivals = &mut self.arrivals;
         arrivals.taken += std::mem::take(&mut arrivals.in_use);
@@ -127,26 +137,38 @@ impl ClosureSource for Remote<'_> {
             self.wire.borrow_mut().send(&message).map_err(source_error)?;
         }
         loop {
+            let arrivals = &mut self.arrivals;
             if let Some(block) = arrivals.early.remove(&arrivals.next) {
                 arrivals.next += 1;
                 arrivals.in_use = block.data.len() as u64;
                 return Ok(block);
             }
-            let incoming = self.wire.borrow_mut().next_within(BLOCK_BOUND, "closure data");
-            match incoming.map_err(source_error)? {
-                Incoming::Block(arrived) => arrivals.whole(arrived).map_err(source_error)?,
-                Incoming::DamagedBlock { again } => {
-                    let number = arrivals.damaged(again).map_err(source_error)?;
-                    tracing::warn!("block {number} arrived damaged; it is asked for again");
-                    let message = ToController::SendAgain { number };
-                    self.wire.borrow_mut().send(&message).map_err(source_error)?;
-                }
-                Incoming::Message(ToAgent::SourceFailed { message }) => return Err(message.into()),
-                Incoming::Message(_) => {
-                    return Err(source_error(WireError::OutOfTurn("a message amid the closure")));
-                }
+            if self.arrive()?.is_some() {
+                return Err(source_error(WireError::OutOfTurn("where to fetch, amid the closure")));
             }
         }
+    }
+}
+
+impl Remote<'_> {
+    /// Takes the next frame: a block, which goes in its place, or where to fetch paths from.
+    fn arrive(&mut self) -> Result<Option<Box<Fetch>>, SourceError> {
+        let incoming = self.wire.borrow_mut().next_within(BLOCK_BOUND, "closure data");
+        match incoming.map_err(source_error)? {
+            Incoming::Block(arrived) => self.arrivals.whole(arrived).map_err(source_error)?,
+            Incoming::DamagedBlock { again } => {
+                let number = self.arrivals.damaged(again).map_err(source_error)?;
+                tracing::warn!("block {number} arrived damaged; it is asked for again");
+                let message = ToController::SendAgain { number };
+                self.wire.borrow_mut().send(&message).map_err(source_error)?;
+            }
+            Incoming::Message(ToAgent::Fetch(fetch)) => return Ok(Some(fetch)),
+            Incoming::Message(ToAgent::SourceFailed { message }) => return Err(message.into()),
+            Incoming::Message(_) => {
+                return Err(source_error(WireError::OutOfTurn("a message amid the closure")));
+            }
+        }
+        Ok(None)
     }
 }
 

@@ -8,7 +8,7 @@ use crate::activation::hostkey;
 use crate::execute::Execution;
 use crate::execute::begun::{BEGUN, Begun, nothing_begun};
 use crate::execute::cancel::Cancel;
-use crate::execute::failure::causes;
+use crate::execute::failure::chain;
 use crate::execute::journal::{JOURNAL, Journal};
 use crate::execute::lock::{LOCK, Lock};
 use crate::execute::machine::Machine;
@@ -131,6 +131,7 @@ impl Session<'_> {
             ToAgent::RecoveryKeyStored { .. } => {
                 Err(WireError::OutOfTurn("a recovery key's receipt"))
             }
+            ToAgent::Fetch(_) => Err(WireError::OutOfTurn("where to fetch what nobody wants")),
             // The rest of a stream whose consumer failed.
             ToAgent::SourceFailed { .. } => Ok(()),
             ToAgent::Abort => Ok(()),
@@ -380,16 +381,6 @@ fn unreadable(error: &dyn std::error::Error) -> Refusal {
 
 fn refused(kind: RefusalKind, message: String, hint: Option<String>) -> ToController {
     ToController::Refused(Refusal { kind, message, hint })
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    for cause in causes(error) {
-        text.push_str(": ");
-        text.push_str(&cause);
-    }
-    text
 }
 
 /// Blake3 of the running executable: the controller compares it with what it uploaded.

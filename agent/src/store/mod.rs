@@ -7,6 +7,7 @@
 //! | [`receive`] | blocks → verified paths → registered paths |
 //! | `present` | what is there already of a closure |
 //! | `pipeline` | the workers that unpack paths, checkpoints |
+//! | `fetch` | paths that the machine fetches itself |
 //! | `decode` | blocks' data, decompressed |
 //! | `fs` | files below open directories, never through a link |
 //! | `journal` | how far unfinished paths came |
@@ -24,6 +25,7 @@ pub mod closure;
 mod db;
 mod decode;
 pub mod derivation;
+mod fetch;
 pub(crate) mod fs;
 mod journal;
 pub mod nar;

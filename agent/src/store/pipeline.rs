@@ -3,7 +3,7 @@
 use super::buffer::{Buffer, Pool};
 use super::closure::{Closure, Entry};
 use super::decode::{Decoder, Inflater, Piece};
-use super::fs::{Io, OpenDir};
+use super::fs::{Io, OpenDir, remove_tree};
 use super::journal::{Journal, Record};
 use super::nar::parse::{FeedError, Parser};
 use super::nar::replay::{Reached, Resumed};
@@ -97,26 +97,40 @@ impl<'a> Pipeline<'a> {
         let (sender, jobs) = mpsc::channel();
         let jobs = Mutex::new(jobs);
         let workers = std::thread::available_parallelism().map_or(2, |n| n.get());
-        let fed = std::thread::scope(|scope| {
+        self.beside_checkpoints(closure, || {
+            std::thread::scope(|scope| {
+                let workers: Vec<_> = (0..workers.clamp(2, MAX_WORKERS))
+                    .map(|_| scope.spawn(|| self.work(&jobs)))
+                    .collect();
+                let mut feed = Feed { pipeline: self, closure, source, progress, cancel, resumed };
+                // `sender` goes out of use in there, which ends the workers once they are through.
+                let fed = feed.paths(wanted, sender).and_then(|()| feed.wait_for_all());
+                let died = workers.into_iter().filter_map(|worker| worker.join().err()).count() > 0;
+                if died { Err(ReceiveError::Worker) } else { fed }
+            })
+        })
+    }
+
+    /// Makes checkpoints while `work` is done, and one at the end of what is not.
+    pub(super) fn beside_checkpoints(
+        &self,
+        closure: &Closure<'_>,
+        work: impl FnOnce() -> Result<(), ReceiveError>,
+    ) -> Result<Progress, ReceiveError> {
+        self.lock().over = false;
+        let done = std::thread::scope(|scope| {
             let checkpoints = scope.spawn(|| self.checkpoints(closure));
-            let workers: Vec<_> = (0..workers.clamp(2, MAX_WORKERS))
-                .map(|_| scope.spawn(|| self.work(&jobs)))
-                .collect();
-            let mut feed = Feed { pipeline: self, closure, source, progress, cancel, resumed };
-            // `sender` goes out of use in there, which ends the workers once they are through.
-            let fed = feed.paths(wanted, sender).and_then(|()| feed.wait_for_all());
-            let died = workers.into_iter().filter_map(|worker| worker.join().err()).count() > 0;
+            let done = work();
             self.lock().over = true;
             self.changed.notify_all();
-            let died = checkpoints.join().is_err() || died;
-            if died { Err(ReceiveError::Worker) } else { fed }
+            if checkpoints.join().is_err() { Err(ReceiveError::Worker) } else { done }
         });
         let unfinished = !self.lock().snapshots.is_empty();
         let mut state = self.lock();
-        // A worker's failure is the cause of what the feeding thread saw of it.
+        // A worker's failure is the cause of what others saw of it.
         let result = match state.failure.take() {
             Some(failure) => Err(failure),
-            None => fed.map(|()| state.progress),
+            None => done.map(|()| state.progress),
         };
         drop(state);
         if unfinished && let Err(error) = self.checkpoint(closure) {
@@ -189,12 +203,63 @@ impl<'a> Pipeline<'a> {
                 self.path(job, &mut inflater)?;
             }
         });
-        if let Err(error) = result {
-            let mut state = self.lock();
-            state.stop = true;
-            state.failure.get_or_insert(error);
+        match result {
+            Ok(()) => self.changed.notify_all(),
+            Err(error) => self.fail(error),
         }
+    }
+
+    /// Ends everything, with the first of such errors.
+    pub(super) fn fail(&self, error: ReceiveError) {
+        let mut state = self.lock();
+        state.stop = true;
+        state.failure.get_or_insert(error);
+        drop(state);
         self.changed.notify_all();
+    }
+
+    /// Whether all has to end.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.lock().stop
+    }
+
+    /// Where buffers come from.
+    pub(super) fn pool(&self) -> Pool {
+        self.pool.clone()
+    }
+
+    /// Waits until something changed, if it is not `over`, but not for long.
+    pub(super) fn wait_a_bit(&self, over: impl Fn() -> bool) -> Progress {
+        let state = self.lock();
+        let progress = state.progress;
+        if !over() {
+            // Poisoned or timed out, the state is looked at again.
+            let _ = self.changed.wait_timeout(state, TICK);
+        }
+        progress
+    }
+
+    /// Says that something changed to who waits.
+    pub(super) fn tell(&self) {
+        drop(self.lock());
+        self.changed.notify_all();
+    }
+
+    /// Forgets and removes what was written of a path, of which `came` bytes came, and all of which
+    /// has to come again.
+    pub(super) fn begin_anew(
+        &self,
+        wanted: Wanted,
+        entry: &Entry<'_>,
+        came: u64,
+    ) -> Result<(), super::FsError> {
+        let mut state = self.lock();
+        state.snapshots.remove(&wanted.path);
+        state.progress.bytes_total += wanted.from + came;
+        drop(state);
+        let begun = temporary(entry.base);
+        let removed = remove_tree(&self.store.fd, begun.as_bytes());
+        removed.at_with("remove", || self.store.path.join(begun))
     }
 
     /// Unpacks a path; a large one is decompressed beside that.
@@ -229,7 +294,7 @@ impl<'a> Pipeline<'a> {
     }
 
     /// Unpacks a path and gives it its name, or leaves it unfinished if not all of it comes.
-    fn unpack(
+    pub(super) fn unpack(
         &self,
         entry: &'a Entry<'a>,
         index: u32,
@@ -242,6 +307,7 @@ impl<'a> Pipeline<'a> {
             let unpacker = Unpacker::new(self.store.fd.as_fd(), temporary(entry.base));
             Resumed { parser: Parser::new(unpacker, info.nar_size), sha256: Sha256::new() }
         });
+        parser.sink_mut().take_over();
         for (cost, piece) in pieces {
             // What went wrong with a piece is the piece's fault: what was written before stays.
             let piece = piece.inspect_err(|_| parser.sink_mut().leave())?;

@@ -27,6 +27,8 @@ use super::present::Present;
 use super::{Store, derivation};
 use crate::ensure::Ensured;
 use crate::mount::MountError;
+use keystone_fetch::FetchError;
+use keystone_protocol::fetch::{Fetch, NotFetched};
 use keystone_protocol::frame::BlockHeader;
 use keystone_protocol::manifest::Manifest;
 use keystone_protocol::message::Wanted;
@@ -59,8 +61,19 @@ pub struct Block {
 /// After [`ClosureSource::want`] the blocks of exactly the wanted paths come, a path's blocks one
 /// after another from the first byte that is wanted to the last, paths in any order.
 pub trait ClosureSource {
-    /// Asks for these paths. Called once; no blocks follow an empty list.
+    /// Asks for these paths; no blocks follow an empty list. Called once more after
+    /// [`ClosureSource::elsewhere`], for what is still wanted then.
     fn want(&mut self, wanted: &[Wanted]) -> Result<(), SourceError>;
+    /// Where to fetch wanted paths from instead, if they are to come so. Called once after paths were
+    /// wanted, before the first block.
+    fn elsewhere(&mut self) -> Result<Option<Fetch>, SourceError> {
+        Ok(None)
+    }
+    /// Tells that these could not be fetched. They are wanted next.
+    fn not_fetched(&mut self, paths: &[NotFetched]) -> Result<(), SourceError> {
+        let _ = paths;
+        Ok(())
+    }
     /// The next block, as it came. What the one before it held is in use no more.
     fn next_block(&mut self) -> Result<Block, SourceError>;
 }
@@ -114,6 +127,9 @@ pub enum ReceiveError {
         #[source]
         source: std::io::Error,
     },
+    /// A path can't be fetched.
+    #[error(transparent)]
+    Fetch(FetchError),
     /// What came is no NAR.
     #[error("what came for {path} can't be unpacked")]
     Format {
@@ -190,7 +206,7 @@ impl Store {
             });
         }
         let journal = Journal::open(&self.state)?;
-        let Present { wanted, resumed, kept, copied } =
+        let Present { wanted, mut resumed, mut kept, copied } =
             self.present(&closure, &registered, &journal, cancel)?;
         source.want(&wanted).map_err(ReceiveError::Source)?;
         let left = |w: &Wanted| closure.entries[w.path as usize].info.nar_size - w.from;
@@ -201,7 +217,20 @@ impl Store {
         };
         progress(total);
         let pipeline = Pipeline::new(&self.store, &journal, total);
-        let reached = pipeline.run(&closure, &wanted, resumed, source, progress, cancel)?;
+        let mut sent = wanted.clone();
+        let elsewhere = if wanted.is_empty() { Ok(None) } else { source.elsewhere() };
+        if let Some(fetch) = elsewhere.map_err(ReceiveError::Source)? {
+            let left = pipeline.fetch(&closure, &wanted, resumed, &fetch, progress, cancel)?;
+            (sent, resumed) = (left.wanted, left.resumed);
+            kept -= left.lost;
+            if !left.failed.is_empty() {
+                source.not_fetched(&left.failed).map_err(ReceiveError::Source)?;
+            }
+            if !sent.is_empty() {
+                source.want(&sent).map_err(ReceiveError::Source)?;
+            }
+        }
+        let reached = pipeline.run(&closure, &sent, resumed, source, progress, cancel)?;
         drop(pipeline);
         let derivations = self.derivations(&closure)?;
         nix::unistd::syncfs(&self.store.fd).at("sync", &self.store.path)?;

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`link`] | how to reach the machine, and what to show |
 //! | [`system`] | what to install, and how |
+//! | [`fetch`] | who fetches from a binary cache |
 //! | [`agreement`] | what the operator agrees to, and the secrets of what is made |
 //! | [`writing`] | which disks, and how they are written |
 //! | [`nix`] | how Nix builds a system |
@@ -14,6 +15,7 @@
 
 pub mod additions;
 pub mod agreement;
+pub mod fetch;
 pub mod kexec;
 pub mod link;
 pub mod nix;
@@ -32,6 +34,7 @@ use super::layout::LayoutArgs;
 use super::origin::OriginArgs;
 use agreement::{AgreementArgs, MadeSecretsArgs};
 use clap::{ArgAction, Args, Parser, Subcommand};
+use fetch::FetchArgs;
 use kexec::KexecArgs;
 use peer::PeerArgs;
 use phases::PhaseArgs;
@@ -142,6 +145,9 @@ pub struct InstallArgs {
     /// Write what the machine is, as keystone inventory --json has it, to this file
     #[arg(long, value_name = "FILE")]
     pub hardware_report: Option<PathBuf>,
+    /// Who fetches it.
+    #[command(flatten)]
+    pub fetch: FetchArgs,
     /// Build disko's test of the configuration in a virtual machine, and nothing else
     #[arg(long, requires = "flake", conflicts_with_all = ["generate_hardware_config",
           "extra_files", "disk_encryption_keys", "build_on_remote"])]
@@ -191,6 +197,9 @@ pub struct CopyArgs {
     /// What to copy, with all it refers to.
     #[command(flatten)]
     pub origin: OriginArgs,
+    /// Who fetches it.
+    #[command(flatten)]
+    pub fetch: FetchArgs,
     /// Write it below this directory of the machine, as Nix's local?root=DIR
     #[arg(long, value_name = "DIR", default_value = "/mnt")]
     pub root: String,

@@ -41,6 +41,8 @@ const ALTERNATIVES: &[&[&str]] = &[
     &["store-path", "store-paths", "flake"],
     &["from", "flake"],
     &["from", "store"],
+    &["fetch", "flake"],
+    &["fetch", "store"],
     &["phases", "no-reboot", "stop-after-disko"],
     &["ssh-password-file", "env-password"],
 ];

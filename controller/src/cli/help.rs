@@ -71,8 +71,12 @@ Examples:
   keystone layout --flake github:me/fleet#nas --option accept-flake-config true";
 
 pub(super) const COPY: &str = "\
-Example:
-  keystone copy root@10.0.0.5 --store-path ./result --root /mnt";
+Examples:
+  keystone copy root@10.0.0.5 --store-path ./result --root /mnt
+
+  From a binary cache, to which the machine has the better line:
+    keystone copy root@10.0.0.5 --from https://cache.example.org --store-path /nix/store/… \\
+      --fetch on-target";
 
 pub(super) const BUNDLE: &str = "\
 Examples:

@@ -31,6 +31,15 @@ pub(super) async fn install_and_tell(
     stop: &Stop,
 ) -> Result<(), InstallError> {
     // Everything that needs no machine comes first.
+    let place = &system.origin.place;
+    let on_target = args.map(|args| args.fetch.on_target(place)).transpose()?.unwrap_or(false);
+    if on_target && args.is_some_and(|args| args.peer.no_substitute_on_destination) {
+        return Err(InstallError::Usage(
+            "--fetch on-target and --no-substitute-on-destination contradict each other: leave one \
+             of them out"
+                .to_owned(),
+        ));
+    }
     let selected = match args {
         Some(args) => super::begin::selected(args, operator)?,
         None => Selected::ALL,
@@ -94,6 +103,7 @@ pub(super) async fn install_and_tell(
         link: options,
         closure,
         source,
+        on_target,
         layout,
         options: install_options(system, args, choices),
         phases: selected.plan,

@@ -216,6 +216,7 @@ async fn copy(
     operator: &mut CommandLine,
     stop: &Stop,
 ) -> Result<(), InstallError> {
+    let on_target = args.fetch.on_target(&args.origin.place)?;
     let origin = args.origin.clone();
     let read = move || origin.find().map_err(|error| InstallError::Preflight(error.into()));
     let found = stoppable(stop, read).await?;
@@ -226,6 +227,7 @@ async fn copy(
         },
         manifest: found.manifest,
         source: found.source,
+        on_target,
         root: args.root.clone(),
     };
     let copied = crate::copy::copy(&options, operator, stop).await?;

@@ -4,6 +4,8 @@
 //! names; a compression that is missing or empty is bzip2; unknown keys are passed over.
 
 use super::nix32;
+use keystone_fetch::Told;
+use keystone_protocol::fetch::Compression;
 use keystone_protocol::manifest::PathInfo;
 use keystone_protocol::nar;
 use keystone_protocol::store_path::{self, STORE_DIR};
@@ -33,43 +35,6 @@ pub enum NarInfoError {
         /// What stands there.
         value: String,
     },
-}
-
-/// How a NAR in a cache is compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Compression {
-    /// Not at all.
-    None,
-    /// bzip2.
-    Bzip2,
-    /// gzip.
-    Gzip,
-    /// xz.
-    Xz,
-    /// Zstandard.
-    Zstd,
-}
-
-impl Compression {
-    /// All of them.
-    pub const ALL: [Compression; 5] = [
-        Compression::None,
-        Compression::Bzip2,
-        Compression::Gzip,
-        Compression::Xz,
-        Compression::Zstd,
-    ];
-
-    /// Nix's name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Compression::None => "none",
-            Compression::Bzip2 => "bzip2",
-            Compression::Gzip => "gzip",
-            Compression::Xz => "xz",
-            Compression::Zstd => "zstd",
-        }
-    }
 }
 
 /// A narinfo.
@@ -104,6 +69,11 @@ struct Fields<'a> {
 }
 
 impl NarInfo {
+    /// What it says of the compressed file.
+    pub fn told(&self) -> Told {
+        Told { size: self.file_size, sha256: self.file_sha256 }
+    }
+
     /// Reads a narinfo.
     pub fn parse(text: &str) -> Result<Self, NarInfoError> {
         let fields = Fields::read(text)?;

@@ -6,6 +6,7 @@
 use super::Store;
 use super::error::ClosureError;
 use crate::nar;
+use keystone_protocol::fetch::Fetch;
 use keystone_protocol::manifest::PathInfo;
 use std::io::Write;
 use std::path::Path;
@@ -23,6 +24,13 @@ pub trait ClosureSource: Send + Sync {
         out: &mut dyn Write,
     ) -> Result<(), nar::DumpError> {
         self.dump(path, &mut nar::Skip::new(out, from))
+    }
+
+    /// Where a machine could fetch these paths (with their indexes in the manifest) itself, as far
+    /// as it could. Not those whose trust depends on what they contain, which is looked at here.
+    fn elsewhere(&self, paths: &[(u32, &PathInfo)]) -> Option<Fetch> {
+        let _ = paths;
+        None
     }
 }
 

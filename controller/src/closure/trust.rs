@@ -9,6 +9,7 @@ use super::content_address::{self, Contents, Proof, Prover};
 use super::error::ClosureError;
 use super::signature::{PublicKey, fingerprint, signer};
 use crate::nar::{DumpError, HoldBack};
+use keystone_protocol::fetch::Fetch;
 use keystone_protocol::manifest::{Manifest, PathInfo};
 use std::collections::{BTreeSet, HashMap};
 use std::io::Write;
@@ -94,6 +95,12 @@ impl Proving {
 }
 
 impl ClosureSource for Proving {
+    fn elsewhere(&self, paths: &[(u32, &PathInfo)]) -> Option<Fetch> {
+        let is_proven = |(_, info): &&(u32, &PathInfo)| !self.proofs.0.contains_key(&info.path);
+        let proven: Vec<_> = paths.iter().filter(is_proven).copied().collect();
+        self.source.elsewhere(&proven)
+    }
+
     fn dump(&self, path: &PathInfo, out: &mut dyn Write) -> Result<(), DumpError> {
         let Some(contents) = self.proofs.0.get(&path.path) else {
             return self.source.dump(path, out);

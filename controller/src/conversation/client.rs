@@ -229,6 +229,7 @@ pub(super) fn out_of_place(message: &ToController, doing: &'static str) -> Conve
         ToController::RecoveryKey { .. } => "a recovery key",
         ToController::WantUnlockKey { .. } => "that it wants a key",
         ToController::WantPaths { .. } => "which paths it wants",
+        ToController::NotFetched { .. } => "that it could not fetch paths",
         ToController::Credit { .. } => "how much it took",
         ToController::SendAgain { .. } => "that a block arrived damaged",
         ToController::WantExtraFiles { .. } => "that it wants the operator's files",

@@ -8,7 +8,8 @@ use crate::closure::ClosureSource;
 use crate::nar::Item;
 use crate::operator::{Notice, Operator, OperatorError};
 use crate::stop::Stop;
-use keystone_protocol::event::{EventKind, Failure, Unit};
+use keystone_protocol::event::{Event, EventKind, Failure, Unit};
+use keystone_protocol::fetch::NotFetched;
 use keystone_protocol::manifest::Manifest;
 use keystone_protocol::message::{
     Copied, CopyRequest, EXTRA_FILES, ExecuteRequest, Refusal, ToAgent, ToController, Wanted,
@@ -34,6 +35,8 @@ pub struct Execution {
     pub request: ExecuteRequest,
     /// Where the closure's contents come from.
     pub source: Arc<dyn ClosureSource>,
+    /// Whether the machine is to fetch itself what it can.
+    pub on_target: bool,
     /// The operator's files, if the plan has some.
     pub extra_files: Option<Arc<Archive>>,
 }
@@ -78,10 +81,15 @@ impl Conversation {
         operator: &mut impl Operator,
         stop: &Stop,
     ) -> Result<Report, ExecuteError> {
-        let Execution { request, source, extra_files } = execution;
-        let paths = Arc::new(Manifest::clone(&request.manifest));
+        let Execution { request, source, on_target, extra_files } = execution;
+        let contents = Contents {
+            paths: Arc::new(Manifest::clone(&request.manifest)),
+            source,
+            on_target,
+            extra_files,
+        };
         let message = ToAgent::Execute(Box::new(request));
-        match self.run(message, paths, source, extra_files, operator, stop).await? {
+        match self.run(message, contents, operator, stop).await? {
             Outcome::Installed(report) => Ok(*report),
             Outcome::Copied(_) => {
                 Err(ConversationError::OutOfPlace { said: "that the copy is done", doing: DOING }
@@ -90,17 +98,20 @@ impl Conversation {
         }
     }
 
-    /// Copies a closure into a store below a directory. `stop` as for an execution.
+    /// Copies a closure into a store below a directory; with `on_target` the machine fetches itself
+    /// what it can. `stop` as for an execution.
     pub async fn copy(
         &mut self,
         request: CopyRequest,
         source: Arc<dyn ClosureSource>,
+        on_target: bool,
         operator: &mut impl Operator,
         stop: &Stop,
     ) -> Result<Copied, ExecuteError> {
         let paths = Arc::new(Manifest::clone(&request.manifest));
+        let contents = Contents { paths, source, on_target, extra_files: None };
         let message = ToAgent::Copy(Box::new(request));
-        match self.run(message, paths, source, None, operator, stop).await? {
+        match self.run(message, contents, operator, stop).await? {
             Outcome::Copied(copied) => Ok(copied),
             Outcome::Installed(_) => Err(ConversationError::OutOfPlace {
                 said: "that it is installed",
@@ -113,9 +124,7 @@ impl Conversation {
     async fn run(
         &mut self,
         message: ToAgent,
-        paths: Arc<Manifest>,
-        source: Arc<dyn ClosureSource>,
-        extra_files: Option<Arc<Archive>>,
+        contents: Contents,
         operator: &mut impl Operator,
         stop: &Stop,
     ) -> Result<Outcome, ExecuteError> {
@@ -123,7 +132,7 @@ impl Conversation {
         // It may hold secrets, which end with it, and a manifest.
         drop(message);
         let (stream, step, stopping, cause) = (None, None, None, None);
-        let mut run = Run { paths, source, extra_files, stream, step, stopping, cause };
+        let mut run = Run { contents, stream, step, at_ms: 0, stopping, cause };
         let outcome = run.run_through(self, operator, stop).await;
         if let Err(ExecuteError::Conversation(error)) = &outcome
             && !matches!(error, ConversationError::Lost { .. })
@@ -141,18 +150,29 @@ enum Outcome {
     Copied(Copied),
 }
 
-struct Run {
+/// What is sent.
+struct Contents {
     paths: Arc<Manifest>,
     source: Arc<dyn ClosureSource>,
+    /// Whether the machine is to be told where it can fetch it: once.
+    on_target: bool,
     extra_files: Option<Arc<Archive>>,
+}
+
+struct Run {
+    contents: Contents,
     stream: Option<Stream>,
     step: Option<String>,
+    /// When the last event was.
+    at_ms: u64,
     /// When patience ends, once stopping was asked for.
     stopping: Option<Instant>,
     cause: Option<OperatorError>,
 }
 
 const DOING: &str = "installing";
+/// Of how many paths that could not be fetched the reason is told.
+const TOLD: usize = 3;
 
 impl Run {
     async fn run_through(
@@ -178,6 +198,7 @@ impl Run {
             };
             match message {
                 ToController::Event(event) => {
+                    self.at_ms = event.at_ms;
                     match &event.kind {
                         EventKind::StepStarted { step } => {
                             self.step = Some(step.clone());
@@ -193,6 +214,10 @@ impl Run {
                 }
                 ToController::WantPaths { paths, credit, window_log } => {
                     self.stream(agent, &paths, credit, window_log)?;
+                }
+                ToController::NotFetched { paths } => {
+                    let warning = self.not_fetched(&paths);
+                    operator.notice(Notice::Event(&warning));
                 }
                 ToController::WantExtraFiles { credit, window_log } => {
                     self.stream_extra_files(agent, credit, window_log)?;
@@ -270,17 +295,46 @@ impl Run {
     ) -> Result<(), ExecuteError> {
         let mut items = Vec::with_capacity(wanted.len());
         for &Wanted { path, from } in wanted {
-            let info = self.paths.paths.get(path as usize).filter(|info| from < info.nar_size);
+            let info = self.contents.paths.paths.get(path as usize).filter(|info| from < info.nar_size);
             let info = info.ok_or_else(|| {
-                let has = self.paths.paths.len();
+                let has = self.contents.paths.paths.len();
                 ConversationError::Inconsistent(format!(
                     "it wants path {path} from byte {from}, the closure has {has}"
                 ))
             })?;
             items.push(Item { index: path, info: info.clone(), from });
         }
-        self.send_all(agent, Arc::clone(&self.source), items, credit, window_log);
+        if std::mem::take(&mut self.contents.on_target) && self.stopping.is_none() {
+            let paths: Vec<_> = items.iter().map(|item| (item.index, &item.info)).collect();
+            let fetch = self.contents.source.elsewhere(&paths);
+            if let Some(fetch) = fetch.filter(|fetch| !fetch.nars.is_empty()) {
+                self.stream = None;
+                return Ok(agent.say(&ToAgent::Fetch(Box::new(fetch)))?);
+            }
+        }
+        self.send_all(agent, Arc::clone(&self.contents.source), items, credit, window_log);
         Ok(())
+    }
+
+    /// That the machine could not fetch some paths, which are sent from here next.
+    fn not_fetched(&self, paths: &[NotFetched]) -> Event {
+        let name = |path: u32| {
+            let info = self.contents.paths.paths.get(path as usize);
+            info.map_or_else(|| format!("path {path}"), |info| info.path.clone())
+        };
+        let mut message = format!(
+            "the machine could not fetch {} of the paths itself, they are sent from here:",
+            paths.len()
+        );
+        for NotFetched { path, why } in paths.iter().take(TOLD) {
+            message.push_str(&format!(" {}: {why};", name(*path)));
+        }
+        match paths.len().saturating_sub(TOLD) {
+            0 => drop(message.pop()),
+            more => message.push_str(&format!(" and {more} more")),
+        }
+        let step = self.step.clone().unwrap_or_default();
+        Event { at_ms: self.at_ms, kind: EventKind::Warning { step, message } }
     }
 
     /// Starts to send the operator's files.
@@ -290,7 +344,7 @@ impl Run {
         credit: u64,
         window_log: u32,
     ) -> Result<(), ExecuteError> {
-        let Some(archive) = self.extra_files.clone() else {
+        let Some(archive) = self.contents.extra_files.clone() else {
             let why = "it wants files of the operator's, and there are none".to_owned();
             return Err(ConversationError::Inconsistent(why).into());
         };

@@ -9,6 +9,7 @@ use crate::operator::{Notice, Operator, OperatorError, Proposal};
 use crate::ssh::PublicKey;
 use crate::stop::{self, Stop};
 use keystone_protocol::event::{Event, EventKind, Failure, Outcome};
+use keystone_protocol::fetch::{Compression, Fetch, FetchNar, NotFetched};
 use keystone_protocol::frame::{Encoding, Frame, HEADER, parse_header, parse_payload};
 use keystone_protocol::manifest::{Manifest, PathInfo};
 use keystone_protocol::message::{
@@ -232,7 +233,7 @@ fn execution(nars: Vec<Vec<u8>>) -> Execution {
         goes_on: false,
         patience_s: 0,
     };
-    Execution { request, source: Arc::new(Given(nars)), extra_files: None }
+    Execution { request, source: Arc::new(Given(nars)), on_target: false, extra_files: None }
 }
 
 fn report() -> Report {
@@ -299,6 +300,65 @@ async fn a_whole_execution() {
     assert!(notes.lines.iter().any(|l| l == "log \u{fffd}[31mred"), "{:?}", notes.lines);
     drop(conversation);
     agent.await.unwrap();
+}
+
+/// Paths that lie elsewhere too, but for the last.
+struct Elsewhere(Given);
+
+impl ClosureSource for Elsewhere {
+    fn dump(&self, path: &PathInfo, out: &mut dyn Write) -> Result<(), DumpError> {
+        self.0.dump(path, out)
+    }
+
+    fn elsewhere(&self, paths: &[(u32, &PathInfo)]) -> Option<Fetch> {
+        let nar = |&(path, ref info): &(u32, &PathInfo)| FetchNar {
+            path,
+            name: format!("{}.nar", info.path),
+            compression: Compression::None,
+            file_size: None,
+            file_sha256: None,
+        };
+        let nars = paths.iter().map(nar).filter(|nar| nar.path != 2).collect();
+        Some(Fetch { base: Secret::from("http://cache".to_owned()), roots: None, nars })
+    }
+}
+
+/// The machine is told once where to fetch; what it wants after that is sent.
+#[tokio::test]
+async fn what_the_machine_does_not_fetch_is_sent() {
+    let (client, mut peer) = pipes();
+    let nars = vec![vec![1; 10], vec![2; 20], vec![3; 30]];
+    let agent = tokio::spawn(async move {
+        peer.hello(PROTOCOL_VERSION, &right()).await;
+        assert!(matches!(peer.hear().await, ToAgent::Execute(_)));
+        peer.event(EventKind::StepStarted { step: "closure".into() }).await;
+        peer.say(want(&[(0, 0), (1, 5), (2, 0)], 1 << 30)).await;
+        let ToAgent::Fetch(fetch) = peer.hear().await else { panic!() };
+        assert_eq!(fetch.base.expose(), b"http://cache");
+        let told: Vec<u32> = fetch.nars.iter().map(|nar| nar.path).collect();
+        assert_eq!(told, [0, 1]);
+        let paths = vec![NotFetched { path: 1, why: "it is not there".into() }];
+        peer.say(ToController::NotFetched { paths }).await;
+        peer.say(want(&[(1, 0), (2, 0)], 1 << 30)).await;
+        let mut got = vec![Vec::new(); 3];
+        while got[1].len() < 20 || got[2].len() < 30 {
+            let Some(Frame::Block(header, data)) = peer.frame().await else { panic!() };
+            assert_eq!(header.encoding, Encoding::Raw);
+            got[header.path as usize].extend(data);
+        }
+        assert_eq!(got, [vec![], vec![2; 20], vec![3; 30]]);
+        peer.say(ToController::Done(Box::new(report()))).await;
+    });
+    let mut notes = Notes::default();
+    let mut conversation = begin(client, &mut notes).await.unwrap();
+    let source = Arc::new(Elsewhere(Given(nars.clone())));
+    let told = Execution { source, on_target: true, ..execution(nars) };
+    conversation.execute(told, &mut notes, &Stop::never()).await.unwrap();
+    agent.await.unwrap();
+    let warning = notes.lines.iter().find(|line| line.starts_with("Warning")).unwrap();
+    for word in ["closure", "1 of the paths", "sent from here", "1: it is not there"] {
+        assert!(warning.contains(word), "{word}: {warning}");
+    }
 }
 
 fn failure(message: &str) -> Failure {

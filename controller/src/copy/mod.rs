@@ -19,6 +19,8 @@ pub struct CopyOptions {
     pub manifest: Manifest,
     /// Where its contents come from.
     pub source: Arc<dyn ClosureSource>,
+    /// Whether the machine is to fetch itself what it can.
+    pub on_target: bool,
     /// The directory on the machine.
     pub root: String,
 }
@@ -57,7 +59,7 @@ async fn over<O: Operator>(
 ) -> Result<Copied, (InstallError, bool)> {
     let request = CopyRequest { root: options.root.clone(), manifest: options.manifest.clone() };
     let source = Arc::clone(&options.source);
-    let done = link.conversation.copy(request, source, operator, stop).await;
+    let done = link.conversation.copy(request, source, options.on_target, operator, stop).await;
     let log = link.conversation.log().lines().map(str::to_owned).collect();
     let got_on = link.conversation.received() > 0;
     let done = done.map_err(|error| InstallError::Copy { error: Box::new(error), log });

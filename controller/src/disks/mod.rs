@@ -106,6 +106,7 @@ async fn in_mode<O: Operator>(
             patience_s: 0,
         },
         source,
+        on_target: false,
         extra_files: None,
     };
     match link.conversation.execute(execution, operator, stop).await {

@@ -122,6 +122,7 @@ fn going_on(execution: &Execution) -> Execution {
             patience_s: *patience_s,
         },
         source: Arc::clone(&execution.source),
+        on_target: execution.on_target,
         extra_files: execution.extra_files.clone(),
     }
 }

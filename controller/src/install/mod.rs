@@ -46,6 +46,8 @@ pub struct InstallRequest {
     pub closure: Closure,
     /// Where its contents come from.
     pub source: Arc<dyn ClosureSource>,
+    /// Whether the machine is to fetch itself what it can.
+    pub on_target: bool,
     /// `disko.devices`, JSON as given; see [`preflight`].
     pub layout: String,
     /// The operator's choices.
@@ -104,6 +106,7 @@ pub async fn install<O: Operator>(
 ) -> Result<Installed, InstallError> {
     let InstallRequest { link: options, closure, source, layout, phases, additions, until, .. } =
         request;
+    let on_target = request.on_target;
     let (choices, closure_facts) = (request.options, Some(closure.facts));
     let plan_request = PlanRequest { layout, options: choices, closure: closure_facts, phases };
     let mut line = Line::to(&options);
@@ -136,6 +139,7 @@ pub async fn install<O: Operator>(
             patience_s: options.patience.as_secs(),
         },
         source,
+        on_target,
         extra_files: additions.archive,
     };
     let (mut link, mut report) =

@@ -5,11 +5,9 @@
 //! out before the machine notices anything.
 
 use super::command::RUN;
-use crate::closure::cache::CacheError;
-use crate::closure::cache::fetch::decoder;
-use crate::closure::cache::http::{Http, shown};
-use crate::closure::narinfo::Compression;
 use bytes::Bytes;
+use keystone_fetch::{Decoder, FetchError, Http, decode, shown};
+use keystone_protocol::fetch::Compression;
 use sha2::{Digest, Sha256};
 use std::fmt;
 use std::fs::File;
@@ -43,7 +41,7 @@ enum Place {
 pub enum TarballError {
     /// It can't be fetched.
     #[error("the image can't be fetched")]
-    Fetch(#[source] CacheError),
+    Fetch(#[source] FetchError),
     /// The server has none.
     #[error("the server has no image at {0}")]
     NotThere(String),
@@ -212,10 +210,10 @@ pub struct Contents {
 
 impl Tarball {
     /// The archive from its beginning, decompressed.
-    fn reader(&self) -> io::Result<Box<dyn Read + '_>> {
+    fn reader(&self) -> io::Result<impl Read> {
         let mut file = &self.file;
         file.rewind()?;
-        decoder(self.compression, file)
+        Decoder::new(self.compression, file, decode::AMPLE)
     }
 
     /// Reads it through.

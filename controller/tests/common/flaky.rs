@@ -15,6 +15,8 @@ pub struct Faults {
     pub ranges: bool,
     /// How many times the first answer for a name is 503.
     pub busy: u32,
+    /// Whether a body that is cut does not end, but does not go on either.
+    pub stalls: bool,
 }
 
 pub struct Flaky {
@@ -103,4 +105,8 @@ fn answer(stream: TcpStream, root: PathBuf, faults: Faults, asked: &Mutex<HashMa
     // Without ranges each try gets further, or none would end.
     let end = if faults.ranges { faults.cut } else { faults.cut * times as usize };
     let _ = out.write_all(&bytes[..bytes.len().min(end)]);
+    if faults.stalls && end < bytes.len() {
+        // Until the other end goes away.
+        let _ = out.read(&mut [0]);
+    }
 }

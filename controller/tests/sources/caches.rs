@@ -75,7 +75,7 @@ fn transfers_that_break_off_are_continued() {
     let store = NixStore::with_system();
     let dir = cache(&store, "none");
     for ranges in [true, false] {
-        let faults = Faults { cut: 1_000_000, ranges, busy: 1 };
+        let faults = Faults { cut: 1_000_000, ranges, busy: 1, stalls: false };
         let server = Flaky::serve(dir.path(), faults);
         let found = find(server.address(), &system()).unwrap();
         assert_same_contents(&found, &store);
@@ -83,7 +83,7 @@ fn transfers_that_break_off_are_continued() {
         assert!(server.asked("nar/").iter().any(|&times| times >= 4), "{:?}", server.asked("nar/"));
     }
     // One that never gets on is given up.
-    let server = Flaky::serve(dir.path(), Faults { cut: 0, ranges: true, busy: 0 });
+    let server = Flaky::serve(dir.path(), Faults { cut: 0, ranges: true, busy: 0, stalls: false });
     let error = find(server.address(), &system()).err().unwrap();
     assert_says(&said(&error), &["nix-cache-info", "can't be read"]);
 }

@@ -19,11 +19,12 @@ pub(super) fn run(env: &NativeEnv) -> Result<Counts> {
     let plain = cargo_test(&[
         "keystone-protocol",
         "keystone-planner",
+        "keystone-fetch",
         "keystone-controller",
         "keystone-lab",
     ]);
-    counts.add(timed("tests of protocol, planner, controller and lab", || {
-        count(plain, "protocol, planner, controller or lab")
+    counts.add(timed("tests of protocol, planner, fetch, controller and lab", || {
+        count(plain, "protocol, planner, fetch, controller or lab")
     })?);
     let mut agent = cargo_test(&["keystone-agent"]);
     env.apply(&mut agent);

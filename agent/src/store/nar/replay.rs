@@ -27,7 +27,7 @@ pub struct Reached {
     pub unfinished: Option<Unfinished>,
 }
 
-/// An archive that goes on.
+/// An archive that goes on. It stays as it is when this is dropped; see [`Unpacker::take_over`].
 pub struct Resumed<'a> {
     /// What takes the bytes that follow.
     pub parser: Parser<Unpacker<'a>>,
@@ -70,6 +70,8 @@ pub fn replay<'a>(
         return Err(io::Error::other("it is not what was written"));
     }
     parser.sink_mut().go_on().map_err(io::Error::other)?;
+    // Who is stopped before the next byte comes has lost nothing.
+    parser.sink_mut().leave();
     Ok(Resumed { parser, sha256 })
 }
 

@@ -138,6 +138,11 @@ impl<'a> Unpacker<'a> {
         self.keep = true;
     }
 
+    /// Takes over what was left: dropped without [`Unpacker::keep`], it is removed.
+    pub fn take_over(&mut self) {
+        self.keep = false;
+    }
+
     /// Checks an object of an earlier run and gives it its metadata once more, which may not
     /// have reached the disk.
     fn retrace(&self, name: &[u8], kind: SFlag, mode: Option<u32>) -> Result<(), FsError> {

@@ -13,10 +13,10 @@ pub struct PeerArgs {
     /// Show everything: what builders and the agent say, and traces. Never a secret
     #[arg(long)]
     pub debug: bool,
-    /// Nothing is ever fetched by the machine, so this changes nothing
+    /// The machine fetches nothing without --fetch on-target, so this changes nothing
     #[arg(long)]
     pub no_substitute_on_destination: bool,
-    /// Nothing is ever fetched by the machine, so this changes nothing
+    /// The machine fetches nothing without --fetch on-target, so this changes nothing
     #[arg(long)]
     pub no_use_machine_substituters: bool,
     /// The machine needs no program of disko's, so this changes nothing
@@ -37,11 +37,11 @@ impl PeerArgs {
         let mut say = |given: bool, sentence| said.extend(given.then_some(sentence));
         say(
             self.no_substitute_on_destination,
-            "--no-substitute-on-destination is always so: the machine fetches nothing itself",
+            "--no-substitute-on-destination is always so without --fetch on-target",
         );
         say(
             self.no_use_machine_substituters,
-            "--no-use-machine-substituters is always so: the machine fetches nothing itself",
+            "--no-use-machine-substituters is always so without --fetch on-target",
         );
         say(
             self.no_disko_deps,

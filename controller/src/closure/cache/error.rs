@@ -1,8 +1,7 @@
 //! What can be wrong with a binary cache.
 
 use crate::closure::narinfo::NarInfoError;
-use std::io;
-use std::path::PathBuf;
+use keystone_fetch::FetchError;
 use thiserror::Error;
 
 /// A cache can't be used, or not for this closure.
@@ -69,14 +68,9 @@ pub enum CacheError {
         /// Which one came.
         found: String,
     },
-    /// The server did not give a file.
-    #[error("{url} can't be fetched: the server answers {status}")]
-    Status {
-        /// Where.
-        url: String,
-        /// HTTP's status code.
-        status: u16,
-    },
+    /// A file can't be had, or is damaged.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
     /// A NAR that a narinfo names is not there.
     #[error("{url}, which the cache's narinfo of {path} names, is not there")]
     NoNar {
@@ -85,24 +79,6 @@ pub enum CacheError {
         /// Of which path.
         path: String,
     },
-    /// The server can't be asked.
-    #[error("{url} can't be fetched")]
-    Fetch {
-        /// Where.
-        url: String,
-        /// Why.
-        #[source]
-        source: Box<ureq::Error>,
-    },
-    /// A file can't be read, or its transfer broke off again and again.
-    #[error("{url} can't be read")]
-    Read {
-        /// Where.
-        url: String,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
     /// A file is longer than it may be.
     #[error("{url} is longer than {limit} bytes")]
     TooLong {
@@ -110,18 +86,6 @@ pub enum CacheError {
         url: String,
         /// The limit.
         limit: u64,
-    },
-    /// A compressed NAR is not the file that the narinfo describes.
-    #[error("{url} is damaged: it has {what} {found}, and its narinfo says {expected}")]
-    File {
-        /// Where.
-        url: String,
-        /// Length or hash.
-        what: &'static str,
-        /// What was found.
-        found: String,
-        /// What the narinfo says.
-        expected: String,
     },
     /// A NAR is not the one that the narinfo describes.
     #[error(
@@ -138,15 +102,6 @@ pub enum CacheError {
         found: String,
         /// What the narinfo says.
         expected: String,
-    },
-    /// Certificates of the machine that can't be read.
-    #[error("can't read certificates from {}", path.display())]
-    Certificates {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
     },
     /// A program's fault.
     #[error("can't start a thread: {0}")]

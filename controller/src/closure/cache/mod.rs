@@ -3,11 +3,12 @@
 //! | module | job |
 //! |---|---|
 //! | [`place`] | where a cache is |
-//! | [`http`] | files from a web server |
 //! | [`walk`] | the closure of a path, by narinfos asked for in parallel |
 //! | [`fetch`] | a NAR out of a compressed file, checked while it passes |
 //! | [`kept`] | compressed files that were looked into, kept for the transfer |
 //! | [`error`] | what can be wrong with a cache |
+//!
+//! Files come from web servers by [`keystone_fetch`].
 //!
 //! Format: Nix manual, "HTTP Binary Cache Store" and "Local Binary Cache Store"
 //! (src/libstore/binary-cache-store.cc). Nothing that a cache says is used unless it agrees with
@@ -15,7 +16,6 @@
 
 pub mod error;
 pub mod fetch;
-pub mod http;
 pub mod kept;
 pub mod place;
 pub mod walk;
@@ -27,7 +27,11 @@ use super::error::ClosureError;
 use super::narinfo::NarInfo;
 use super::store::STORE_DIR;
 use crate::nar::DumpError;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use kept::Kept;
+use keystone_fetch::Roots;
+use keystone_protocol::fetch::{Fetch, FetchNar};
 use keystone_protocol::manifest::{Manifest, PathInfo};
 use place::Place;
 use std::collections::HashMap;
@@ -94,6 +98,28 @@ impl Cache {
 impl ClosureSource for Cache {
     fn dump(&self, path: &PathInfo, out: &mut dyn Write) -> Result<(), DumpError> {
         Cache::dump(self, path, out, false)
+    }
+
+    fn elsewhere(&self, paths: &[(u32, &PathInfo)]) -> Option<Fetch> {
+        let Place::Http(http) = &self.place else { return None };
+        let roots = match http.roots() {
+            Some(Roots::These(ders)) => Some(ders.iter().map(|der| BASE64.encode(der)).collect()),
+            // The machine's are newer than this program's, if it has some.
+            Some(Roots::Mozillas) | None => None,
+        };
+        let narinfos = lock(&self.narinfos);
+        let nar = |(index, info): &(u32, &PathInfo)| {
+            let narinfo = narinfos.get(&info.path)?;
+            Some(FetchNar {
+                path: *index,
+                name: narinfo.url.clone(),
+                compression: narinfo.compression,
+                file_size: narinfo.file_size,
+                file_sha256: narinfo.file_sha256.map(hex::encode),
+            })
+        };
+        let nars = paths.iter().filter_map(nar).collect();
+        Some(Fetch { base: http.base().to_owned().into(), roots, nars })
     }
 }
 

@@ -1,7 +1,7 @@
 //! Where a cache is: a directory or a web server.
 
 use super::CacheError;
-use super::http::Http;
+use keystone_fetch::{FetchError, Http};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
@@ -52,7 +52,7 @@ impl Place {
     /// A small file; `None` if there is none.
     pub fn small(&self, name: &str, limit: u64) -> Result<Option<Vec<u8>>, CacheError> {
         let Some(file) = self.open(name)? else { return Ok(None) };
-        let read = |source| CacheError::Read { url: self.url(name), source };
+        let read = |source| FetchError::Read { url: self.url(name), source };
         let mut bytes = Vec::new();
         file.take(limit + 1).read_to_end(&mut bytes).map_err(read)?;
         if bytes.len() as u64 > limit {
@@ -67,7 +67,7 @@ impl Place {
             Place::Directory(path) => match File::open(path.join(name)) {
                 Ok(file) => Ok(Some(Box::new(file))),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-                Err(source) => Err(CacheError::Read { url: self.url(name), source }),
+                Err(source) => Err(FetchError::Read { url: self.url(name), source }.into()),
             },
             Place::Http(http) => match http.open(name)? {
                 Some(body) => Ok(Some(Box::new(body))),
