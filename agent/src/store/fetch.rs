@@ -143,7 +143,7 @@ impl<'a> Pipeline<'a> {
         let pool = self.pool();
         let working = AtomicUsize::new(parallel);
         let work = Work { pipeline: self, closure, server, memory, pool, cancel, working, state };
-        self.beside_checkpoints(closure, || {
+        let reached = self.beside_checkpoints(closure, || {
             std::thread::scope(|scope| {
                 let workers: Vec<_> = (0..parallel)
                     .map(|_| {
@@ -163,6 +163,7 @@ impl<'a> Pipeline<'a> {
                 }
             })
         })?;
+        progress(reached);
         if cancel.load(Ordering::Relaxed) {
             return Err(ReceiveError::Cancelled);
         }

@@ -11,8 +11,8 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-/// Bound of sending or reading the file: 12 MiB at 40 kB/s.
-const FILE: Duration = Duration::from_secs(300);
+/// Bound of sending or reading the file: 14 MiB at 40 kB/s.
+const FILE: Duration = Duration::from_secs(370);
 /// Bound of finding out whether the server speaks SFTP.
 const GREETING: Duration = Duration::from_secs(20);
 

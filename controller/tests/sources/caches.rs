@@ -5,6 +5,7 @@ use super::common::nix::{self, NixStore, logical};
 use super::common::web::Nginx;
 use super::*;
 use keystone_controller::closure::narinfo::NarInfo;
+use sha2::{Digest, Sha256};
 use std::path::PathBuf;
 use tempfile::TempDir;
 
@@ -177,4 +178,42 @@ fn what_is_no_cache_or_lacks_something() {
     assert_says(&said(&outside), &["URL", "../"]);
     std::fs::write(dir.path().join("nix-cache-info"), "StoreDir: /gnu/store\n").unwrap();
     assert_says(&said(&Origin::named(&url(&dir)).unwrap_err()), &["/gnu/store"]);
+}
+
+/// What a machine is told that fetches a closure itself.
+#[test]
+fn a_web_server_says_where_its_files_lie() {
+    let store = NixStore::with_system();
+    let file = tempfile::tempdir().unwrap();
+    std::fs::write(file.path().join("plain"), b"contents").unwrap();
+    let plain = file.path().join("plain").display().to_string();
+    let flat = store.query(&["--add-fixed", "sha256", &plain]).trim().to_owned();
+    let tree = store.query(&["--add-fixed", "--recursive", "sha256", &plain]).trim().to_owned();
+    let dir = cache(&store, "xz");
+    store.copy_to_cache(&flat, dir.path(), "xz");
+    store.copy_to_cache(&tree, dir.path(), "xz");
+    let server = Nginx::serve(dir.path());
+    let told = |found: &Found| {
+        let paths: Vec<(u32, &PathInfo)> =
+            found.manifest.paths.iter().enumerate().map(|(i, info)| (i as u32, info)).collect();
+        found.source.elsewhere(&paths)
+    };
+    let found = find(&server.http(), &system()).unwrap();
+    let fetch = told(&found).unwrap();
+    assert_eq!(fetch.base.expose(), server.http().as_bytes());
+    assert_eq!(fetch.roots, None);
+    assert_eq!(fetch.nars.len(), found.manifest.paths.len());
+    for nar in &fetch.nars {
+        let bytes = std::fs::read(dir.path().join(&nar.name)).unwrap();
+        assert_eq!((nar.compression.name(), nar.file_size), ("xz", Some(bytes.len() as u64)));
+        assert_eq!(nar.file_sha256, Some(hex::encode(Sha256::digest(&bytes))));
+    }
+    // What has to be looked at here to be trusted is sent from here.
+    let trust = super::signatures::Keys::new("stranger-1").trust();
+    let origin = Origin::named(&server.http()).unwrap();
+    let trusted = |path: &str| told(&origin.find(Some(Path::new(path)), Some(&trust)).unwrap());
+    assert_eq!(trusted(&flat).unwrap().nars, []);
+    assert_eq!(trusted(&tree).unwrap().nars.len(), 1);
+    // A machine can't read this computer's directories.
+    assert!(told(&find(&url(&dir), &system()).unwrap()).is_none());
 }
