@@ -45,7 +45,7 @@ impl Place {
         let script = r#"mkdir -p /nix && mount --bind "$1" /nix && shift && exec "$@""#;
         let mut run = Command::new("unshare");
         run.args(["--mount", "sh", "-c", script, "sh", &at("nix")])
-            .arg(env!("CARGO_BIN_EXE_keystone"))
+            .arg(option_env!("CARGO_BIN_EXE_keystone").expect("a test of the controller"))
             .args([command, "--flake", &format!("{}#{name}", at("flake"))])
             .args(more)
             .env("HOME", at("home"))
