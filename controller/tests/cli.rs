@@ -322,8 +322,15 @@ fn the_peers_options_are_obeyed_or_refused() {
     refused(&["--extra-files", "/nonexistent"], &["--extra-files", "/nonexistent"]);
     refused(&["--host-key-file", "/nonexistent"], &["--host-key-file", "/nonexistent"]);
     refused(&["--generate-hardware-config", "lspci", "x"], &["nixos-facter"]);
+    refused(&["--fetch", "on-target"], &["--fetch on-target", "http://", "give one with --from"]);
     refused(&["--extra-file", "x"], &["--extra-files"]);
     refused(&["--bogus"], &["--bogus"]);
+
+    // Both ways to say who fetches.
+    let from = ["--from", "https://cache.invalid", "--store-path", "x", "--layout", LAYOUT];
+    let both = ["--fetch", "on-target", "--no-substitute-on-destination", "--agent", "/bin/cat"];
+    let said = keystone(&[&["install", NOWHERE], &from[..], &both].concat());
+    assert_refused(&said, 64, &["contradict each other"]);
 
     let root = store.root().display().to_string();
     let script = ["--store-paths", "./disko-script", &logical(nix::SYSTEM)];

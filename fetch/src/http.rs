@@ -71,8 +71,7 @@ impl Http {
             let tls = TlsConfig::builder().root_certs(roots.to_ureq()).build();
             config = config.https_only(true).tls_config(tls);
         }
-        let agent =
-            Agent::with_parts(config.build(), DefaultConnector::default(), Chosen(resolve));
+        let agent = Agent::with_parts(config.build(), DefaultConnector::default(), Chosen(resolve));
         Http { base: base.into(), roots, agent }
     }
 

@@ -154,7 +154,8 @@ impl Resolver {
             ScopedIp::V4(ip) => (*ip, self.port).into(),
             ScopedIp::V6(ip, None) => (*ip, self.port).into(),
             ScopedIp::V6(ip, Some(scope)) => {
-                let index = scope.parse().ok().map_or_else(|| if_nametoindex(scope.as_str()), Ok)?;
+                let index =
+                    scope.parse().ok().map_or_else(|| if_nametoindex(scope.as_str()), Ok)?;
                 SocketAddrV6::new(*ip, self.port, 0, index).into()
             }
         })

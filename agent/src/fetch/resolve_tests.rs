@@ -100,7 +100,9 @@ fn reply(question: &[u8], by_tcp: bool, log: &Mutex<Vec<String>>) -> Option<Vec<
         for value in *values {
             let data = match value.parse::<IpAddr>() {
                 Ok(IpAddr::V4(ip)) if kind == QTYPE::TYPE(TYPE::A) => RData::A(A::from(ip)),
-                Ok(IpAddr::V6(ip)) if kind == QTYPE::TYPE(TYPE::AAAA) => RData::AAAA(AAAA::from(ip)),
+                Ok(IpAddr::V6(ip)) if kind == QTYPE::TYPE(TYPE::AAAA) => {
+                    RData::AAAA(AAAA::from(ip))
+                }
                 Ok(_) => continue,
                 Err(_) => {
                     next = Some(value.to_ascii_lowercase());

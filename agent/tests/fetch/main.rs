@@ -131,7 +131,8 @@ fn copy(
     let own = own.find(Some(Path::new(&system())), None).unwrap();
     let (change, sent) = (Box::new(change), Mutex::default());
     let watched = Arc::new(Watched { cache: source, store: own.source, change, sent });
-    let (stopper, stop) = stop.map_or((None, Stop::never()), |(stopper, stop)| (Some(stopper), stop));
+    let (stopper, stop) =
+        stop.map_or((None, Stop::never()), |(stopper, stop)| (Some(stopper), stop));
     let mut notes = Notes { stopper, ..Notes::default() };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let result = runtime.block_on(async {
@@ -329,8 +330,7 @@ fn stopped_midway_it_goes_on_later() {
     let stalling = Faults { cut: 1_000_000, ranges: true, busy: 0, stalls: true };
     let server = Flaky::serve(cache.path(), stalling);
     let (root, began) = (tempfile::tempdir().unwrap(), Instant::now());
-    let done =
-        copy(&store, server.address(), root.path(), nothing_changed, Some(stop::channel()));
+    let done = copy(&store, server.address(), root.path(), nothing_changed, Some(stop::channel()));
     let Err(ExecuteError::Failed { stopped, .. }) = done.result else { panic!() };
     assert!(stopped);
     assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
@@ -354,8 +354,7 @@ fn what_is_there_is_kept_if_nothing_can_be_fetched() {
     let stalling = Faults { cut: 1_000_000, ranges: true, busy: 0, stalls: true };
     let server = Flaky::serve(cache.path(), stalling);
     let root = tempfile::tempdir().unwrap();
-    let done =
-        copy(&store, server.address(), root.path(), nothing_changed, Some(stop::channel()));
+    let done = copy(&store, server.address(), root.path(), nothing_changed, Some(stop::channel()));
     assert!(done.result.is_err());
     let server = Nginx::serve(cache.path());
     let elsewhere = |fetch: &mut Fetch| fetch.base = Secret::from("http://127.0.0.1:1".to_owned());

@@ -295,7 +295,8 @@ impl Run {
     ) -> Result<(), ExecuteError> {
         let mut items = Vec::with_capacity(wanted.len());
         for &Wanted { path, from } in wanted {
-            let info = self.contents.paths.paths.get(path as usize).filter(|info| from < info.nar_size);
+            let info =
+                self.contents.paths.paths.get(path as usize).filter(|info| from < info.nar_size);
             let info = info.ok_or_else(|| {
                 let has = self.contents.paths.paths.len();
                 ConversationError::Inconsistent(format!(
