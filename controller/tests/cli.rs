@@ -342,7 +342,7 @@ fn the_peers_options_are_obeyed_or_refused() {
     assert_refused(
         &said,
         68,
-        &["./disko-script is not run", "--tty changes nothing", "fetches nothing"],
+        &["./disko-script is not run", "--tty changes nothing", "is always so without"],
     );
     assert_refused(&keystone(&["inventory"]), 64, &["which machine", "--target-host"]);
 }
