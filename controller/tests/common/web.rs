@@ -1,6 +1,7 @@
 //! A directory on a real web server, on loopback.
 
 use super::{run, tool};
+use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -75,10 +76,21 @@ impl Nginx {
         self.dir.path().join("ca.pem")
     }
 
-    /// Lines of its log: what it was asked for.
+    /// Lines of its log: what it was asked for so far.
     pub fn requests(&self) -> Vec<String> {
-        let log = std::fs::read_to_string(self.dir.path().join("access.log")).unwrap();
-        log.lines().map(str::to_owned).collect()
+        // An answer may be read before its line is written; what is asked after it is logged after it.
+        const LAST: &str = "/the-last-that-counts";
+        let log = || std::fs::read_to_string(self.dir.path().join("access.log")).unwrap();
+        let asked = || log().matches(LAST).count();
+        let (before, began) = (asked(), Instant::now());
+        let mut stream = TcpStream::connect(("127.0.0.1", self.http)).unwrap();
+        let question = format!("GET {LAST} HTTP/1.0\r\n\r\n");
+        stream.write_all(question.as_bytes()).unwrap();
+        while asked() == before {
+            assert!(began.elapsed() < Duration::from_secs(30), "nginx writes no log");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        log().lines().filter(|line| !line.contains(LAST)).map(str::to_owned).collect()
     }
 }
 
