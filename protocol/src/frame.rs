@@ -21,8 +21,12 @@
 //! bytes of a zstd frame that goes on over blocks: what comes out of it are these blocks' NAR
 //! bytes, one after the other, in the order of the blocks, but possibly later than the block that
 //! announces them. Such a block may announce no bytes at all; flag bit 1 marks the block in which
-//! the zstd frame ends.
+//! the zstd frame ends. With 3 the data say what the block is put together from: chunks that the
+//! receiver has offered, by their numbers, and bytes ([`crate::chunks::write_parts`]). Such a block may
+//! stand amid a zstd frame that goes on over blocks, where all that was announced before has come out.
+//! When it is sent again, it is raw: it is asked for since a chunk is not there any more.
 
+use crate::chunks::read_parts;
 use thiserror::Error;
 use zeroize::Zeroize;
 
@@ -84,6 +88,8 @@ pub enum Encoding {
         /// Whether it ends here.
         end: bool,
     },
+    /// Numbers of chunks that the receiver has offered, and bytes between them.
+    Chunks,
 }
 
 /// What is said of a block before its data.
@@ -111,6 +117,7 @@ impl BlockHeader {
             Encoding::Raw => 0,
             Encoding::Zstd => 1,
             Encoding::Stream { .. } => 2,
+            Encoding::Chunks => 3,
         };
         let end = matches!(self.encoding, Encoding::Stream { end: true });
         out[17] = if self.last { FLAG_LAST } else { 0 } | if end { FLAG_END } else { 0 };
@@ -136,6 +143,10 @@ impl BlockHeader {
             0 => Encoding::Raw,
             1 => Encoding::Zstd,
             2 => Encoding::Stream { end },
+            3 if read_parts(&bytes[BLOCK_HEADER..], raw_len).is_none() => {
+                return Err(FrameError::BadBlock("parts that can't be its bytes"));
+            }
+            3 => Encoding::Chunks,
             _ => return Err(FrameError::BadBlock("unknown encoding")),
         };
         if flags & !(FLAG_LAST | FLAG_END) != 0
@@ -359,6 +370,7 @@ pub fn encode_block_header(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chunks::{Part, write_parts};
     use proptest::prelude::*;
 
     fn read(bytes: &[u8]) -> Result<Frame, FrameError> {
@@ -398,6 +410,14 @@ mod tests {
         }
 
         #[test]
+        fn blocks_of_parts_round_trip(path: u32, offset: u64, numbers in proptest::collection::vec(0..1u32 << 31, 1..300), last: bool) {
+            let parts: Vec<Part> = numbers.into_iter().map(Part::Chunk).collect();
+            let data = write_parts(&parts, b"");
+            let block = BlockHeader { path, offset, raw_len: 1 << 20, encoding: Encoding::Chunks, last };
+            prop_assert_eq!(read(&block_bytes(&block, &data)).unwrap(), Frame::Block(block, data));
+        }
+
+        #[test]
         fn no_bytes_make_the_reader_panic(header: [u8; HEADER], payload in proptest::collection::vec(any::<u8>(), 0..64)) {
             if let Ok(header) = parse_header(header) {
                 let _ = parse_payload(&header, payload);
@@ -430,5 +450,16 @@ mod tests {
         let mut greeting = [b' '; HEADER];
         greeting[..7].copy_from_slice(b"Welcome");
         assert_eq!(parse_header(greeting), Err(FrameError::UnknownKind(b'o')));
+    }
+
+    #[test]
+    fn parts_that_cant_be_a_blocks_bytes_are_refused() {
+        for (raw_len, length) in [(0, 8), (100, 0), (100, 3), (100, 9)] {
+            let encoding = Encoding::Chunks;
+            let block = BlockHeader { path: 0, offset: 0, raw_len, encoding, last: true };
+            let data: Vec<u8> = [&1u32.to_le_bytes()[..], &[0; 8]].concat()[..length].to_vec();
+            let refused = read(&block_bytes(&block, &data));
+            assert!(matches!(refused, Err(FrameError::BadBlock(_))), "{raw_len} {length}");
+        }
     }
 }

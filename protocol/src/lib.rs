@@ -14,6 +14,7 @@
 //! | [`phase`] | parts of an installation that can be asked for one by one |
 //! | [`plan`] | what will be done, step by step, and its hash |
 //! | [`event`] | what is being done: the one event stream |
+//! | [`chunks`] | pieces of archives that both ends cut alike, and their hashes |
 //! | [`fetch`] | where an agent fetches the closure itself |
 //! | [`manifest`] | the closure: store paths with hashes, sizes, references |
 //! | [`nar`] | the archive format of store paths, and its parser |
@@ -25,6 +26,7 @@
 //! Control messages are JSON (self-describing, so that either end can name what it did not
 //! understand), closure data are binary blocks; see `docs/decisions/wire-format.md`.
 
+pub mod chunks;
 pub mod disko_mode;
 pub mod event;
 pub mod fetch;

@@ -20,6 +20,8 @@
 //!                               <-    Event…, NotFetched, WantPaths, if it lacks some
 //! blocks…                       ->
 //!                               <-    Event…, Credit…, SendAgain
+//! WantChunks                    ->                          (on a slow line)
+//!                               <-    Chunks…
 //!                               <-    WantExtraFiles       (if there are any)
 //! blocks…                       ->
 //!                               <-    Event…, Credit…, SendAgain
@@ -90,6 +92,12 @@ pub enum ToAgent {
     /// The first answer to the first `WantPaths`, instead of blocks: the agent fetches these itself,
     /// and asks once more for what it still lacks then.
     Fetch(Box<Fetch>),
+    /// Asks for the chunks of what is like these paths: for each of them
+    /// [`ToController::Chunks`] follows, in this order, while blocks go on to come.
+    WantChunks {
+        /// Indices in the manifest, of those in [`ToController::WantPaths::alike`].
+        paths: Vec<u32>,
+    },
     /// The source of the closure failed; the agent fails the step with these words.
     SourceFailed {
         /// Why.
@@ -220,6 +228,18 @@ pub enum ToController {
         credit: u64,
         /// The largest window of a zstd frame that goes on over blocks, as a power of two.
         window_log: u32,
+        /// Indices in the manifest of those of the paths that something on the machine is like.
+        alike: Vec<u32>,
+    },
+    /// Chunks that are on the machine ([`crate::chunks`]), which blocks may name instead of having
+    /// their bytes.
+    Chunks {
+        /// Of what is like this path.
+        path: u32,
+        /// The first one's number; the others' follow.
+        first: u32,
+        /// Their hashes, as [`crate::chunks::to_text`] makes them.
+        hashes: String,
     },
     /// Paths that could not be fetched; they are asked for next.
     NotFetched {
@@ -230,10 +250,11 @@ pub enum ToController {
     Credit {
         /// All blocks with lower numbers arrived whole: nobody asks for them again.
         whole: u64,
-        /// Bytes of block payloads that may be sent, counted from the stream's beginning.
+        /// Bytes of block payloads that may be sent, counted from the stream's beginning; a block
+        /// of chunks counts as what it becomes.
         bytes: u64,
     },
-    /// A block arrived damaged.
+    /// A block arrived damaged, or the chunks that it names are not there any more.
     SendAgain {
         /// Its number.
         number: u64,

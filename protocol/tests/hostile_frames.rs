@@ -3,6 +3,7 @@
 #[path = "../../fuzz/src/frame.rs"]
 mod frame;
 
+use keystone_protocol::chunks::{Part, write_parts};
 use keystone_protocol::frame::{BlockHeader, Encoding, encode_block_header, encode_control};
 use keystone_protocol::message::ToAgent;
 use proptest::prelude::*;
@@ -17,7 +18,7 @@ proptest! {
 
     #[test]
     fn what_was_a_frame(
-        block: bool, path: u32, offset: u64, encoding in 0..4u8, last: bool,
+        block: bool, path: u32, offset: u64, encoding in 0..5u8, last: bool,
         data in proptest::collection::vec(any::<u8>(), 0..60),
         changes in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..4),
         cut: Option<proptest::sample::Index>,
@@ -25,9 +26,17 @@ proptest! {
         let encoding = match encoding {
             0 => Encoding::Raw,
             1 => Encoding::Zstd,
+            4 => Encoding::Chunks,
             other => Encoding::Stream { end: other == 3 },
         };
-        let header = BlockHeader { path, offset, raw_len: data.len() as u32, encoding, last };
+        let raw_len = data.len() as u32 + 1;
+        let (data, raw_len) = match encoding {
+            Encoding::Chunks => {
+                (write_parts(&[Part::Chunk(path >> 1), Part::Bytes(raw_len - 1)], &data), raw_len + 1)
+            }
+            _ => (data, raw_len - 1),
+        };
+        let header = BlockHeader { path, offset, raw_len, encoding, last };
         let whole = match block {
             true => [&encode_block_header(&header, &data).unwrap()[..], &data].concat(),
             false => {

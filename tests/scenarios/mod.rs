@@ -4,6 +4,7 @@ mod another_linux;
 mod broken;
 mod broken_lines;
 mod by_hand;
+mod deltas;
 mod disk_keys;
 mod equals_the_tools;
 pub mod installed;
@@ -43,6 +44,12 @@ pub const ALL: &[Scenario] = &[
         gate: false,
         about: "a copy over a line that is cut twenty times and flips bits, with an agent that is killed, onto a full disk: it ends, and what is registered is whole",
         run: broken_lines::run,
+    },
+    Scenario {
+        name: "deltas",
+        gate: false,
+        about: "a copy onto a disk with a former version of it: over a slow line only what has changed comes, over a fast one all",
+        run: deltas::run,
     },
     Scenario {
         name: "luks-device",

@@ -331,20 +331,39 @@ impl Source {
     /// # Errors
     /// It can't be written, or `nix-bin` is missing.
     pub fn make(mib: usize) -> Result<Source> {
+        Source::make_version(mib, 0)
+    }
+
+    /// Makes a version of it: other hashes in the names, and from the second on a few bytes inserted
+    /// in the large file and in one small one of 20.
+    ///
+    /// # Errors
+    /// As [`Source::make`].
+    pub fn make_version(mib: usize, version: u8) -> Result<Source> {
         let dir = tempfile::tempdir()?;
         let store = dir.path().join("nix/store");
         fs::create_dir_all(&store)?;
         let name = |n: char, what: &str| format!("{}-{what}", n.to_string().repeat(32));
-        let (big, tree, text, top) =
-            (name('1', "big"), name('2', "tree"), name('3', "text"), name('4', "top"));
+        let mut names = b"123456789abcdfghijklmnpq"[usize::from(version) * 4..].iter().copied();
+        let (big, tree, text, top) = ["big", "tree", "text", "top"]
+            .map(|what| names.next().map_or_else(String::new, |n| name(char::from(n), what)))
+            .into();
+        let inserted = format!("version {version}");
+        let inserted = if version == 0 { "" } else { &inserted }.as_bytes();
         let half = (mib << 20) / 2;
         let mut noise = Noise(0x2545_f491_4f6c_dd1d);
-        fs::write(store.join(&big), noise.bytes(half))?;
+        let mut contents = noise.bytes(half);
+        contents.splice(half / 3..half / 3, inserted.iter().copied());
+        fs::write(store.join(&big), contents)?;
         let per_file = half / 3000;
         for n in 0..3000 {
             let at = store.join(&tree).join(format!("d{}", n % 50)).join(format!("e{}", n % 3));
             fs::create_dir_all(&at)?;
-            fs::write(at.join(format!("file {n}")), noise.bytes(per_file + n % 100))?;
+            let mut contents = noise.bytes(per_file + n % 100);
+            if n % 20 == 0 {
+                contents.splice(per_file / 2..per_file / 2, inserted.iter().copied());
+            }
+            fs::write(at.join(format!("file {n}")), contents)?;
         }
         fs::create_dir(store.join(&tree).join("empty"))?;
         std::os::unix::fs::symlink("/nowhere", store.join(&tree).join("link"))?;
@@ -398,6 +417,14 @@ impl Source {
     /// # Errors
     /// It is not.
     pub fn judge(&self, root: &Path) -> Result<()> {
+        self.judge_beside(root, &[])
+    }
+
+    /// The same of a store in which the paths of others are too, unregistered.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn judge_beside(&self, root: &Path, others: &[&Source]) -> Result<()> {
         let dump = |root: &Path| nix_store(root, &["--dump-db"], None);
         ensure!(dump(root)? == dump(&self.root())?, "the databases differ");
         nix_store(root, &["--verify", "--check-contents"], None)?;
@@ -406,7 +433,8 @@ impl Source {
         let mut names: Vec<String> = fs::read_dir(root.join("nix/store"))?
             .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
             .collect::<Result<_>>()?;
-        names.retain(|name| name != ".links");
+        let of_others = |name: &String| others.iter().any(|other| other.names.contains(name));
+        names.retain(|name| name != ".links" && !of_others(name));
         names.sort();
         ensure!(names == self.names, "the store has {names:?}");
         ensure!(!root.join("nix/var/nix/.keystone-journal").exists(), "the journal was left");

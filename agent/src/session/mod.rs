@@ -15,3 +15,6 @@ pub mod remote;
 pub mod restart;
 pub mod serve;
 pub mod wire;
+
+#[cfg(test)]
+mod held_tests;

@@ -2,13 +2,17 @@
 
 use super::wire::{ArrivedBlock, CREDIT, Incoming, Wire, WireError};
 use crate::execute::supplies::{EventSink, Supplies, SupplyError};
-use crate::store::{Block, ClosureSource, SourceError, window_log};
+use crate::store::buffer::Pool;
+use crate::store::held::offer::{Offer, RestoreError};
+use crate::store::{Block, ClosureSource, Held, SourceError, window_log};
 use keystone_protocol::event::Event;
 use keystone_protocol::fetch::{Fetch, NotFetched};
+use keystone_protocol::frame::{BlockHeader, Encoding};
 use keystone_protocol::message::{ToAgent, ToController, Wanted};
 use keystone_protocol::secret::Secret;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The longest silence while the closure is streamed.
@@ -44,6 +48,9 @@ pub struct Remote<'w> {
     wire: &'w RefCell<Wire>,
     secrets: Secrets,
     arrivals: Arrivals,
+    held: Option<Arc<Held>>,
+    offer: Option<Offer>,
+    pool: Pool,
 }
 
 /// Puts blocks in their order.
@@ -82,6 +89,9 @@ impl Arrivals {
 
     /// Takes a block that arrived whole.
     fn whole(&mut self, arrived: ArrivedBlock) -> Result<(), WireError> {
+        if arrived.again && arrived.header.encoding == Encoding::Chunks {
+            return Err(WireError::OutOfTurn("chunks where bytes were asked for"));
+        }
         let number = self.number(arrived.again)?;
         self.early.insert(number, Block { header: arrived.header, data: arrived.data });
         Ok(())
@@ -102,17 +112,58 @@ impl Arrivals {
 impl<'w> Remote<'w> {
     /// Supplies for one execution.
     pub fn new(wire: &'w RefCell<Wire>, secrets: Secrets) -> Self {
-        Remote { wire, secrets, arrivals: Arrivals::default() }
+        let (held, offer, pool) = (None, None, Pool::default());
+        Remote { wire, secrets, arrivals: Arrivals::default(), held, offer, pool }
+    }
+
+    /// Starts to cut what is held that is like these paths.
+    fn offer(&mut self, paths: Vec<u32>) -> Result<(), SourceError> {
+        let held = self.held.clone().filter(|_| self.offer.is_none());
+        let held = held.ok_or(WireError::OutOfTurn("that it wants chunks"))?;
+        let sender = self.wire.borrow().sender();
+        let tell = move |path, first, hashes| {
+            sender.send(&ToController::Chunks { path, first, hashes }).is_ok()
+        };
+        self.offer = Some(Offer::start(held, paths, Box::new(tell))?);
+        Ok(())
+    }
+
+    /// A block with its bytes; none if they are not there any more.
+    fn restored(&mut self, block: Block) -> Result<Option<Block>, SourceError> {
+        if block.header.encoding != Encoding::Chunks {
+            return Ok(Some(block));
+        }
+        let offer = self.offer.as_mut().ok_or(WireError::OutOfTurn("chunks of nothing"))?;
+        match offer.restore(&block.data, block.header.raw_len, &self.pool) {
+            Ok(data) => {
+                let header = BlockHeader { encoding: Encoding::Raw, ..block.header };
+                Ok(Some(Block { header, data }))
+            }
+            Err(RestoreError::Wrong(what)) => Err(source_error(WireError::OutOfTurn(what))),
+            Err(RestoreError::Gone(error)) => {
+                tracing::warn!("what is held has changed: {error}; its bytes are asked for");
+                Ok(None)
+            }
+        }
     }
 }
 
 impl ClosureSource for Remote<'_> {
+    fn hold(&mut self, held: Held) {
+        self.held = Some(Arc::new(held));
+    }
+
+    fn let_go(&mut self) {
+        (self.offer, self.held) = (None, None);
+    }
+
     fn want(&mut self, wanted: &[Wanted]) -> Result<(), SourceError> {
         self.arrivals = Arrivals::default();
         let message = ToController::WantPaths {
             paths: wanted.to_vec(),
             credit: CREDIT as u64,
             window_log: window_log(),
+            alike: self.held.as_ref().map_or_else(Vec::new, |held| held.paths()),
         };
         self.wire.borrow_mut().send(&message).map_err(source_error)
     }
@@ -137,10 +188,16 @@ impl ClosureSource for Remote<'_> {
             self.wire.borrow_mut().send(&message).map_err(source_error)?;
         }
         loop {
-            let arrivals = &mut self.arrivals;
-            if let Some(block) = arrivals.early.remove(&arrivals.next) {
-                arrivals.next += 1;
-                arrivals.in_use = block.data.len() as u64;
+            if let Some(block) = self.arrivals.early.remove(&self.arrivals.next) {
+                let Some(block) = self.restored(block)? else {
+                    let number = self.arrivals.next;
+                    self.arrivals.asked.push_back(number);
+                    let message = ToController::SendAgain { number };
+                    self.wire.borrow_mut().send(&message).map_err(source_error)?;
+                    continue;
+                };
+                self.arrivals.next += 1;
+                self.arrivals.in_use = block.data.len() as u64;
                 return Ok(block);
             }
             if self.arrive()?.is_some() {
@@ -164,6 +221,7 @@ impl Remote<'_> {
             }
             Incoming::Message(ToAgent::Fetch(fetch)) => return Ok(Some(fetch)),
             Incoming::Message(ToAgent::SourceFailed { message }) => return Err(message.into()),
+            Incoming::Message(ToAgent::WantChunks { paths }) => self.offer(paths)?,
             Incoming::Message(_) => {
                 return Err(source_error(WireError::OutOfTurn("a message amid the closure")));
             }
@@ -257,7 +315,7 @@ mod tests {
     use super::*;
     use crate::execute::cancel::Cancel;
     use keystone_protocol::frame::{
-        BlockHeader, Encoding, HEADER, encode_block_header, mark_again, parse_header, parse_payload,
+        HEADER, encode_block_header, mark_again, parse_header, parse_payload,
     };
     use keystone_protocol::message::decode;
     use std::io::{Read, Write, pipe};

@@ -133,7 +133,7 @@ impl Session<'_> {
             }
             ToAgent::Fetch(_) => Err(WireError::OutOfTurn("where to fetch what nobody wants")),
             // The rest of a stream whose consumer failed.
-            ToAgent::SourceFailed { .. } => Ok(()),
+            ToAgent::SourceFailed { .. } | ToAgent::WantChunks { .. } => Ok(()),
             ToAgent::Abort => Ok(()),
         }
     }

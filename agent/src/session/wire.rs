@@ -7,9 +7,9 @@ use keystone_protocol::frame::{
 };
 use keystone_protocol::message::{self, MessageError, ToAgent, ToController};
 use std::io::{self, Read, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 use thiserror::Error;
@@ -84,7 +84,7 @@ pub struct Wire {
     incoming: Receiver<Result<Incoming, WireError>>,
     /// Bytes of blocks in `incoming`.
     waiting: Arc<AtomicUsize>,
-    output: Box<dyn Write + Send>,
+    output: Sender,
     cancel: Cancel,
 }
 
@@ -109,13 +109,18 @@ impl Wire {
             .name("frames".to_owned())
             .spawn(move || reader.read_frames(input))
             .expect("a thread can be started");
-        Wire { incoming, waiting, output: Box::new(output), cancel }
+        let output = Sender(Arc::new(Mutex::new(Box::new(output))));
+        Wire { incoming, waiting, output, cancel }
     }
 
     /// Sends a message.
     pub fn send(&mut self, message: &ToController) -> Result<(), WireError> {
-        let bytes = message::encode(message)?;
-        self.output.write_all(&bytes.0).and_then(|()| self.output.flush()).map_err(WireError::Io)
+        self.output.send(message)
+    }
+
+    /// For another thread that has something to say.
+    pub fn sender(&self) -> Sender {
+        self.output.clone()
     }
 
     /// The next frame, whenever it comes.
@@ -155,6 +160,19 @@ impl Wire {
                 }
             }
         }
+    }
+}
+
+/// The direction to the controller.
+#[derive(Clone)]
+pub struct Sender(Arc<Mutex<Box<dyn Write + Send>>>);
+
+impl Sender {
+    /// Sends a message.
+    pub fn send(&self, message: &ToController) -> Result<(), WireError> {
+        let bytes = message::encode(message)?;
+        let mut output = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        output.write_all(&bytes.0).and_then(|()| output.flush()).map_err(WireError::Io)
     }
 }
 

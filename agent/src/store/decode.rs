@@ -55,7 +55,8 @@ impl Inflater {
         Inflater { context: DCtx::create(), pool }
     }
 
-    fn inflate(&mut self, data: &[u8], length: usize) -> io::Result<Buffer> {
+    /// What comes of a frame, which has to be `length` bytes.
+    pub(super) fn inflate(&mut self, data: &[u8], length: usize) -> io::Result<Buffer> {
         let mut out = self.pool.take(length);
         match self.context.decompress(&mut out[..], data) {
             Ok(found) if found == length => Ok(out),
@@ -102,8 +103,14 @@ impl Decoder {
     pub(super) fn take(&mut self, header: BlockHeader, data: Buffer) -> Result<(), ReceiveError> {
         let raw_len = header.raw_len as usize;
         let Encoding::Stream { end } = header.encoding else {
-            if self.stream.is_some() {
+            // What had been chunks may come amid a frame, where nothing is to come out before it.
+            let raw = header.encoding == Encoding::Raw;
+            let due = |stream: &Stream| !raw || !stream.announced.is_empty();
+            if self.stream.as_ref().is_some_and(due) {
                 return Err(ReceiveError::Block("a frame does not go on".to_owned()));
+            }
+            if header.encoding == Encoding::Chunks {
+                return Err(ReceiveError::Block("chunks that nobody has offered".to_owned()));
             }
             let packed = (header.encoding == Encoding::Zstd).then_some(raw_len);
             if packed.is_none() && data.len() != raw_len {

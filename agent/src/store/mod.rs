@@ -9,6 +9,7 @@
 //! | `pipeline` | the workers that unpack paths, checkpoints |
 //! | `fetch` | paths that the machine fetches itself |
 //! | `decode` | blocks' data, decompressed |
+//! | [`held`] | what is like that of a closure which has to come, in chunks |
 //! | `fs` | files below open directories, never through a link |
 //! | `journal` | how far unfinished paths came |
 //! | [`buffer`] | memory that is used again |
@@ -27,6 +28,7 @@ mod decode;
 pub mod derivation;
 mod fetch;
 pub(crate) mod fs;
+pub mod held;
 mod journal;
 pub mod nar;
 mod pipeline;
@@ -37,6 +39,7 @@ pub mod receive;
 pub use db::DbError;
 pub use decode::{Unpacked, window_log};
 pub use fs::FsError;
+pub use held::Held;
 pub use profile::ProfileError;
 pub use receive::{Block, ClosureSource, Progress, ReceiveError, Received, SourceError};
 

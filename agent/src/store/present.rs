@@ -139,7 +139,7 @@ impl Store {
     }
 
     /// The running system's store, if it is another one than this.
-    fn running_store(&self) -> Option<OpenDir> {
+    pub(super) fn running_store(&self) -> Option<OpenDir> {
         let running = OpenDir::open(Path::new(RUNNING_STORE)).ok()?;
         let id = |dir: &OpenDir| nix::sys::stat::fstat(&dir.fd).map(|s| (s.st_dev, s.st_ino)).ok();
         (id(&running)? != id(&self.store)?).then_some(running)

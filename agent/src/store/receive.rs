@@ -20,6 +20,7 @@ use super::buffer::Buffer;
 use super::closure::{Closure, Entry, ManifestError};
 use super::db::{self, DbError, Derivation};
 use super::fs::{FsError, Io};
+use super::held::Held;
 use super::journal::Journal;
 use super::nar::parse::FormatError;
 use super::pipeline::Pipeline;
@@ -61,6 +62,11 @@ pub struct Block {
 /// After [`ClosureSource::want`] the blocks of exactly the wanted paths come, a path's blocks one
 /// after another from the first byte that is wanted to the last, paths in any order.
 pub trait ClosureSource {
+    /// Says what this machine holds that is like what is wanted next: a source may make use of it
+    /// until [`ClosureSource::let_go`].
+    fn hold(&mut self, _held: Held) {}
+    /// What is held is not to be touched any more, and nothing of it open.
+    fn let_go(&mut self) {}
     /// Asks for these paths; no blocks follow an empty list. Called once more after
     /// [`ClosureSource::elsewhere`], for what is still wanted then.
     fn want(&mut self, wanted: &[Wanted]) -> Result<(), SourceError>;
@@ -206,31 +212,38 @@ impl Store {
             });
         }
         let journal = Journal::open(&self.state)?;
-        let Present { wanted, mut resumed, mut kept, copied } =
+        let Present { wanted, resumed, mut kept, copied } =
             self.present(&closure, &registered, &journal, cancel)?;
-        source.want(&wanted).map_err(ReceiveError::Source)?;
+        source.hold(self.held(&closure, &wanted));
         let left = |w: &Wanted| closure.entries[w.path as usize].info.nar_size - w.from;
         let total = Progress {
             bytes_total: wanted.iter().map(left).sum(),
             paths_total: wanted.len() as u64,
             ..Progress::default()
         };
-        progress(total);
         let pipeline = Pipeline::new(&self.store, &journal, total);
-        let mut sent = wanted.clone();
-        let elsewhere = if wanted.is_empty() { Ok(None) } else { source.elsewhere() };
-        if let Some(fetch) = elsewhere.map_err(ReceiveError::Source)? {
-            let left = pipeline.fetch(&closure, &wanted, resumed, &fetch, progress, cancel)?;
-            (sent, resumed) = (left.wanted, left.resumed);
-            kept -= left.lost;
-            if !left.failed.is_empty() {
-                source.not_fetched(&left.failed).map_err(ReceiveError::Source)?;
+        // What is held is let go of however this ends.
+        let receive = || {
+            source.want(&wanted).map_err(ReceiveError::Source)?;
+            progress(total);
+            let (mut sent, mut resumed) = (wanted.clone(), resumed);
+            let elsewhere = if wanted.is_empty() { Ok(None) } else { source.elsewhere() };
+            if let Some(fetch) = elsewhere.map_err(ReceiveError::Source)? {
+                let left = pipeline.fetch(&closure, &wanted, resumed, &fetch, progress, cancel)?;
+                (sent, resumed) = (left.wanted, left.resumed);
+                kept -= left.lost;
+                if !left.failed.is_empty() {
+                    source.not_fetched(&left.failed).map_err(ReceiveError::Source)?;
+                }
+                if !sent.is_empty() {
+                    source.want(&sent).map_err(ReceiveError::Source)?;
+                }
             }
-            if !sent.is_empty() {
-                source.want(&sent).map_err(ReceiveError::Source)?;
-            }
-        }
-        let reached = pipeline.run(&closure, &sent, resumed, source, progress, cancel)?;
+            pipeline.run(&closure, &sent, resumed, source, progress, cancel)
+        };
+        let reached = receive();
+        source.let_go();
+        let reached = reached?;
         drop(pipeline);
         let derivations = self.derivations(&closure)?;
         nix::unistd::syncfs(&self.store.fd).at("sync", &self.store.path)?;

@@ -32,6 +32,7 @@ use super::disks::{DiskoArgs, RescueArgs};
 use super::help;
 use super::layout::LayoutArgs;
 use super::origin::OriginArgs;
+use crate::nar::Delta;
 use agreement::{AgreementArgs, MadeSecretsArgs};
 use clap::{ArgAction, Args, Parser, Subcommand};
 use fetch::FetchArgs;
@@ -135,6 +136,9 @@ pub struct InstallArgs {
     /// seconds; the machine waits as long, and closes what is open then (0: both do so at once)
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     pub patience: u64,
+    /// Send no chunks of store paths that the machine holds already, in other versions of them
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
+    pub delta: Delta,
     /// Write the report to this file (- for standard output)
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
@@ -206,6 +210,9 @@ pub struct CopyArgs {
     /// After a broken connection, go on connecting for this many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     pub patience: u64,
+    /// Send no chunks of store paths that the machine holds already, in other versions of them
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
+    pub delta: Delta,
 }
 
 /// `keystone verify`

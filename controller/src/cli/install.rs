@@ -11,6 +11,7 @@ use crate::install::{
     InstallError, InstallRequest, Installed, LinkOptions, Until, install, preflight,
 };
 use crate::kexec::Outcome;
+use crate::nar::Delta;
 use crate::reboot::RebootOptions;
 use crate::report::InstallReport;
 use crate::ssh::{Address, Destination};
@@ -80,6 +81,7 @@ pub(super) async fn install_and_tell(
         None => link_options(link, operator)?,
     };
     options.patience = Duration::from_secs(args.map_or(0, |args| args.patience));
+    options.delta = args.map_or(Delta::default(), |args| args.delta);
     let mut until = until(args, selected, &options, operator)?;
     if let Some(args) = args.filter(|_| std::mem::take(&mut kexec)) {
         match super::begin::boot_installer(args, &mut options, operator, stop).await? {

@@ -2,6 +2,7 @@
 
 use super::args::LinkArgs;
 use crate::install::{InstallError, LinkOptions};
+use crate::nar::Delta;
 use crate::operator::OperatorError;
 use crate::secrets::SecretSource;
 use crate::ssh::config::{Files, Sources};
@@ -102,6 +103,7 @@ pub(super) fn link_options(
         agent: LocalAgent::find(args.agent.as_deref())?,
         agent_log: if args.output.verbose > 1 { "debug" } else { "info" }.to_owned(),
         patience: Duration::ZERO,
+        delta: Delta::default(),
     })
 }
 

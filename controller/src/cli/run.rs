@@ -223,6 +223,7 @@ async fn copy(
     let options = CopyOptions {
         link: LinkOptions {
             patience: Duration::from_secs(args.patience),
+            delta: args.delta,
             ..link_options(&args.link, operator)?
         },
         manifest: found.manifest,

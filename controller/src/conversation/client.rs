@@ -3,6 +3,7 @@
 use super::ConversationError;
 use super::log::LogTail;
 use super::transport::{Incoming, Outgoing, Wire};
+use crate::nar::Delta;
 use crate::operator::{Notice, Operator};
 use crate::ssh::exec::{Exit, Running};
 use keystone_protocol::inventory::Inventory;
@@ -40,6 +41,8 @@ pub struct Conversation {
     pub(super) received: u64,
     /// The step that was begun last.
     pub(super) step: Option<String>,
+    /// Whether what the machine holds is not sent.
+    pub(super) delta: Delta,
     hello: AgentHello,
 }
 
@@ -71,8 +74,14 @@ impl Conversation {
         operator: &mut impl Operator,
     ) -> Result<Self, ConversationError> {
         let hello = AgentHello { version: String::new(), exe: String::new() };
-        let mut conversation =
-            Conversation { wire, log: LogTail::default(), received: 0, step: None, hello };
+        let mut conversation = Conversation {
+            wire,
+            log: LogTail::default(),
+            received: 0,
+            step: None,
+            delta: Delta::default(),
+            hello,
+        };
         conversation.say(&ToAgent::Hello {
             protocol: PROTOCOL_VERSION,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -97,6 +106,11 @@ impl Conversation {
     /// Who the agent is.
     pub fn hello(&self) -> &AgentHello {
         &self.hello
+    }
+
+    /// Says whether chunks that the machine holds already are not sent.
+    pub fn set_delta(&mut self, delta: Delta) {
+        self.delta = delta;
     }
 
     /// How much of a closure the agent says it has received in this conversation, in NAR bytes.
@@ -230,6 +244,7 @@ pub(super) fn out_of_place(message: &ToController, doing: &'static str) -> Conve
         ToController::WantUnlockKey { .. } => "that it wants a key",
         ToController::WantPaths { .. } => "which paths it wants",
         ToController::NotFetched { .. } => "that it could not fetch paths",
+        ToController::Chunks { .. } => "what it holds",
         ToController::Credit { .. } => "how much it took",
         ToController::SendAgain { .. } => "that a block arrived damaged",
         ToController::WantExtraFiles { .. } => "that it wants the operator's files",

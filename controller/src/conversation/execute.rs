@@ -5,14 +5,18 @@ use super::client::{Conversation, out_of_place};
 use super::stream::{Credit, Sending, Stream};
 use crate::additions::Archive;
 use crate::closure::ClosureSource;
-use crate::nar::Item;
+use crate::nar::delta::Ask;
+use crate::nar::{Item, Known};
 use crate::operator::{Notice, Operator, OperatorError};
 use crate::stop::Stop;
+use bytes::Bytes;
+use keystone_protocol::chunks::from_text;
 use keystone_protocol::event::{Event, EventKind, Failure, Unit};
 use keystone_protocol::fetch::NotFetched;
 use keystone_protocol::manifest::Manifest;
 use keystone_protocol::message::{
     Copied, CopyRequest, EXTRA_FILES, ExecuteRequest, Refusal, ToAgent, ToController, Wanted,
+    encode,
 };
 use keystone_protocol::report::Report;
 use std::sync::Arc;
@@ -212,8 +216,17 @@ impl Run {
                     }
                     operator.notice(Notice::Event(&event));
                 }
-                ToController::WantPaths { paths, credit, window_log } => {
-                    self.stream(agent, &paths, credit, window_log)?;
+                ToController::WantPaths { paths, credit, window_log, alike } => {
+                    self.stream(agent, &paths, &alike, credit, window_log)?;
+                }
+                ToController::Chunks { path, first, hashes } => {
+                    if let Some(stream) = &self.stream {
+                        let hashes = from_text(&hashes).ok_or("chunks that can't be read");
+                        let added = hashes.and_then(|h| stream.known().add(path, first, &h));
+                        added.map_err(|why| {
+                            ConversationError::Inconsistent(format!("it offers {why}"))
+                        })?;
+                    }
                 }
                 ToController::NotFetched { paths } => {
                     let warning = self.not_fetched(&paths);
@@ -290,6 +303,7 @@ impl Run {
         &mut self,
         agent: &Conversation,
         wanted: &[Wanted],
+        alike: &[u32],
         credit: u64,
         window_log: u32,
     ) -> Result<(), ExecuteError> {
@@ -313,7 +327,15 @@ impl Run {
                 return Ok(agent.say(&ToAgent::Fetch(Box::new(fetch)))?);
             }
         }
-        self.send_all(agent, Arc::clone(&self.contents.source), items, credit, window_log);
+        let control = agent.wire.control.clone();
+        let ask: Ask = Box::new(move |paths| {
+            let asked = encode(&ToAgent::WantChunks { paths: paths.to_vec() });
+            asked.is_ok_and(|bytes| control.send(Bytes::copy_from_slice(&bytes.0)).is_ok())
+        });
+        let known = Known::new(agent.delta, alike, ask);
+        // While these are sent it shows what the line is like.
+        items.sort_by_key(|item| known.is_alike(item.index));
+        self.send_all(agent, Arc::clone(&self.contents.source), items, known, credit, window_log);
         Ok(())
     }
 
@@ -350,7 +372,7 @@ impl Run {
             return Err(ConversationError::Inconsistent(why).into());
         };
         let items = vec![Item { index: EXTRA_FILES, info: archive.path_info(), from: 0 }];
-        self.send_all(agent, archive, items, credit, window_log);
+        self.send_all(agent, archive, items, Known::nothing(), credit, window_log);
         Ok(())
     }
 
@@ -359,6 +381,7 @@ impl Run {
         agent: &Conversation,
         source: Arc<dyn ClosureSource>,
         items: Vec<Item>,
+        known: Known,
         credit: u64,
         window_log: u32,
     ) {
@@ -366,7 +389,8 @@ impl Run {
         if self.stopping.is_none() {
             let (blocks, control) = (agent.wire.blocks.clone(), agent.wire.control.clone());
             let window_log = window_log.clamp(MIN_WINDOW_LOG, MAX_WINDOW_LOG);
-            let sending = Sending { source, items, credit, window_log, blocks, control };
+            let known = Arc::new(known);
+            let sending = Sending { source, items, credit, window_log, known, blocks, control };
             self.stream = Some(Stream::start(sending));
         }
     }

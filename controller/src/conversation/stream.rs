@@ -1,9 +1,8 @@
 //! Sends the closure's blocks: within the agent's credit, and again what arrived damaged.
 
 use crate::closure::ClosureSource;
-use crate::nar::{Block, BlockError, Blocks, Item, Pace, Sent};
+use crate::nar::{Block, BlockError, Blocks, Item, Known, Pace, Sent};
 use bytes::Bytes;
-use keystone_protocol::frame::mark_again;
 use keystone_protocol::message::{ToAgent, encode};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -27,6 +26,8 @@ pub(super) struct Sending {
     /// Bytes that may be sent at first.
     pub(super) credit: u64,
     pub(super) window_log: u32,
+    /// What the agent holds already.
+    pub(super) known: Arc<Known>,
     /// Where blocks go.
     pub(super) blocks: mpsc::Sender<Block>,
     /// Where it is said that the source failed.
@@ -39,6 +40,7 @@ pub(super) struct Stream {
     task: JoinHandle<()>,
     credit: watch::Sender<Credit>,
     again: mpsc::UnboundedSender<u64>,
+    known: Arc<Known>,
 }
 
 impl Stream {
@@ -47,6 +49,7 @@ impl Stream {
         let (credit, credits) = watch::channel(Credit { whole: 0, bytes: sending.credit });
         let (again, agains) = mpsc::unbounded_channel();
         let control = sending.control.clone();
+        let known = Arc::clone(&sending.known);
         let task = tokio::spawn(async move {
             let Err(error) = Sender::send_all(sending, credits, agains).await else { return };
             let message = crate::chain(&error);
@@ -55,7 +58,7 @@ impl Stream {
                 Err(e) => tracing::error!("{e}"),
             }
         });
-        Stream { task, credit, again }
+        Stream { task, credit, again, known }
     }
 
     /// The agent took more.
@@ -63,7 +66,12 @@ impl Stream {
         self.credit.send_replace(credit);
     }
 
-    /// A block arrived damaged.
+    /// What the agent holds.
+    pub(super) fn known(&self) -> &Known {
+        &self.known
+    }
+
+    /// A block arrived damaged, or what it is made of is not there any more.
     pub(super) fn send_again(&self, number: u64) {
         // Nobody hears it if sending has failed, which the agent was told.
         let _ = self.again.send(number);
@@ -84,6 +92,7 @@ struct Sender {
     kept: VecDeque<Block>,
     first: u64,
     sent: u64,
+    known: Arc<Known>,
 }
 
 /// Nobody is there any more, or nothing can be done.
@@ -98,11 +107,12 @@ impl Sender {
         credits: watch::Receiver<Credit>,
         agains: mpsc::UnboundedReceiver<u64>,
     ) -> Result<(), BlockError> {
-        let Sending { source, items, window_log, blocks, .. } = sending;
+        let Sending { source, items, window_log, known, blocks, .. } = sending;
         let pace = Arc::new(Pace::default());
-        let mut stream = Blocks::start(source, items, Arc::clone(&pace), window_log)?;
+        let mut stream =
+            Blocks::start(source, items, Arc::clone(&pace), window_log, Arc::clone(&known))?;
         let (kept, first, sent) = (VecDeque::new(), 0, 0);
-        let mut sender = Sender { blocks, credits, agains, kept, first, sent };
+        let mut sender = Sender { blocks, credits, agains, kept, first, sent, known };
         match sender.run(&mut stream, &pace).await {
             Ok(()) | Err(End::Gone) => Ok(()),
             Err(End::Failed(error)) => Err(error),
@@ -123,10 +133,10 @@ impl Sender {
             let Some(block) = block else { break };
             let block = block.map_err(End::Failed)?;
             let starved = began.elapsed().min(LONGEST);
-            self.wait_for_credit(block.data.len() as u64).await?;
+            self.wait_for_credit(block.cost()).await?;
             let began = Instant::now();
             let bytes = block.data.len() as u64;
-            self.sent += bytes;
+            self.sent += block.cost();
             self.kept.push_back(block.clone());
             self.blocks.send(block).await.map_err(|_| End::Gone)?;
             pace.sent(Sent { bytes, took: began.elapsed(), starved });
@@ -165,9 +175,12 @@ impl Sender {
             let what = format!("block {number} is asked for again, which was not sent or arrived");
             return Err(End::Failed(BlockError::Thread(what)));
         };
-        let mut block = block.clone();
-        mark_again(&mut block.header);
-        tracing::warn!("block {number} arrived damaged and is sent again");
+        if block.names_chunks() {
+            // What the agent holds changes: all is sent from here on.
+            self.known.give_up();
+        }
+        let block = block.again().map_err(|error| End::Failed(error.into()))?;
+        tracing::warn!("block {number} is asked for again, and sent");
         self.blocks.send(block).await.map_err(|_| End::Gone)
     }
 }

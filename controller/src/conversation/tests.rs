@@ -4,10 +4,11 @@ use super::execute::{ExecuteError, Execution};
 use super::{Conversation, ConversationError, PipeOut};
 use crate::additions::Archive;
 use crate::closure::ClosureSource;
-use crate::nar::DumpError;
+use crate::nar::{Delta, DumpError};
 use crate::operator::{Notice, Operator, OperatorError, Proposal};
 use crate::ssh::PublicKey;
 use crate::stop::{self, Stop};
+use keystone_protocol::chunks::{Cutter, hash, to_text};
 use keystone_protocol::event::{Event, EventKind, Failure, Outcome};
 use keystone_protocol::fetch::{Compression, Fetch, FetchNar, NotFetched};
 use keystone_protocol::frame::{Encoding, Frame, HEADER, parse_header, parse_payload};
@@ -192,7 +193,7 @@ impl ClosureSource for Given {
 
 fn want(paths: &[(u32, u64)], credit: u64) -> ToController {
     let paths = paths.iter().map(|&(path, from)| Wanted { path, from }).collect();
-    ToController::WantPaths { paths, credit, window_log: 23 }
+    ToController::WantPaths { paths, credit, window_log: 23, alike: vec![] }
 }
 
 fn execution(nars: Vec<Vec<u8>>) -> Execution {
@@ -272,6 +273,7 @@ async fn a_whole_execution() {
             got[header.path as usize].extend(match header.encoding {
                 Encoding::Raw => data,
                 Encoding::Zstd => zstd::decode_all(&data[..]).unwrap(),
+                Encoding::Chunks => panic!("nothing was offered"),
                 Encoding::Stream { .. } => panic!("a stream on a fast line"),
             });
             lasts += u32::from(header.last);
@@ -541,6 +543,77 @@ async fn credit_and_repetition() {
     agent.await.unwrap();
 }
 
+/// What the agent holds is asked for and named; where it is gone all comes, also what was not asked
+/// for again.
+#[tokio::test]
+async fn what_the_agent_holds_is_not_sent() {
+    let mut state = 1u32;
+    let noise = std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state as u8
+    });
+    let nar: Vec<u8> = noise.take(40 << 20).collect();
+    let expected = nar.clone();
+    let (client, mut peer) = pipes();
+    let agent = tokio::spawn(async move {
+        peer.hello(PROTOCOL_VERSION, &right()).await;
+        assert!(matches!(peer.hear().await, ToAgent::Execute(_)));
+        let paths = vec![Wanted { path: 0, from: 0 }];
+        // Credit for what three blocks become.
+        let credit = 3 << 20;
+        let want = ToController::WantPaths { paths, credit, window_log: 23, alike: vec![0] };
+        peer.say(want).await;
+        let ToAgent::WantChunks { paths } = peer.hear().await else { panic!("chunks") };
+        assert_eq!(paths, [0]);
+        let mut hashes = Vec::new();
+        let mut each = |chunk: &[u8]| {
+            hashes.push(hash(chunk));
+            Ok::<(), std::convert::Infallible>(())
+        };
+        let mut cutter = Cutter::default();
+        let (Ok(()), Ok(())) = (cutter.push(&expected, &mut each), cutter.end(&mut each));
+        peer.say(ToController::Chunks { path: 0, first: 0, hashes: to_text(&hashes) }).await;
+        let mut offset = 0;
+        for _ in 0..3 {
+            let Some(Frame::Block(header, data)) = peer.frame().await else { panic!() };
+            assert_eq!((header.encoding, header.offset), (Encoding::Chunks, offset));
+            assert!(data.len() < 1000);
+            offset += u64::from(header.raw_len);
+        }
+        let more = tokio::time::timeout(Duration::from_millis(300), peer.frame()).await;
+        assert!(more.is_err());
+        peer.say(ToController::SendAgain { number: 0 }).await;
+        let Some(Frame::Block(header, data)) = peer.frame().await else { panic!() };
+        assert_eq!((header.encoding, header.offset), (Encoding::Raw, 0));
+        assert!(data[..] == expected[..data.len()]);
+        peer.say(ToController::Credit { whole: 3, bytes: 100 << 20 }).await;
+        let mut named = 0;
+        loop {
+            let Some(Frame::Block(header, _)) = peer.frame().await else { panic!() };
+            assert_eq!(header.offset, offset);
+            offset += u64::from(header.raw_len);
+            named += usize::from(header.encoding == Encoding::Chunks);
+            if header.last {
+                assert_ne!(header.encoding, Encoding::Chunks);
+                break;
+            }
+        }
+        // What was packed already.
+        assert!(named <= crate::nar::blocks::AHEAD + 4, "{named}");
+        peer.say(ToController::Chunks { path: 0, first: 0, hashes: String::new() }).await;
+        assert!(matches!(peer.hear().await, ToAgent::Abort));
+    });
+    let mut notes = Notes::default();
+    let mut conversation = begin(client, &mut notes).await.unwrap();
+    conversation.set_delta(Delta::Always);
+    let done = conversation.execute(execution(vec![nar]), &mut notes, &Stop::never()).await;
+    let error = crate::chain(&done.unwrap_err());
+    assert!(error.contains("chunks that nobody asked for"), "{error}");
+    agent.await.unwrap();
+}
+
 /// The operator's files come in a stream of their own, numbered anew.
 #[tokio::test]
 async fn the_operators_files_come_when_they_are_wanted() {
@@ -562,6 +635,7 @@ async fn the_operators_files_come_when_they_are_wanted() {
             got.extend(match header.encoding {
                 Encoding::Raw => data,
                 Encoding::Zstd => zstd::decode_all(&data[..]).unwrap(),
+                Encoding::Chunks => panic!("nothing was offered"),
                 Encoding::Stream { .. } => panic!("a stream on a fast line"),
             });
             if header.last {

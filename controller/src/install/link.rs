@@ -3,6 +3,7 @@
 use super::error::InstallError;
 use super::line::{Contact, is_of_the_line};
 use crate::conversation::Conversation;
+use crate::nar::Delta;
 use crate::operator::{Notice, Operator};
 use crate::ssh::host_key::fingerprint;
 use crate::ssh::{ConnectOptions, Destination, Session, SshError};
@@ -22,6 +23,8 @@ pub struct LinkOptions {
     pub agent_log: String,
     /// After a broken connection, how long to go on connecting without one that gets on.
     pub patience: Duration,
+    /// Whether chunks of a closure that the machine holds already are not sent.
+    pub delta: Delta,
 }
 
 /// A machine whose agent has said hello.
@@ -65,7 +68,8 @@ impl Link {
             Ok(Conversation::with_program(running, hash, operator).await?)
         };
         match begun.await {
-            Ok(conversation) => {
+            Ok(mut conversation) => {
+                conversation.set_delta(options.delta);
                 operator.notice(Notice::AgentStarted {
                     version: &conversation.hello().version,
                     path: remote.path(),

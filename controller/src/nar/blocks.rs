@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! readers ─ pieces ─▶ order: how is each to be encoded? ─┬─▶ compressors, or
-//!                                                        └─▶ one stream's compressor
+//!                                                        ├─▶ one stream's compressor, or
+//!                                                        └─▶ blocks that name what is there
 //! whoever sends takes finished blocks in the order in which they were cut
 //! ```
 //!
@@ -10,17 +11,19 @@
 //! and a stream's compressor has its window and what its threads work on.
 
 use super::compress::{Alone, Stream};
+use super::delta::{Cut, Known, Made, Splitter};
 use super::pace::{Method, Pace};
 use super::read::{Piece, Reader};
 use crate::closure::{ClosureError, ClosureSource};
 use bytes::Bytes;
+use keystone_protocol::chunks::write_parts;
 use keystone_protocol::frame::{self, BlockHeader, EncodedBlockHeader, Encoding, FrameError};
 use keystone_protocol::manifest::PathInfo;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc as sync};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
@@ -28,6 +31,12 @@ use tokio::sync::{mpsc, oneshot};
 pub const BLOCK: usize = 1 << 20;
 /// Blocks in memory.
 pub const AHEAD: usize = 16;
+/// Blocks that may wait while it is not known whether what comes next has to be sent, and how often it
+/// is looked whether it is.
+const UNDECIDED: usize = 4;
+const LOOK: Duration = Duration::from_millis(2);
+/// The highest level for the bytes between chunks: they are few, and more levels find little more.
+const MADE_LEVEL: i32 = 9;
 /// The most threads that compress.
 const COMPRESSORS: usize = 16;
 
@@ -57,6 +66,33 @@ pub struct Block {
     pub data: Bytes,
     /// Length of the data once decoded, in bytes.
     pub raw_len: u32,
+    /// What is sent instead if it is asked for again, where the data name chunks.
+    plain: Option<(BlockHeader, Bytes)>,
+}
+
+impl Block {
+    /// How much of the other end's credit it takes, in bytes.
+    pub fn cost(&self) -> u64 {
+        self.plain.as_ref().map_or(self.data.len(), |(_, raw)| raw.len()) as u64
+    }
+
+    /// Whether its data name chunks that the other end holds.
+    pub fn names_chunks(&self) -> bool {
+        self.plain.is_some()
+    }
+
+    /// The block with its bytes, as it is sent when it was asked for again.
+    ///
+    /// # Errors
+    /// It does not fit the protocol.
+    pub fn again(&self) -> Result<Block, FrameError> {
+        let mut block = match &self.plain {
+            Some((header, raw)) => encoded(*header, raw.clone())?,
+            None => self.clone(),
+        };
+        frame::mark_again(&mut block.header);
+        Ok(block)
+    }
 }
 
 /// A path to pack.
@@ -85,12 +121,13 @@ pub struct Blocks {
 
 impl Blocks {
     /// Starts packing. `pace` decides how blocks are encoded; frames that go on over blocks have
-    /// a window of 2^`window_log` bytes.
+    /// a window of 2^`window_log` bytes. `known` is what the other end holds.
     pub fn start(
         source: Arc<dyn ClosureSource>,
         items: Vec<Item>,
         pace: Arc<Pace>,
         window_log: u32,
+        known: Arc<Known>,
     ) -> Result<Self, BlockError> {
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
             thread::Builder::new()
@@ -110,10 +147,21 @@ impl Blocks {
             spawn("nar-compress", Box::new(move || compress(&jobs, &pace, &ready)))?;
         }
         let left = items.iter().map(|item| item.info.nar_size - item.from).sum();
+        let paths = items.iter().map(|item| item.index).collect();
         let reader = Reader::start(source, items)?;
-        let counter = Arc::clone(&ready);
-        let order =
-            Order { queue: queue_in, jobs: jobs_in, pace, window_log, left, ready: counter };
+        let order = Order {
+            queue: queue_in,
+            jobs: jobs_in,
+            pace,
+            window_log,
+            left,
+            ready: Arc::clone(&ready),
+            known,
+            paths,
+            splitter: Splitter::default(),
+            stream: None,
+            at: (0, 0),
+        };
         spawn("nar-order", Box::new(move || order.run(reader)))?;
         Ok(Blocks { queue, next: None, finished: Vec::new(), ready })
     }
@@ -150,6 +198,7 @@ impl Blocks {
 struct Job {
     piece: Piece,
     level: Option<i32>,
+    made: Option<Made>,
     done: oneshot::Sender<Done>,
 }
 
@@ -163,49 +212,104 @@ struct Order {
     left: u64,
     /// Blocks that are finished and not sent.
     ready: Arc<AtomicUsize>,
+    known: Arc<Known>,
+    /// The paths, in order.
+    paths: Vec<u32>,
+    splitter: Splitter,
+    stream: Option<Stream>,
+    /// The path and the position in its NAR of the piece that came last.
+    at: (u32, u64),
 }
 
 impl Order {
     fn run(mut self, mut reader: Reader) {
-        let mut stream: Option<Stream> = None;
         while let Some(piece) = reader.next() {
-            let piece = match piece {
-                Ok(piece) => piece,
-                Err(error) => {
-                    let (done, finished) = oneshot::channel();
-                    let _ = done.send(Err(error.into()));
-                    self.ready.fetch_add(1, Ordering::Relaxed);
-                    let _ = self.queue.blocking_send(finished);
-                    return;
-                }
+            let goes_on = match piece {
+                Ok(piece) => self.piece(piece),
+                Err(error) => self.finish(Err(error.into())),
             };
-            let ready = self.ready.load(Ordering::Relaxed) as f64 / AHEAD as f64;
-            let method = self.pace.method(self.left, ready);
-            self.left -= piece.raw.len() as u64;
-            let level = match method {
-                Method::Raw => None,
-                Method::Alone(level) => Some(level),
-                Method::Stream(level) => {
-                    let blocks = self.stream(&mut stream, piece, level);
-                    if !self.finish(blocks) {
-                        return;
-                    }
-                    continue;
-                }
-            };
-            if let Some(stream) = stream.take() {
-                let at = (piece.path, piece.offset);
-                if !self.finish(end(stream, Vec::new(), None, at)) {
-                    return;
-                }
-            }
-            let (done, finished) = oneshot::channel();
-            // That nobody takes it any more shows at the queue.
-            let sent = self.queue.blocking_send(finished).is_ok();
-            if !sent || self.jobs.send(Job { piece, level, done }).is_err() {
+            if !goes_on {
                 return;
             }
         }
+        self.end_stream();
+    }
+
+    /// Takes a piece; `false` if nobody takes what comes of it.
+    fn piece(&mut self, piece: Piece) -> bool {
+        let path = piece.path;
+        while self.known.is_open(path, &self.pace) && self.waiting() >= UNDECIDED {
+            if self.queue.is_closed() {
+                return false;
+            }
+            thread::sleep(LOOK);
+        }
+        if !self.splitter.is_amid(path) {
+            if !self.known.is_used(path, &self.paths, &self.pace) {
+                return self.send(piece);
+            }
+            if !self.known.is_answered(path) {
+                // The line has something to do meanwhile.
+                if !self.flush() {
+                    return false;
+                }
+                let queue = &self.queue;
+                self.known.wait(path, || !queue.is_closed());
+            }
+        }
+        let mut cuts = Vec::new();
+        self.splitter.take(&self.known, piece, &mut cuts);
+        cuts.into_iter().all(|Cut { piece, made }| match made {
+            None => self.send(piece),
+            Some(made) => self.send_made(piece, made),
+        })
+    }
+
+    /// How many blocks nobody has taken yet.
+    fn waiting(&self) -> usize {
+        self.queue.max_capacity() - self.queue.capacity()
+    }
+
+    /// Sends a piece's bytes; `false` if nobody takes them.
+    fn send(&mut self, piece: Piece) -> bool {
+        let ready = self.ready.load(Ordering::Relaxed) as f64 / AHEAD as f64;
+        let method = self.pace.method(self.left, ready);
+        self.left -= piece.raw.len() as u64;
+        self.at = (piece.path, piece.offset);
+        let level = match method {
+            Method::Raw => None,
+            Method::Alone(level) => Some(level),
+            Method::Stream(level) => {
+                let blocks = self.stream(piece, level);
+                return self.finish(blocks);
+            }
+        };
+        self.end_stream() && self.compress(piece, level, None)
+    }
+
+    /// Has a block made of its own; `false` if nobody takes it.
+    fn compress(&mut self, piece: Piece, level: Option<i32>, made: Option<Made>) -> bool {
+        let (done, finished) = oneshot::channel();
+        // That nobody takes it any more shows at the queue.
+        let sent = self.queue.blocking_send(finished).is_ok();
+        sent && self.jobs.send(Job { piece, level, made, done }).is_ok()
+    }
+
+    /// Sends what a piece is put together from instead of it.
+    fn send_made(&mut self, piece: Piece, made: Made) -> bool {
+        // What is announced in a stream comes out before.
+        if !self.flush() {
+            return false;
+        }
+        let ready = self.ready.load(Ordering::Relaxed) as f64 / AHEAD as f64;
+        let level = match self.pace.method(self.left, ready) {
+            Method::Raw => None,
+            Method::Alone(level) => Some(level),
+            Method::Stream(level) => Some(level.min(MADE_LEVEL)),
+        };
+        self.left -= piece.raw.len() as u64;
+        self.at = (piece.path, piece.offset);
+        self.compress(piece, level, Some(made))
     }
 
     /// Hands out finished blocks; `false` if nobody takes them.
@@ -218,8 +322,8 @@ impl Order {
     }
 
     /// Adds a piece to the stream, which ends with the last one.
-    fn stream(&self, stream: &mut Option<Stream>, piece: Piece, level: i32) -> Done {
-        let mut current = match stream.take() {
+    fn stream(&mut self, piece: Piece, level: i32) -> Done {
+        let mut current = match self.stream.take() {
             Some(stream) => stream,
             None => Stream::new(level, self.window_log).map_err(BlockError::Compress)?,
         };
@@ -234,18 +338,39 @@ impl Order {
         if self.left == 0 {
             return end(current, data, Some(header), (path, offset));
         }
-        *stream = Some(current);
+        self.stream = Some(current);
         Ok(split(header, data, false)?)
     }
+
+    /// Sends what the stream has not given out yet, if there is one.
+    fn flush(&mut self) -> bool {
+        let Some(stream) = &mut self.stream else { return true };
+        let mut data = Vec::new();
+        let flushed = stream.flush(&mut data).map_err(BlockError::Compress);
+        if flushed.is_ok() && data.is_empty() {
+            return true;
+        }
+        let header = nothing(self.at);
+        self.finish(flushed.and_then(|()| Ok(split(header, data, false)?)))
+    }
+
+    /// Ends the stream, if there is one.
+    fn end_stream(&mut self) -> bool {
+        let Some(stream) = self.stream.take() else { return true };
+        self.finish(end(stream, Vec::new(), None, self.at))
+    }
+}
+
+/// The header of a stream's block that announces nothing.
+fn nothing((path, offset): (u32, u64)) -> BlockHeader {
+    let encoding = Encoding::Stream { end: false };
+    BlockHeader { path, offset, raw_len: 0, encoding, last: false }
 }
 
 /// The blocks with a stream's last bytes.
 fn end(mut stream: Stream, mut data: Vec<u8>, header: Option<BlockHeader>, at: (u32, u64)) -> Done {
     stream.end(&mut data).map_err(BlockError::Compress)?;
-    let (path, offset) = at;
-    let encoding = Encoding::Stream { end: false };
-    let nothing = BlockHeader { path, offset, raw_len: 0, encoding, last: false };
-    Ok(split(header.unwrap_or(nothing), data, true)?)
+    Ok(split(header.unwrap_or(nothing(at)), data, true)?)
 }
 
 /// One block that announces what `header` does, and others with what of the data did not fit.
@@ -263,7 +388,7 @@ fn split(header: BlockHeader, data: Vec<u8>, end: bool) -> Result<Vec<Block>, Fr
 
 fn encoded(header: BlockHeader, data: Bytes) -> Result<Block, FrameError> {
     let raw_len = header.raw_len;
-    Ok(Block { header: frame::encode_block_header(&header, &data)?, data, raw_len })
+    Ok(Block { header: frame::encode_block_header(&header, &data)?, data, raw_len, plain: None })
 }
 
 /// A compressor's life.
@@ -271,9 +396,9 @@ fn compress(jobs: &Mutex<sync::Receiver<Job>>, pace: &Pace, ready: &AtomicUsize)
     let mut alone = Alone::new();
     loop {
         let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(Job { piece, level, done }) = job else { return };
+        let Ok(Job { piece, level, made, done }) = job else { return };
         let (began, length) = (Instant::now(), piece.raw.len());
-        let block = encode(&mut alone, piece, level);
+        let block = encode(&mut alone, piece, level, made);
         if level.is_some() {
             pace.compressed(length, began.elapsed());
         }
@@ -282,13 +407,26 @@ fn compress(jobs: &Mutex<sync::Receiver<Job>>, pace: &Pace, ready: &AtomicUsize)
     }
 }
 
-fn encode(alone: &mut Alone, piece: Piece, level: Option<i32>) -> Result<Block, BlockError> {
+fn encode(
+    alone: &mut Alone,
+    piece: Piece,
+    level: Option<i32>,
+    made: Option<Made>,
+) -> Result<Block, BlockError> {
     let Piece { path, offset, last, raw } = piece;
     let raw_len = raw.len() as u32;
-    let packed = match level {
+    let to_pack = made.as_ref().map_or(&raw, |made| &made.bytes);
+    let packed = match level.filter(|_| !to_pack.is_empty()) {
         None => None,
-        Some(level) => alone.compress(&raw, level).map_err(BlockError::Compress)?,
+        Some(level) => alone.compress(to_pack, level).map_err(BlockError::Compress)?,
     };
+    if let Some(Made { parts, bytes }) = made {
+        let plain = BlockHeader { path, offset, raw_len, encoding: Encoding::Raw, last };
+        let header = BlockHeader { encoding: Encoding::Chunks, ..plain };
+        let data = write_parts(&parts, &packed.unwrap_or(bytes));
+        let block = encoded(header, data.into())?;
+        return Ok(Block { plain: Some((plain, raw.into())), ..block });
+    }
     let (encoding, data) = match packed {
         Some(packed) => (Encoding::Zstd, packed),
         None => (Encoding::Raw, raw),
@@ -301,10 +439,12 @@ mod tests {
     use super::super::pace::Sent;
     use super::*;
     use crate::nar::DumpError;
+    use crate::nar::delta::Delta;
+    use keystone_protocol::chunks::{ChunkHash, Cutter, Part, hash, read_parts};
     use keystone_protocol::frame::Frame;
     use proptest::prelude::*;
     use std::io::Write;
-    use std::time::Duration;
+    use std::sync::Weak;
 
     /// Bytes that are their own NAR.
     struct Given(Vec<Vec<u8>>);
@@ -351,9 +491,20 @@ mod tests {
         announce: impl Fn(u64) -> u64,
         pace: Arc<Pace>,
     ) -> Result<(Vec<Vec<u8>>, Vec<Encoding>), BlockError> {
+        receive_with(paths, announce, pace, Arc::new(Known::nothing()), &[])
+    }
+
+    /// The same of an end that holds `chunks`, as `known` knows.
+    fn receive_with(
+        paths: Vec<Vec<u8>>,
+        announce: impl Fn(u64) -> u64,
+        pace: Arc<Pace>,
+        known: Arc<Known>,
+        chunks: &[Vec<u8>],
+    ) -> Result<(Vec<Vec<u8>>, Vec<Encoding>), BlockError> {
         let count = paths.len();
         let list = wanted(&paths, announce);
-        let mut blocks = Blocks::start(Arc::new(Given(paths)), list, pace, 27).unwrap();
+        let mut blocks = Blocks::start(Arc::new(Given(paths)), list, pace, 27, known).unwrap();
         let mut out = vec![Vec::new(); count];
         let mut encodings = Vec::new();
         let mut last: Option<u32> = None;
@@ -376,6 +527,35 @@ mod tests {
             match header.encoding {
                 Encoding::Raw => into.extend_from_slice(&data),
                 Encoding::Zstd => into.extend(zstd::bulk::decompress(&data, raw_len).unwrap()),
+                Encoding::Chunks => {
+                    // What was announced before has come out.
+                    let came = zstd_so_far(&stream.0);
+                    let announced: usize = stream.1.iter().map(|(_, _, length)| length).sum();
+                    assert_eq!(came, announced);
+                    let before = into.len();
+                    let (parts, bytes, length) = read_parts(&data, header.raw_len).unwrap();
+                    let bytes = match bytes.len() == length {
+                        true => bytes.to_vec(),
+                        false => zstd::bulk::decompress(bytes, length).unwrap(),
+                    };
+                    let mut bytes = &bytes[..];
+                    for part in parts {
+                        match part {
+                            Part::Chunk(number) => {
+                                into.extend_from_slice(&chunks[number as usize]);
+                            }
+                            Part::Bytes(length) => {
+                                let (these, others) = bytes.split_at(length as usize);
+                                into.extend_from_slice(these);
+                                bytes = others;
+                            }
+                        }
+                    }
+                    assert_eq!((into.len() - before, bytes.len()), (raw_len, 0));
+                    let plain = block.again().unwrap();
+                    assert!(plain.data[..] == into[before..]);
+                    assert_eq!(block.cost(), raw_len as u64);
+                }
                 Encoding::Stream { end } => {
                     stream.0.extend_from_slice(&data);
                     stream.1.push((header.path as usize, into.len(), raw_len));
@@ -400,6 +580,142 @@ mod tests {
         assert!(stream.0.is_empty());
         assert_eq!(last, count.checked_sub(1).map(|n| n as u32));
         Ok((out, encodings))
+    }
+
+    /// How many bytes come out of the beginning of a frame.
+    fn zstd_so_far(packed: &[u8]) -> usize {
+        let mut out = Vec::new();
+        if !packed.is_empty() {
+            let mut decoder = zstd::Decoder::new(packed).unwrap();
+            decoder.window_log_max(27).unwrap();
+            let mut buffer = [0; 4096];
+            while let Ok(length @ 1..) = std::io::Read::read(&mut decoder, &mut buffer) {
+                out.extend_from_slice(&buffer[..length]);
+            }
+        }
+        out.len()
+    }
+
+    /// Words in a row: what compresses, and is nowhere the same.
+    fn words(seed: u32, length: usize) -> Vec<u8> {
+        let mut state = seed | 1;
+        std::iter::repeat_with(|| {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            format!("word {} ", state % 5000).into_bytes()
+        })
+        .flatten()
+        .take(length)
+        .collect()
+    }
+
+    fn cut(data: &[u8]) -> Vec<Vec<u8>> {
+        let mut chunks = Vec::new();
+        let mut cutter = Cutter::default();
+        let mut each = |chunk: &[u8]| {
+            chunks.push(chunk.to_vec());
+            Ok::<(), std::convert::Infallible>(())
+        };
+        let (Ok(()), Ok(())) = (cutter.push(data, &mut each), cutter.end(&mut each));
+        chunks
+    }
+
+    /// What the other end holds: `held`, which is like the paths `alike`.
+    fn offer(delta: Delta, alike: &[u32], chunks: &[Vec<u8>]) -> Arc<Known> {
+        let hashes: Vec<ChunkHash> = chunks.iter().map(|chunk| hash(chunk)).collect();
+        Arc::new_cyclic(|known: &Weak<Known>| {
+            let known = known.clone();
+            let ask = move |paths: &[u32]| {
+                let (known, hashes, paths) = (known.clone(), hashes.clone(), paths.to_vec());
+                // The answer takes its time.
+                thread::spawn(move || {
+                    let mut first = 0;
+                    for (i, path) in paths.iter().enumerate() {
+                        thread::sleep(Duration::from_millis(5));
+                        let Some(known) = known.upgrade() else { return };
+                        let some = &hashes[first..hashes.len() * (i + 1) / paths.len()];
+                        known.add(*path, first as u32, some).unwrap();
+                        first += some.len();
+                    }
+                });
+                true
+            };
+            Known::new(delta, alike, Box::new(ask))
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
+        /// Whatever of it the other end holds, what goes in comes out.
+        #[test]
+        fn what_is_held_comes_out_in_order(
+            seed: u32,
+            lengths in proptest::collection::vec(prop_oneof![1usize..3000, 100_000usize..3_000_000], 1..5),
+            changes in proptest::collection::vec((any::<proptest::sample::Index>(), 0..400usize), 0..40),
+            rate in prop_oneof![Just(1e9), Just(118e6), Just(30e6)],
+            alike in proptest::collection::vec(any::<bool>(), 5),
+        ) {
+            let held: Vec<Vec<u8>> = lengths.iter().enumerate()
+                .map(|(i, &length)| words(seed ^ (i as u32) << 9, length)).collect();
+            let mut paths = held.clone();
+            for (at, length) in changes {
+                let path = at.index(paths.len());
+                let at = at.index(paths[path].len());
+                let end = (at + length / 2).min(paths[path].len());
+                paths[path].splice(at..end, words(seed ^ 77, length + 1));
+            }
+            let chunks: Vec<Vec<u8>> = held.iter().flat_map(|held| cut(held)).collect();
+            let alike: Vec<u32> =
+                (0..paths.len()).filter(|i| alike[*i]).map(|i| i as u32).collect();
+            let known = offer(Delta::Always, &alike, &chunks);
+            let (out, _) = receive_with(paths.clone(), |n| n, line(rate), known, &chunks).unwrap();
+            prop_assert!(out == paths);
+        }
+    }
+
+    #[test]
+    fn what_is_held_is_not_sent_on_a_slow_line() {
+        let held = words(3, 6_000_000);
+        let mut path = held.clone();
+        path.splice(2_000_000..2_000_000, *b"inserted");
+        let chunks = cut(&held);
+        let numbers = |delta, alike: &[u32], rate| {
+            let known = offer(delta, alike, &chunks);
+            let paths = vec![words(5, 10_000), path.clone()];
+            let (out, how) =
+                receive_with(paths.clone(), |n| n, line(rate), known, &chunks).unwrap();
+            assert!(out == paths);
+            how.iter().filter(|how| **how == Encoding::Chunks).count()
+        };
+        assert_eq!(numbers(Delta::Auto, &[1], 5e6), 6);
+        assert_eq!(numbers(Delta::Never, &[1], 5e6), 0);
+        assert_eq!(numbers(Delta::Always, &[], 5e6), 0);
+        assert_eq!(numbers(Delta::Auto, &[1], 12.5e6), 0);
+        assert_eq!(numbers(Delta::Always, &[1], 1e9), 6);
+    }
+
+    /// Once something that was held is not there any more, nothing is built on it.
+    #[test]
+    fn what_is_given_up_is_sent() {
+        let held = words(3, 6_000_000);
+        let chunks = cut(&held);
+        let known = offer(Delta::Always, &[0], &chunks);
+        known.give_up();
+        let (out, how) =
+            receive_with(vec![held.clone()], |n| n, line(1e7), known, &chunks).unwrap();
+        assert!(out == [held] && !how.contains(&Encoding::Chunks));
+    }
+
+    #[test]
+    fn only_what_was_asked_for_is_an_answer() {
+        let known = Known::new(Delta::Always, &[3], Box::new(|_| true));
+        assert!(known.add(3, 0, &[]).is_err());
+        assert!(known.is_used(3, &[3, 4], &Pace::default()));
+        assert!(!known.is_used(4, &[3, 4], &Pace::default()));
+        assert!(known.add(4, 0, &[]).is_err());
+        assert!(known.add(3, u32::MAX, &[[0; 16]]).is_err());
+        assert!(known.add(3, 0, &[[0; 16]]).is_err(), "answered already");
     }
 
     proptest! {

@@ -85,6 +85,13 @@ impl Stream {
         Ok(())
     }
 
+    /// Appends to `out` what it takes to have all that was taken until now; the frame goes on.
+    pub(super) fn flush(&mut self, out: &mut Vec<u8>) -> io::Result<()> {
+        let mut input = InBuffer::around(&[]);
+        while self.step(&mut input, Directive::ZSTD_e_flush, out)?.0 > 0 {}
+        Ok(())
+    }
+
     /// Ends the frame.
     pub(super) fn end(&mut self, out: &mut Vec<u8>) -> io::Result<()> {
         let mut input = InBuffer::around(&[]);

@@ -6,12 +6,14 @@
 //! | [`hold`] | holds back the end of a NAR until it was found to be right |
 //! | [`blocks`] | cuts NARs into blocks, compresses those where it helps, in order |
 //! | `read` | several paths at once |
+//! | [`delta`] | what the other end holds already, by its chunks |
 //! | `compress` | blocks alone, or one long frame over them |
 //! | [`pace`] | what is waited for, and what follows for the compression |
 //! | `idle` | how busy this computer is |
 
 pub mod blocks;
 mod compress;
+pub mod delta;
 pub mod dump;
 pub mod hold;
 mod idle;
@@ -19,6 +21,7 @@ pub mod pace;
 mod read;
 
 pub use blocks::{Block, BlockError, Blocks, Item};
+pub use delta::{Delta, Known};
 pub use dump::{Counted, DumpError, Skip, dump, dump_from};
 pub use hold::HoldBack;
 pub use pace::{Pace, Sent};

@@ -38,6 +38,8 @@ const OUTRUN: f64 = 0.3;
 const SATURATED: f64 = 0.9;
 /// The part of the time without work from which on a level is too slow.
 const TOO_SLOW: f64 = 0.08;
+/// A line that seems so much slower than a limit before it is known is below that.
+const SURELY: f64 = 4.0;
 /// How long a level is kept at least.
 const HELD: Duration = Duration::from_millis(1500);
 
@@ -91,6 +93,8 @@ pub struct Pace {
 #[derive(Debug)]
 struct State {
     sent: u64,
+    /// How long the connection took for all of that.
+    took: Duration,
     /// What was sent in the current span, and what that was waited for.
     bytes: u64,
     sending: Duration,
@@ -120,6 +124,7 @@ impl Default for Pace {
         let now = Instant::now();
         let state = State {
             sent: 0,
+            took: Duration::ZERO,
             bytes: 0,
             sending: Duration::ZERO,
             starving: Duration::ZERO,
@@ -158,6 +163,7 @@ impl Pace {
         let Sent { bytes, took, starved } = sent;
         let mut state = self.lock();
         state.sent += bytes;
+        state.took += took;
         if state.sent <= SWALLOWED {
             state.since = now;
             return;
@@ -238,6 +244,18 @@ impl Pace {
     /// The line's rate in bytes per second, once it is known.
     pub fn rate(&self) -> Option<f64> {
         self.lock().rate
+    }
+
+    /// Whether the line carries less than `limit` bytes per second; none as long as nobody can tell.
+    pub fn is_below(&self, limit: f64) -> Option<bool> {
+        let state = self.lock();
+        // What buffers swallow makes a line seem faster; slower it seems for a moment only.
+        let at_most = limit / SURELY * state.took.as_secs_f64();
+        let surely = state.took >= SPAN && (state.sent as f64) < at_most;
+        match state.rate {
+            Some(rate) => Some(rate < limit),
+            None => surely.then_some(true),
+        }
     }
 
     /// How to encode the next piece. `left` is what is still to come, in bytes; `ready` says
@@ -341,6 +359,20 @@ mod tests {
             let method = pace.method(1 << 30, 0.5);
             assert_eq!(matches!(method, Method::Stream(_)), stream, "{rate}: {method:?}");
         }
+    }
+
+    /// That a line is slow shows before it is known how slow.
+    #[test]
+    fn a_slow_line_is_found_soon() {
+        let (slow, fast) = (Pace::default(), Pace::default());
+        let mut now = Instant::now();
+        assert_eq!(slow.is_below(40e6), None);
+        send(&slow, &mut now, 2, 5e6, 0.0);
+        assert_eq!((slow.is_below(40e6), slow.rate()), (Some(true), None));
+        send(&fast, &mut now, 2, 100e6, 0.0);
+        assert_eq!(fast.is_below(40e6), None);
+        send(&fast, &mut now, 200, 100e6, 0.0);
+        assert_eq!(fast.is_below(40e6), Some(false));
     }
 
     /// Blocks that are compressed too slowly for a line get through at once, which says nothing of it.

@@ -50,6 +50,46 @@ pub(crate) fn dump_unfinished(
     unfinished: Option<(&Path, u64)>,
     out: &mut impl Write,
 ) -> Result<Option<String>, FsError> {
+    dump_tree(parent, name, unfinished, &mut Unmarked(out))
+}
+
+/// Takes an archive, and is told where files' contents are in it.
+pub(crate) trait Contents: Write {
+    /// The next `size` bytes are the contents of this file, whose path begins with the tree's name.
+    fn contents(&mut self, path: &Path, size: u64);
+}
+
+/// Writes the NAR of the tree `name` in `parent`, and says where files' contents are.
+pub(crate) fn dump_contents(
+    parent: BorrowedFd<'_>,
+    name: &str,
+    out: &mut impl Contents,
+) -> Result<(), FsError> {
+    dump_tree(parent, name, None, out).map(drop)
+}
+
+/// For who does not want to know.
+struct Unmarked<'a, W>(&'a mut W);
+
+impl<W: Write> Write for Unmarked<'_, W> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.0.write(data)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl<W: Write> Contents for Unmarked<'_, W> {
+    fn contents(&mut self, _path: &Path, _size: u64) {}
+}
+
+fn dump_tree(
+    parent: BorrowedFd<'_>,
+    name: &str,
+    unfinished: Option<(&Path, u64)>,
+    out: &mut impl Contents,
+) -> Result<Option<String>, FsError> {
     let mut dumper = Dumper { out, deviation: None, buffer: vec![0; CHUNK], unfinished };
     let path = PathBuf::from(name);
     dumper.string(MAGIC).at("write the NAR of", &path)?;
@@ -80,7 +120,7 @@ struct Dumper<'a, W> {
     unfinished: Option<(&'a Path, u64)>,
 }
 
-impl<W: Write> Dumper<'_, W> {
+impl<W: Contents> Dumper<'_, W> {
     fn string(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.out.write_all(&(bytes.len() as u64).to_le_bytes())?;
         self.out.write_all(bytes)?;
@@ -161,6 +201,7 @@ impl<W: Write> Dumper<'_, W> {
         };
         self.string(b"contents").at(READ, path)?;
         self.out.write_all(&size.to_le_bytes()).at(READ, path)?;
+        self.out.contents(path, size);
         let mut left = size;
         while left > 0 {
             let want = self.buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
