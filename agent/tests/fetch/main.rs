@@ -18,7 +18,7 @@ use keystone_controller::nar::DumpError;
 use keystone_controller::operator::{Notice, Operator, OperatorError, Proposal};
 use keystone_controller::ssh::PublicKey;
 use keystone_controller::stop::{self, Stop, Stopper};
-use keystone_protocol::event::EventKind;
+use keystone_protocol::event::{EventKind, Unit};
 use keystone_protocol::fetch::Fetch;
 use keystone_protocol::manifest::PathInfo;
 use keystone_protocol::message::{Copied, CopyRequest};
@@ -77,6 +77,7 @@ impl ClosureSource for Watched {
 struct Notes {
     warnings: Vec<String>,
     log: Vec<String>,
+    /// Of bytes.
     progress: Vec<u64>,
     stopper: Option<Stopper>,
 }
@@ -86,7 +87,7 @@ impl Operator for Notes {
         match notice {
             Notice::Event(event) => match &event.kind {
                 EventKind::Warning { message, .. } => self.warnings.push(message.clone()),
-                EventKind::Progress { done, .. } => {
+                EventKind::Progress { done, unit: Unit::Bytes, .. } => {
                     self.progress.push(*done);
                     if *done > 0
                         && let Some(stopper) = self.stopper.take()

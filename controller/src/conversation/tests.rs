@@ -348,6 +348,7 @@ async fn what_the_machine_does_not_fetch_is_sent() {
             got[header.path as usize].extend(match header.encoding {
                 Encoding::Raw => data,
                 Encoding::Zstd => zstd::decode_all(&data[..]).unwrap(),
+                Encoding::Chunks => panic!("nothing was offered"),
                 Encoding::Stream { .. } => panic!("a stream on a fast line"),
             });
         }

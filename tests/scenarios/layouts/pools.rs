@@ -125,7 +125,7 @@ fn topology() -> Made {
               echo dedup; echo mirror-4; p d0-dedup d1-dedup; echo special; echo mirror-3; p d0-special d1-special
               echo logs; echo mirror-2; p d0-log d1-log; echo cache; p d0-cache; echo spares; p d1-cache; } > /run/wanted
             diff /run/wanted /run/shape
-            zfs mount zroot; test -e /mnt/testfile; umount /mnt; zpool export zroot",
+            mount -t zfs -o zfsutil zroot /mnt; test -e /mnt/testfile; umount /mnt; zpool export zroot",
     }
 }
 
@@ -171,8 +171,9 @@ fn keys() -> Made {
         fails: false,
         kept: "/mnt/vol/testfile",
         tools: "
-            zpool import -N -l -R /mnt -d /dev/disk/by-partlabel zone
-            zpool import -N -l -R /mnt -d /dev/disk/by-partlabel ztwo
+            zpool import -N -R /mnt -d /dev/disk/by-partlabel zone
+            zpool import -N -R /mnt -d /dev/disk/by-partlabel ztwo
+            zfs load-key -a
             test $(zfs get -Ho value keylocation zone) = file:///tmp/passphrase
             test $(zfs get -Ho value keystatus zone ztwo/hex ztwo/vol | sort -u) = available
             test $(zfs get -Hpo value refreservation ztwo/vol) = 0
