@@ -3,6 +3,7 @@
 mod another_linux;
 mod broken;
 mod broken_lines;
+mod build_on_remote;
 mod by_hand;
 mod deltas;
 mod disk_keys;
@@ -98,6 +99,12 @@ pub const ALL: &[Scenario] = &[
         gate: false,
         about: "one command from a running Debian by kexec to the installed system, with files, owners and the host key the machine had",
         run: another_linux::run,
+    },
+    Scenario {
+        name: "build-on-remote",
+        gate: false,
+        about: "one command from a flake, which the machine builds with its own Nix, to the installed system",
+        run: build_on_remote::run,
     },
     Scenario {
         name: "line-breaks",

@@ -2,7 +2,7 @@
 
 use crate::machine::ssh::Ssh;
 use crate::native::{self, NativeEnv};
-use crate::run::{bounded, ran_out_of_time, tail};
+use crate::run::{bounded, ran_out_of_time, tail, under};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::ffi::OsString;
@@ -276,9 +276,18 @@ pub struct Started {
 }
 
 impl Started {
-    fn new(mut command: Command) -> Result<Started> {
+    /// Starts `command`.
+    ///
+    /// # Errors
+    /// It can't be started.
+    pub fn new(mut command: Command) -> Result<Started> {
         let (stdout, stderr) = (NamedTempFile::new()?, NamedTempFile::new()?);
-        let child = command.stdout(stdout.reopen()?).stderr(stderr.reopen()?).spawn()?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(stdout.reopen()?)
+            .stderr(stderr.reopen()?)
+            .spawn()
+            .context("starting keystone")?;
         Ok(Started { child, stdout, stderr })
     }
 
@@ -354,6 +363,15 @@ pub fn run(command: Command) -> Result<Ended> {
         String::from_utf8_lossy(&output.stderr)
     );
     Ok(output.into())
+}
+
+/// `command` in a mount namespace where `/nix` is the directory `store`; its process is the
+/// command's.
+pub fn with_store(command: &Command, store: &Path) -> Command {
+    let script = r#"mkdir -p /nix && mount --bind "$1" /nix && shift && exec "$@""#;
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--mount", "sh", "-c", script, "sh"]).arg(store);
+    under(unshare, command)
 }
 
 fn target() -> PathBuf {

@@ -36,17 +36,23 @@ pub fn text(command: &mut Command) -> Result<String> {
 pub fn bounded(command: &Command, bound: Duration) -> Command {
     let mut limited = Command::new("timeout");
     limited.arg("--kill-after=10").arg(bound.as_secs().to_string());
-    limited.arg(command.get_program()).args(command.get_args());
+    under(limited, command)
+}
+
+/// `command` as the last arguments of `outer`, with its environment and directory; its standard
+/// streams are to be set anew.
+pub fn under(mut outer: Command, command: &Command) -> Command {
+    outer.arg(command.get_program()).args(command.get_args());
     for (name, value) in command.get_envs() {
         match value {
-            Some(value) => limited.env(name, value),
-            None => limited.env_remove(name),
+            Some(value) => outer.env(name, value),
+            None => outer.env_remove(name),
         };
     }
     if let Some(directory) = command.get_current_dir() {
-        limited.current_dir(directory);
+        outer.current_dir(directory);
     }
-    limited
+    outer
 }
 
 /// Whether a command was ended by [`bounded`]'s bound (timeout(1): 124, or 137 if it had to be

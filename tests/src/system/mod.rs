@@ -15,12 +15,14 @@
 //! `local?root=`.
 
 mod builder;
+mod cache;
 mod packages;
 
 use std::{fs, path::PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use builder::Builder;
+pub use cache::BinaryCache;
 use serde::{Deserialize, Serialize};
 
 use crate::{debian, installer, lab::Lab, native};
@@ -33,6 +35,10 @@ pub struct System {
     pub root: PathBuf,
     /// The system closures, as `/nix/store/…` paths.
     pub toplevels: Toplevels,
+    /// The directory with `default.nix`, which they are evaluated from.
+    pub expressions: PathBuf,
+    /// The file that is given to it.
+    pub inputs: PathBuf,
     builder: Builder,
 }
 
@@ -101,7 +107,8 @@ pub fn build(lab: &Lab) -> Result<System> {
     let toplevels = fs::read_to_string(artefact.join("toplevels.json"))?;
     let toplevels = serde_json::from_str(&toplevels)
         .context("reading what the reference system's variants are")?;
-    Ok(System { root: artefact.join("root"), toplevels, builder })
+    let (root, inputs) = (artefact.join("root"), artefact.join("inputs.json"));
+    Ok(System { root, toplevels, expressions, inputs, builder })
 }
 
 impl System {
