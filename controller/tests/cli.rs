@@ -3,7 +3,8 @@
 mod common;
 
 use common::nix::{self, NixStore, logical};
-use common::sshd::Sshd;
+use common::sshd::{Sshd, with_people};
+use common::tool;
 use keystone_controller::ssh::host_key::fingerprint;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -255,6 +256,35 @@ fn a_key_in_the_environment() {
     assert_refused(&wrong, 69, &["accepts none of these", "SSH_PRIVATE_KEY"]);
 }
 
+/// The password in the environment, as nixos-anywhere takes it: used if that is asked for.
+#[test]
+fn a_password_in_the_environment() {
+    let lines = "UsePAM yes\nPasswordAuthentication yes\nPubkeyAuthentication no";
+    let setup = with_people("mkdir -p /run/sshd && usermod -p \"$(getent shadow alice | cut -d: -f2)\" root");
+    let sshd = Sshd::configured(lines, Some(&setup));
+    let print = fingerprint(&sshd.host_key("ed25519"));
+    let at = sshd.destination().to_string();
+    let with = |password: Option<&str>, more: &[&str]| {
+        let link = ["--agent", "/bin/cat", "--host-key", &print, "--ssh-config", "none"];
+        let args = [&["inventory", at.as_str()], &link[..], more].concat();
+        let mut command = command(&args);
+        match password {
+            Some(password) => command.env("SSHPASS", password),
+            None => command.env_remove("SSHPASS"),
+        };
+        let said = said(&mut command);
+        assert!(!format!("{}{}", said.out, said.err).contains("wren"), "{}{}", said.out, said.err);
+        said
+    };
+    let (right, env) = (Some("wren under ivy"), &["--env-password"][..]);
+    // Logged in: `cat` is no agent.
+    assert_refused(&with(right, env), 71, &["can't understand the agent"]);
+    assert_refused(&with(Some("staple"), env), 69, &["SSHPASS"]);
+    assert_refused(&with(None, env), 67, &["--env-password", "SSHPASS is not set"]);
+    let unasked = with(right, &[]);
+    assert!([67, 69].contains(&unasked.code), "{} {}", unasked.code, unasked.err);
+}
+
 /// `cat` sends our own hello back: not an agent, and nothing of it is left behind.
 #[test]
 fn what_is_no_agent_is_not_talked_to() {
@@ -266,6 +296,44 @@ fn what_is_no_agent_is_not_talked_to() {
     let said = install(&store, &sshd.destination().to_string(), &args);
     assert_refused(&said, 71, &["can't understand the agent"]);
     assert!(Path::new(LAYOUT).exists());
+}
+
+/// What speaks for the agent says hello as one of another protocol version does, and listens: the
+/// sentence names the end to update.
+#[test]
+fn an_agent_of_another_version_is_refused() {
+    use keystone_protocol::{frame, version::PROTOCOL_VERSION};
+    let store = store();
+    let sshd = Sshd::in_namespace("mount -t tmpfs none /run");
+    let key = sshd.key().display().to_string();
+    let print = fingerprint(&sshd.host_key("ed25519"));
+    let agent = sshd.dir.path().join("agent").display().to_string();
+    for (theirs, update) in
+        [(PROTOCOL_VERSION - 1, "update keystone-agent"), (PROTOCOL_VERSION + 1, "update keystone")]
+    {
+        let hello = format!(r#"{{"say":"hello","what":{{"protocol":{theirs},"more":[]}}}}"#);
+        let framed = frame::encode_control(hello.as_bytes()).unwrap();
+        let bytes: String = framed.0.iter().map(|byte| format!("{byte},")).collect();
+        let source = format!(
+            "#include <unistd.h>\nstatic const unsigned char hello[] = {{ {bytes} }};\n\
+             int main(void) {{\n\
+             char c;\n\
+             if (write(1, hello, sizeof hello) != sizeof hello) return 1;\n\
+             while (read(0, &c, 1) > 0) {{ }}\n\
+             return 0;\n}}\n"
+        );
+        let file = format!("{agent}.c");
+        std::fs::write(&file, source).unwrap();
+        common::run(Command::new(tool("cc", "build-essential")).args(["-o", &agent, &file]));
+        let args = ["--agent", &agent, "--host-key", &print, "-i", &key];
+        let said = install(&store, &sshd.destination().to_string(), &args);
+        let sentence = format!(
+            "keystone-agent speaks protocol version {theirs}, keystone speaks {PROTOCOL_VERSION}: \
+             {update}"
+        );
+        assert_refused(&said, 71, &[&sentence]);
+        assert!(said.err.lines().any(|line| line.ends_with(update)), "{}", said.err);
+    }
 }
 
 /// Shells complete every command, and each command has a manual page.
