@@ -259,8 +259,10 @@ fn a_key_in_the_environment() {
 /// The password in the environment, as nixos-anywhere takes it: used if that is asked for.
 #[test]
 fn a_password_in_the_environment() {
-    let lines = "UsePAM yes\nPasswordAuthentication yes\nPubkeyAuthentication no";
-    let setup = with_people("mkdir -p /run/sshd && usermod -p \"$(getent shadow alice | cut -d: -f2)\" root");
+    let lines = "UsePAM yes\nPasswordAuthentication yes\nPubkeyAuthentication no\n";
+    let setup = with_people(
+        "mkdir -p /run/sshd && usermod -p \"$(getent shadow alice | cut -d: -f2)\" root",
+    );
     let sshd = Sshd::configured(lines, Some(&setup));
     let print = fingerprint(&sshd.host_key("ed25519"));
     let at = sshd.destination().to_string();
@@ -501,31 +503,44 @@ fn a_file_has_defaults_for_hosts() {
 #[test]
 fn hardware_described_by_the_machines_own_tool() {
     let store = store();
-    let tool = r#"mount -t tmpfs none /run; mkdir -p /run/current-system/sw/bin
-        printf '#!/bin/sh\necho progress >&2\necho "{ }"\n' > /run/current-system/sw/bin/nixos-generate-config
-        chmod +x /run/current-system/sw/bin/nixos-generate-config"#;
-    let sshd = Sshd::in_namespace(tool);
-    let destination = sshd.destination().to_string();
-    let key = sshd.key().display().to_string();
-    let print = fingerprint(&sshd.host_key("ed25519"));
-    let file = sshd.dir.path().join("not there yet/hardware.nix").display().to_string();
-    let with = |tool: &str| {
-        let args = [
-            "--agent",
-            "/bin/cat",
-            "--host-key",
-            &print,
-            "-i",
-            &key,
-            "--generate-hardware-config",
-            tool,
-            &file,
-        ];
-        install(&store, &destination, &args)
+    // What stands for NixOS's tools prints what it is called with, where these print a description.
+    let stand = |name: &str, text: &str| {
+        let file = format!("/run/current-system/sw/bin/{name}");
+        let script = format!(r#"#!/bin/sh\necho progress >&2\necho "{text}"\n"#);
+        format!("\nprintf '{script}' > {file} && chmod +x {file}")
     };
-    assert_refused(&with("nixos-facter"), 66, &["no nixos-facter", "--hardware-report"]);
-    assert!(!Path::new(&file).exists());
+    let bare = "mount -t tmpfs none /run && mkdir -p /run/current-system/sw/bin".to_owned();
+    let module = bare + &stand("nixos-generate-config", "{ } # $*");
+    let both = module.clone() + &stand("nixos-facter", "{ $# }");
+    let machines = [module, both].map(|setup| Sshd::in_namespace(&setup));
+    let dir = tempfile::tempdir().unwrap();
+    let git = |args: &[&str]| {
+        let git = common::tool("git", "git");
+        common::run(Command::new(git).arg("-C").arg(dir.path()).args(args))
+    };
+    git(&["init", "--quiet"]);
+    std::fs::write(dir.path().join(".gitignore"), "hardware*\n").unwrap();
+    let with = |sshd: &Sshd, tool: &str, file: &str| {
+        let file = dir.path().join(file).display().to_string();
+        let key = sshd.key().display().to_string();
+        let print = fingerprint(&sshd.host_key("ed25519"));
+        let link = ["--agent", "/bin/cat", "--host-key", &print, "-i", &key];
+        let args = [&link[..], &["--generate-hardware-config", tool, &file]].concat();
+        // The bare host: root is who logs in, unless another is named.
+        install(&store, &format!("127.0.0.1:{}", sshd.port), &args)
+    };
+    let read = |file: &str| std::fs::read_to_string(dir.path().join(file)).unwrap();
+    let [nix, json] = ["not there yet/hardware.nix", "not there yet/hardware.json"];
+    let refused = with(&machines[0], "nixos-facter", json);
+    assert_refused(&refused, 66, &["no nixos-facter", "--hardware-report"]);
+    assert!(!dir.path().join("not there yet").exists());
     // `cat` is no agent, but the description is there by then.
-    assert_refused(&with("nixos-generate-config"), 71, &["can't understand the agent"]);
-    assert_eq!(std::fs::read_to_string(&file).unwrap(), "{ }\n");
+    let agent = &["can't understand the agent"];
+    assert_refused(&with(&machines[0], "nixos-generate-config", nix), 71, agent);
+    assert_eq!(read(nix), "{ } # --show-hardware-config --no-filesystems\n");
+    assert_refused(&with(&machines[1], "nixos-facter", json), 71, agent);
+    assert_eq!(read(json), "{ 0 }\n");
+    // A flake in Git has only what Git knows of, ignored or not.
+    let known = git(&["ls-files"]);
+    assert_eq!(known, format!("{json}\n{nix}\n"), "{known}");
 }

@@ -25,6 +25,7 @@ pub const PACKAGES: &[&str] = &[
     "f2fs-tools",
     "fdisk",
     "gdisk",
+    "git",
     "iproute2",
     "kmod",
     "lvm2",
