@@ -2,7 +2,7 @@
 //! from a binary cache what that has, and builds the rest. Here the flake is only evaluated.
 //!
 //! The flake is that of the reference system, so what has to come of it is known: the path that the
-//! lab's own Nix built, with the same contents.
+//! lab's own Nix built, with the same contents. Its SSH host key is given, and known before it boots.
 
 use super::installed::{Installed, check_store};
 use super::steps;
@@ -41,6 +41,9 @@ pub(super) fn run(cx: &Context) -> Result<()> {
         fs::create_dir(files.path(name))?;
     }
     flake(system, &cx.layout("single-disk-root.json"), &files.path("flake"))?;
+    let host_key = files.path("host-key");
+    let keygen = ["-q", "-t", "ed25519", "-N", "", "-C", "given", "-f"];
+    run_tool(Command::new("ssh-keygen").args(keygen).arg(&host_key))?;
 
     let with_cache = Disk { from: Some(cache.image.clone()), ..Disk::blank("cache", 1) };
     let hardware = Hardware::new("build-on-remote").memory(4096).tpm();
@@ -51,7 +54,7 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     let mut command = cx.keystone()?.on("install", &ssh, &medium.key);
     command.arg("--flake").arg(format!("{}#keystone-ref", files.path("flake").display()));
     command.args(["--build-on", "remote", "-L", "--yes", "--disk-id", "virtio-target", "--json"]);
-    command.args(files.outputs());
+    command.args(files.outputs()).arg("--host-key-file").arg(&host_key);
     command.env("HOME", files.path("home")).env("TMPDIR", files.path("tmp"));
     command.env("NIX_REMOTE", "").env("NIX_CONFIG", "build-users-group =\nsubstitute = false\n");
     let ended = timed("build there, install, reboot", || {
@@ -80,6 +83,12 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     let ssh = running.ssh(&medium.key)?;
     Installed { ssh: &ssh, toplevel, report: &report, unlock: "tpm2" }.check()?;
     check_store(&ssh, system, toplevel)?;
+    let given = fs::read_to_string(host_key.with_extension("pub"))?;
+    let known = fs::read_to_string(ssh.known_hosts())?;
+    let blob = given.split(' ').nth(1).context("a public key has three words")?;
+    ensure!(known.contains(blob), "it answers with another host key than {given}:\n{known}");
+    let modes = ssh.ok("stat -c '%a %u:%g' /etc/ssh/ssh_host_ed25519_key")?;
+    ensure!(modes == "600 0:0", "the host key's file has {modes}");
     running.kill()
 }
 
