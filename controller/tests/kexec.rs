@@ -241,6 +241,31 @@ async fn a_machine_is_booted_into_the_image() {
     }
 }
 
+/// What comes back at another address is followed there, and is the same machine by its host key.
+#[tokio::test]
+async fn another_address_afterwards() {
+    let image = Image::new(RUN);
+    let place = image.pack("image.tar.gz").display().to_string();
+    let sshd = Sshd::in_namespace(&machine(OLD, "", "none"));
+    let key = sshd.host_key("ed25519");
+    let mut request = request(&sshd, &place);
+    request.then.host = "127.0.0.2".to_owned();
+    let (outcome, notes, sshd) = run_and_jump(sshd, request, |mut sshd| {
+        let [config, lines] = ["sshd_config", "lines"].map(|name| sshd.dir.path().join(name));
+        let text = std::fs::read_to_string(&config).unwrap();
+        std::fs::write(&config, text.replace("127.0.0.1", "127.0.0.2")).unwrap();
+        std::fs::write(&lines, "ListenAddress 127.0.0.2\n").unwrap();
+        sshd.boot_as(&machine(NEW, "installer", "none"));
+        sshd
+    })
+    .await;
+    assert!(std::net::TcpStream::connect(("127.0.0.1", sshd.port)).is_err(), "the old address");
+    match outcome {
+        Ok(Outcome::Booted(found)) => assert_eq!(found.key_data(), key.key_data()),
+        other => panic!("{other:?}, {:?}", notes.seen),
+    }
+}
+
 #[tokio::test]
 async fn who_is_not_root_becomes_it() {
     let image = Image::new(RUN);
