@@ -37,6 +37,7 @@ fn main() -> ExitCode {
         ("an_interrupt_leaves_the_terminal_as_it_was", interrupt),
         ("an_unknown_host_key_is_asked_about", host_key),
         ("the_system_that_ends_is_typed", the_system_that_ends_is_typed),
+        ("the_password_of_sudo_is_typed_once_and_not_shown", sudo_password),
     ];
     println!("\nrunning {} tests", tests.len());
     for (name, test) in tests {
@@ -326,4 +327,31 @@ fn host_key() {
         let (shown, status) = terminal.end();
         assert_eq!(status, exit, "{shown}");
     }
+}
+
+/// Who is not root there types the password of `sudo`, once, and it is on no screen.
+fn sudo_password() {
+    common::tool("sudo", "sudo");
+    let rules = "printf 'alice ALL=(ALL) ALL\\n' > /etc/sudoers && mkdir -p /run/sshd";
+    let keys = "mkdir /home/alice/.ssh && cp $SSHD_DIR/id.pub /home/alice/.ssh/authorized_keys";
+    let doas = format!("mount --bind /dev/null {}", common::tool("doas", "opendoas").display());
+    let setup = common::sshd::with_people(&format!("{rules} && {keys} && {doas}"));
+    let sshd = common::sshd::Sshd::configured("UsePAM yes\n", Some(&setup));
+    let print = keystone_controller::ssh::host_key::fingerprint(&sshd.host_key("ed25519"));
+    let command = format!(
+        "{} inventory alice@127.0.0.1:{} -i {} --host-key {print} --agent /bin/cat --ssh-config none",
+        env!("CARGO_BIN_EXE_keystone"),
+        sshd.port,
+        sshd.key().display()
+    );
+    let question = "Password for sudo of alice@127.0.0.1";
+    let mut terminal = Terminal::run(&command);
+    terminal.expect(question);
+    terminal.type_line("wren over ivy");
+    terminal.expect(question);
+    terminal.type_line("wren under ivy");
+    // Root: `cat` is no agent.
+    let (shown, status) = terminal.end();
+    assert_eq!(status, 71, "{shown}");
+    assert!(!shown.contains("ivy") && !shown.contains(question), "{shown}");
 }
