@@ -102,7 +102,10 @@ const CLEAN: &str = "cd /; swapoff -a; umount -R /mnt; for x in 1 2; do zpool ex
 
 fn one(live: &Live, layout: &Made) -> Result<()> {
     let said = by_us(live, &layout.steps, layout.fails).context("made, mounted, closed by us")?;
-    ensure!(!layout.fails || said.contains("by.hand failed"), "another failure than ours:\n{said}");
+    ensure!(
+        !layout.fails || said.contains("the hook by.hand of the layout failed"),
+        "another failure than ours:\n{said}"
+    );
     if layout.fails {
         return Ok(());
     }
