@@ -233,7 +233,7 @@ mod tests {
             (data(&[bytes], b""), 10),
             (data(&[bytes], &[0; 10]), 9),
             (data(&[bytes], &[0; 11]), 20),
-            (data(&[Part::Bytes(u32::MAX), Part::Bytes(u32::MAX)], b"x"), u32::MAX),
+            (data(&[Part::Bytes(u32::MAX), Part::Bytes(u32::MAX)], b"x"), 8 << 20),
             (data(&[chunk, chunk], b"")[..10].to_vec(), 10),
             (u32::MAX.to_le_bytes().to_vec(), u32::MAX),
         ] {
