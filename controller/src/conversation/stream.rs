@@ -133,13 +133,15 @@ impl Sender {
             let Some(block) = block else { break };
             let block = block.map_err(End::Failed)?;
             let starved = began.elapsed().min(LONGEST);
+            let began = Instant::now();
             self.wait_for_credit(block.cost()).await?;
+            let held = began.elapsed();
             let began = Instant::now();
             let bytes = block.data.len() as u64;
             self.sent += block.cost();
             self.kept.push_back(block.clone());
             self.blocks.send(block).await.map_err(|_| End::Gone)?;
-            pace.sent(Sent { bytes, took: began.elapsed(), starved });
+            pace.sent(Sent { bytes, took: began.elapsed(), starved, held });
             self.forget();
         }
         // What was sent may still be asked for again.

@@ -1,9 +1,11 @@
 //! What is waited for, and what follows for the compression.
 //!
-//! The sender says how long the connection took to accept a block, and how long there was no block to
-//! give it. Bytes per second of the first are the line's rate: nearly without bounds as long as something else is waited for. From the rate follows
+//! The sender says how long the connection took to accept a block, how long there was no block to
+//! give it, and how long the other end did not want one. Bytes per second of the first are the
+//! line's rate: nearly without bounds as long as something else is waited for. From the rate follows
 //! how much work a byte is worth. On a line that is about as fast as that work, a block is compressed
-//! unless the line would be idle meanwhile, since it carries more than all processors compress.
+//! if enough others wait for the line meanwhile, and if it is the line that they wait for: where
+//! processors are waited for, a line seems slow that is not, until it gets blocks as they are.
 
 use super::idle::Idle;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -21,8 +23,10 @@ const RAW_FROM: f64 = 140e6;
 const BUSY: f64 = 0.05;
 /// From this part of the time on that the line is waited for, its rate is what gets through.
 const FULL: f64 = 0.85;
-/// With less than this part of what may wait for the line there, one that carries more than all
-/// processors compress would be idle; with more than the second one there is time for a better level.
+/// From this part of the time on that the other end wants nothing, it is what is waited for.
+const HELD_UP: f64 = 0.3;
+/// With less than this part of what may wait for the line there, it would be idle before another block
+/// is compressed; with more than the second one there is time for a better level.
 const FEW: f64 = 0.1;
 const MANY: f64 = 0.7;
 /// Below this rate one stream with a large window is worth its work, in bytes per second; on busy
@@ -81,6 +85,8 @@ pub struct Sent {
     pub took: Duration,
     /// How long there was nothing to send before.
     pub starved: Duration,
+    /// How long the other end wanted nothing before.
+    pub held: Duration,
 }
 
 /// Measures, and decides.
@@ -99,11 +105,12 @@ struct State {
     bytes: u64,
     sending: Duration,
     starving: Duration,
+    holding: Duration,
+    /// The part of the last span that the other end wanted nothing.
+    held: f64,
     since: Instant,
     /// Bytes per second, once it is known.
     rate: Option<f64>,
-    /// How long a processor compresses a byte of a block alone, in seconds, once it is known.
-    compressing: Option<f64>,
     /// Index in [`LEVELS`], while there is a stream.
     level: Option<usize>,
     changed: Instant,
@@ -128,9 +135,10 @@ impl Default for Pace {
             bytes: 0,
             sending: Duration::ZERO,
             starving: Duration::ZERO,
+            holding: Duration::ZERO,
+            held: 0.0,
             since: now,
             rate: None,
-            compressing: None,
             level: None,
             changed: now,
             starved: 0.0,
@@ -160,7 +168,7 @@ impl Pace {
         now: Instant,
         idle: impl FnOnce(&mut Idle) -> Option<f64>,
     ) {
-        let Sent { bytes, took, starved } = sent;
+        let Sent { bytes, took, starved, held } = sent;
         let mut state = self.lock();
         state.sent += bytes;
         state.took += took;
@@ -171,6 +179,7 @@ impl Pace {
         state.bytes += bytes;
         state.sending += took;
         state.starving += starved;
+        state.holding += held;
         let span = now.duration_since(state.since);
         let enough = if state.rate.is_none() { FIRST_SPAN } else { SPAN };
         if span < enough {
@@ -193,7 +202,8 @@ impl Pace {
             (std::mem::take(&mut state.packing).as_secs_f64() / span.as_secs_f64()).min(1.0);
         state.packed = (3.0 * state.packed + packed) / 4.0;
         (state.bytes, state.sending) = (0, Duration::ZERO);
-        state.starving = Duration::ZERO;
+        state.held = state.holding.as_secs_f64() / span.as_secs_f64();
+        (state.starving, state.holding) = (Duration::ZERO, Duration::ZERO);
         state.since = now;
         self.adjust(&mut state, now);
     }
@@ -201,14 +211,6 @@ impl Pace {
     /// The stream's compressor was waited for.
     pub(super) fn packed(&self, took: Duration) {
         self.lock().packing += took;
-    }
-
-    /// Of a block alone, `bytes` bytes were compressed.
-    pub(super) fn compressed(&self, bytes: usize, took: Duration) {
-        let each = took.as_secs_f64() / bytes.max(1) as f64;
-        let mut state = self.lock();
-        state.compressing =
-            Some(state.compressing.map_or(each, |before| (7.0 * before + each) / 8.0));
     }
 
     /// A stream's level follows what is waited for.
@@ -275,12 +277,11 @@ impl Pace {
             }
             state.level = None;
         }
-        let compressing = state.compressing.unwrap_or_default() / self.cores;
-        let outrun = compressing > 1.0 / rate;
         match rate {
             r if r >= RAW_FROM => Method::Raw,
             r if r >= STREAM_BELOW => match ready {
-                r if r < FEW && outrun => Method::Raw,
+                _ if state.held > HELD_UP => Method::Raw,
+                r if r < FEW => Method::Raw,
                 r if r > MANY && !busy => Method::Alone(3),
                 _ => Method::Alone(1),
             },
@@ -335,18 +336,20 @@ mod tests {
         let pace = Pace::default();
         let mut now = Instant::now();
         send(&pace, &mut now, 200, 118e6, 0.0);
-        for (mib_per_second, few) in [(400, Method::Alone(1)), (20, Method::Raw)] {
-            let took = Duration::from_secs(1) / mib_per_second;
-            (0..50).for_each(|_| pace.compressed(1 << 20, took));
-            for (ready, wanted) in [(0.0, few), (0.3, Method::Alone(1)), (0.9, Method::Alone(3))] {
-                assert_eq!(pace.method(1 << 30, ready), wanted, "{mib_per_second}, {ready}");
-            }
+        for (ready, wanted) in
+            [(0.0, Method::Raw), (0.3, Method::Alone(1)), (0.9, Method::Alone(3))]
+        {
+            assert_eq!(pace.method(1 << 30, ready), wanted, "{ready}");
         }
         // Processors that have nothing to spare get no more to do than has to be.
         now += SPAN;
         let sent = Sent { bytes: 1 << 20, took: Duration::from_millis(9), ..Sent::default() };
         pace.note(sent, now, |_| Some(0.01));
         assert_eq!(pace.method(1 << 30, 0.9), Method::Alone(1));
+        // The other end has enough to do with what it has.
+        now += SPAN;
+        pace.note(Sent { held: SPAN.mul_f64(0.5), ..sent }, now, |_| Some(0.5));
+        assert_eq!(pace.method(1 << 30, 0.9), Method::Raw);
         // Not a stream, unless the line is so slow that it has to be the line.
         for (rate, stream) in [(50e6, false), (11.4e6, true)] {
             let pace = Pace::default();
