@@ -1,4 +1,4 @@
-//! What unit tests of this crate share: real tools, loop devices.
+//! What unit tests of this crate share: real tools, loop devices, bytes.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -23,6 +23,19 @@ pub(crate) fn run_any(package: &str, program: &str, args: &[&str]) -> Output {
     Command::new(program).args(args).env("PATH", path).output().unwrap_or_else(|error| {
         panic!("{program} can't be run ({error}): this test needs it, `apt-get install {package}`")
     })
+}
+
+/// Bytes that don't compress, and are nowhere the same; others for each odd seed.
+pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed | 1;
+    std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    })
+    .take(length)
+    .collect()
 }
 
 /// A sparse file of that size.

@@ -1,7 +1,7 @@
 //! A copy over a line that breaks or flips bits, with an agent that dies, onto a disk that is full.
 
 use crate::keystone::{Ended, Keystone};
-use crate::loopback::{Disk, Line, Source, Sshd, offsets};
+use crate::loopback::{self, Disk, Line, Source, Sshd, offsets};
 use crate::runner::Context;
 use anyhow::{Context as _, Result, bail, ensure};
 use std::fs;
@@ -29,22 +29,7 @@ struct Bed<'a> {
 
 impl Bed<'_> {
     fn copy(&self, line: &Line, disk: &Disk) -> Result<Command> {
-        let mut command = Command::new(&self.keystone.controller);
-        command
-            .args(["copy", "root@127.0.0.1", "--json", "--port", &line.port().to_string()])
-            .arg("-i")
-            .arg(self.sshd.key())
-            .arg("--known-hosts")
-            .arg(self.sshd.known_hosts(line.port())?)
-            .arg("--agent")
-            .arg(&self.keystone.agent)
-            .arg("--root")
-            .arg(disk.root())
-            .arg("--store")
-            .arg(self.source.root())
-            .args(["--store-path", &self.source.toplevel()])
-            .stdin(Stdio::null());
-        Ok(command)
+        loopback::copy(self.keystone, (&self.sshd, line), &self.source, disk)
     }
 
     fn copied(&self, line: &Line, disk: &Disk) -> Result<Ended> {

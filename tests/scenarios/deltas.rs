@@ -1,12 +1,12 @@
 //! A copy onto a disk that holds a former version: what is alike does not come over a slow line.
 
 use crate::keystone::{Ended, Keystone};
-use crate::loopback::{Disk, Line, Source, Sshd};
+use crate::loopback::{self, Disk, Line, Source, Sshd};
 use crate::run::run as run_command;
 use crate::runner::Context;
 use anyhow::{Context as _, Result, ensure};
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Instant;
 
 /// MiB in a version.
@@ -68,22 +68,8 @@ impl Bed<'_> {
     }
 
     fn copy(&self, delta: &str, line: &Line, disk: &Disk) -> Result<()> {
-        let output = Command::new(&self.keystone.controller)
-            .args(["copy", "root@127.0.0.1", "--json", "--port", &line.port().to_string()])
-            .args(["--delta", delta])
-            .arg("-i")
-            .arg(self.sshd.key())
-            .arg("--known-hosts")
-            .arg(self.sshd.known_hosts(line.port())?)
-            .arg("--agent")
-            .arg(&self.keystone.agent)
-            .arg("--root")
-            .arg(disk.root())
-            .arg("--store")
-            .arg(self.wanted.root())
-            .args(["--store-path", &self.wanted.toplevel()])
-            .stdin(Stdio::null())
-            .output()?;
+        let mut copy = loopback::copy(self.keystone, (&self.sshd, line), &self.wanted, disk)?;
+        let output = copy.args(["--delta", delta]).output()?;
         Ended::from(output).ok().map(drop)
     }
 }

@@ -1,6 +1,7 @@
 //! A copy's two ends on this computer: a private sshd, a file system of its own, and a line
 //! between them that can be cut, and that can flip a bit.
 
+use crate::keystone::Keystone;
 use crate::run::{run, text};
 use anyhow::{Context, Result, ensure};
 use std::collections::VecDeque;
@@ -323,6 +324,34 @@ impl Shared {
 pub struct Source {
     dir: TempDir,
     names: Vec<String>,
+}
+
+/// `keystone copy` of a source's top over a line to a disk.
+///
+/// # Errors
+/// The file of known hosts can't be written.
+pub fn copy(
+    keystone: &Keystone,
+    (sshd, line): (&Sshd, &Line),
+    source: &Source,
+    disk: &Disk,
+) -> Result<Command> {
+    let mut command = Command::new(&keystone.controller);
+    command
+        .args(["copy", "root@127.0.0.1", "--json", "--port", &line.port().to_string()])
+        .arg("-i")
+        .arg(sshd.key())
+        .arg("--known-hosts")
+        .arg(sshd.known_hosts(line.port())?)
+        .arg("--agent")
+        .arg(&keystone.agent)
+        .arg("--root")
+        .arg(disk.root())
+        .arg("--store")
+        .arg(source.root())
+        .args(["--store-path", &source.toplevel()])
+        .stdin(Stdio::null());
+    Ok(command)
 }
 
 impl Source {

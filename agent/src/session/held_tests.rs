@@ -6,6 +6,7 @@ use super::wire::Wire;
 use crate::execute::cancel::Cancel;
 use crate::store::nar::dump::{dump, measure};
 use crate::store::{Progress, Store};
+use crate::testing::noise;
 use keystone_protocol::chunks::{Cutter, Part, from_text, hash, write_parts};
 use keystone_protocol::frame::{
     BlockHeader, Encoding, HEADER, encode_block_header, mark_again, parse_header, parse_payload,
@@ -23,18 +24,6 @@ use std::sync::atomic::AtomicBool;
 
 const FORMER: &str = "11111111111111111111111111111111-tool-1.0";
 const WANTED: &str = "22222222222222222222222222222222-tool-1.1";
-
-fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed | 1;
-    std::iter::repeat_with(|| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state as u8
-    })
-    .take(length)
-    .collect()
-}
 
 /// The version of a path with `inserted` in its largest file.
 fn write(at: &Path, inserted: &[u8]) {

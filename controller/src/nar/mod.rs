@@ -4,7 +4,8 @@
 //! |---|---|
 //! | [`mod@dump`] | writes the NAR of a file tree |
 //! | [`hold`] | holds back the end of a NAR until it was found to be right |
-//! | [`blocks`] | cuts NARs into blocks, compresses those where it helps, in order |
+//! | [`blocks`] | NARs' blocks, in order |
+//! | `order` | decides how pieces are encoded, and has blocks made of them |
 //! | `read` | several paths at once |
 //! | [`delta`] | what the other end holds already, by its chunks |
 //! | `compress` | blocks alone, or one long frame over them |
@@ -17,6 +18,7 @@ pub mod delta;
 pub mod dump;
 pub mod hold;
 mod idle;
+mod order;
 pub mod pace;
 mod read;
 

@@ -1,6 +1,7 @@
 use super::offer::{Offer, RestoreError};
 use super::*;
 use crate::store::buffer::Pool;
+use crate::testing::noise;
 use keystone_protocol::chunks::{Cutter, Part, from_text, write_parts};
 use keystone_protocol::manifest::{Manifest, PathInfo};
 use std::fs;
@@ -9,18 +10,6 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 
 const TREE: &str = "11111111111111111111111111111111-tool-1.2-lib";
-
-fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed | 1;
-    std::iter::repeat_with(|| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state as u8
-    })
-    .take(length)
-    .collect()
-}
 
 /// A tree with files of many sizes, empty ones, a link, and an executable.
 fn tree(at: &Path) {
