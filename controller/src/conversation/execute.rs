@@ -19,7 +19,7 @@ use keystone_protocol::message::{
     encode,
 };
 use keystone_protocol::report::Report;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use thiserror::Error;
 use tokio::time::{Instant, sleep_until};
@@ -390,7 +390,9 @@ impl Run {
             let (blocks, control) = (agent.wire.blocks.clone(), agent.wire.control.clone());
             let window_log = window_log.clamp(MIN_WINDOW_LOG, MAX_WINDOW_LOG);
             let known = Arc::new(known);
-            let sending = Sending { source, items, credit, window_log, known, blocks, control };
+            let line = Weak::clone(&agent.wire.line);
+            let sending =
+                Sending { source, items, credit, window_log, known, blocks, control, line };
             self.stream = Some(Stream::start(sending));
         }
     }

@@ -2,10 +2,11 @@
 
 use crate::closure::ClosureSource;
 use crate::nar::{Block, BlockError, Blocks, Item, Known, Pace, Sent};
+use crate::ssh::line::Line;
 use bytes::Bytes;
 use keystone_protocol::message::{ToAgent, encode};
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -32,6 +33,8 @@ pub(super) struct Sending {
     pub(super) blocks: mpsc::Sender<Block>,
     /// Where it is said that the source failed.
     pub(super) control: mpsc::UnboundedSender<Bytes>,
+    /// What can be asked of the line, if it is one.
+    pub(super) line: Weak<Line>,
 }
 
 /// A stream of blocks that is being sent; it ends when this is dropped.
@@ -107,8 +110,8 @@ impl Sender {
         credits: watch::Receiver<Credit>,
         agains: mpsc::UnboundedReceiver<u64>,
     ) -> Result<(), BlockError> {
-        let Sending { source, items, window_log, known, blocks, .. } = sending;
-        let pace = Arc::new(Pace::default());
+        let Sending { source, items, window_log, known, blocks, line, .. } = sending;
+        let pace = Arc::new(Pace::over(line));
         let mut stream =
             Blocks::start(source, items, Arc::clone(&pace), window_log, Arc::clone(&known))?;
         let (kept, first, sent) = (VecDeque::new(), 0, 0);

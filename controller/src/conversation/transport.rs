@@ -4,6 +4,7 @@ use super::ConversationError;
 use super::log::clean;
 use crate::nar::Block;
 use crate::ssh::exec::{Exit, Running, Stdin};
+use crate::ssh::line::Line;
 use bytes::Bytes;
 use keystone_protocol::frame::{
     Arriving, ControlBytes, HEADER, PREFIX, check_kind, parse_header, parse_payload,
@@ -11,6 +12,7 @@ use keystone_protocol::frame::{
 use keystone_protocol::message::{MessageError, ToController, decode};
 use std::future::Future;
 use std::io;
+use std::sync::Weak;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::runtime::Handle;
@@ -69,6 +71,8 @@ pub(super) struct Wire {
     pub(super) incoming: mpsc::Receiver<Incoming>,
     pub(super) control: mpsc::UnboundedSender<Bytes>,
     pub(super) blocks: mpsc::Sender<Block>,
+    /// What can be asked of the line, if it is one.
+    pub(super) line: Weak<Line>,
     reader: JoinHandle<()>,
     writer: Option<JoinHandle<()>>,
 }
@@ -83,8 +87,10 @@ const WRITE_AHEAD: usize = 2;
 impl Wire {
     /// Over a program's standard input and outputs.
     pub(super) fn over_program(running: Running) -> Self {
-        let Running { stdin, stdout, stderr, exit } = running;
-        Self::over(stdin, stdout, stderr, async { exit.await.ok() })
+        let Running { stdin, stdout, stderr, exit, line } = running;
+        let mut wire = Self::over(stdin, stdout, stderr, async { exit.await.ok() });
+        wire.line = line;
+        wire
     }
 
     pub(super) fn over(
@@ -105,7 +111,7 @@ impl Wire {
             let _ = incoming_in.send(Incoming::Ended(exit.await)).await;
         });
         let writer = tokio::spawn(write(out, control_out, blocks_out));
-        Wire { incoming, control, blocks, reader, writer: Some(writer) }
+        Wire { incoming, control, blocks, line: Weak::new(), reader, writer: Some(writer) }
     }
 
     /// Queues a control message, in front of blocks that wait.

@@ -119,7 +119,7 @@ async fn join(
     stream: UnixStream,
     said: &Mutex<VecDeque<String>>,
 ) -> Result<(), SshError> {
-    let Running { stdin, mut stdout, stderr, exit } = session.start(command).await?;
+    let Running { stdin, mut stdout, stderr, exit, .. } = session.start(command).await?;
     let (mut from, mut to) = stream.into_split();
     let there = async {
         let mut buffer = vec![0; 64 << 10];

@@ -61,7 +61,7 @@ pub async fn send<O: Operator>(
     contents: &Contents,
     operator: &mut O,
 ) -> Result<(), Failed> {
-    let Running { stdin, stdout, stderr, exit } = session.start(&command::unpack(dir)).await?;
+    let Running { stdin, stdout, stderr, exit, .. } = session.start(&command::unpack(dir)).await?;
     let (pieces, mut next) = mpsc::channel(AHEAD);
     let image = Arc::clone(tarball);
     let reading = tokio::task::spawn_blocking(move || {

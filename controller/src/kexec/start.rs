@@ -98,7 +98,7 @@ pub async fn start<O: Operator>(
     operator: &mut O,
     stop: &Stop,
 ) -> Result<Said, Failed> {
-    let Running { stdin, stdout, stderr, exit } = session.start("/bin/sh -s").await?;
+    let Running { stdin, stdout, stderr, exit, .. } = session.start("/bin/sh -s").await?;
     let broke = |source| Failed::from(session.broken("starting the image", source));
     stdin.send(command::run(dir, flags, setsid)).await.map_err(broke)?;
     let _ = stdin.eof().await;

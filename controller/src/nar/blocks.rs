@@ -7,19 +7,19 @@
 //! whoever sends takes finished blocks in the order in which they were cut
 //! ```
 //!
-//! Every queue is bounded: beside what the readers have, at most [`AHEAD`] blocks are in memory,
+//! Every queue is bounded: beside what the readers have, at most [`AHEAD`] bytes of blocks are in memory,
 //! and a stream's compressor has its window and what its threads work on.
 
 use super::delta::{Known, Splitter};
 use super::order::{Job, Order, compress};
 use super::pace::Pace;
 use super::read::Reader;
+use super::room::{Place, Room};
 use crate::closure::{ClosureError, ClosureSource};
 use bytes::Bytes;
 use keystone_protocol::frame::{self, BlockHeader, EncodedBlockHeader, FrameError};
 use keystone_protocol::manifest::PathInfo;
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc as sync};
 use std::thread;
 use thiserror::Error;
@@ -27,8 +27,10 @@ use tokio::sync::{mpsc, oneshot};
 
 /// Bytes of a NAR in one block, before compression.
 pub const BLOCK: usize = 1 << 20;
-/// Blocks in memory.
-pub const AHEAD: usize = 16;
+/// Bytes of blocks in memory: of those that are compressed alone, before that.
+pub const AHEAD: usize = 16 << 20;
+/// Blocks in memory, however small.
+const BLOCKS_AHEAD: usize = 256;
 /// The most threads that compress.
 const COMPRESSORS: usize = 16;
 
@@ -99,16 +101,24 @@ pub struct Item {
 }
 
 pub(super) type Done = Result<Vec<Block>, BlockError>;
+/// The same and the room it takes until it is sent.
+pub(super) type Finished = (Done, Option<Place>);
 
 /// The blocks of a list of paths, in order.
 #[derive(Debug)]
 pub struct Blocks {
-    queue: mpsc::Receiver<oneshot::Receiver<Done>>,
+    queue: mpsc::Receiver<oneshot::Receiver<Finished>>,
     /// The one that is waited for.
-    next: Option<oneshot::Receiver<Done>>,
+    next: Option<oneshot::Receiver<Finished>>,
     /// What came of it, last first.
     finished: Vec<Block>,
-    ready: Arc<AtomicUsize>,
+    room: Arc<Room>,
+}
+
+impl Drop for Blocks {
+    fn drop(&mut self) {
+        self.room.close();
+    }
 }
 
 impl Blocks {
@@ -128,14 +138,14 @@ impl Blocks {
                 .map(drop)
                 .map_err(|e| BlockError::Thread(e.to_string()))
         };
-        let (queue_in, queue) = mpsc::channel(AHEAD);
+        let (queue_in, queue) = mpsc::channel(BLOCKS_AHEAD);
         let (jobs_in, jobs) = sync::channel::<Job>();
         let jobs = Arc::new(Mutex::new(jobs));
-        let ready = Arc::new(AtomicUsize::new(0));
+        let room = Room::new(AHEAD);
         let compressors = thread::available_parallelism().map_or(2, |n| n.get());
         for _ in 0..compressors.clamp(1, COMPRESSORS) {
-            let (jobs, ready) = (Arc::clone(&jobs), Arc::clone(&ready));
-            spawn("nar-compress", Box::new(move || compress(&jobs, &ready)))?;
+            let jobs = Arc::clone(&jobs);
+            spawn("nar-compress", Box::new(move || compress(&jobs)))?;
         }
         let left = items.iter().map(|item| item.info.nar_size - item.from).sum();
         let paths = items.iter().map(|item| item.index).collect();
@@ -146,7 +156,7 @@ impl Blocks {
             pace,
             window_log,
             left,
-            ready: Arc::clone(&ready),
+            room: Arc::clone(&room),
             known,
             paths,
             splitter: Splitter::default(),
@@ -154,7 +164,7 @@ impl Blocks {
             at: (0, 0),
         };
         spawn("nar-order", Box::new(move || order.run(reader)))?;
-        Ok(Blocks { queue, next: None, finished: Vec::new(), ready })
+        Ok(Blocks { queue, next: None, finished: Vec::new(), room })
     }
 
     /// The next block; `None` after the last. After an error nothing more comes.
@@ -170,14 +180,15 @@ impl Blocks {
             }
             let waited = self.next.as_mut()?.await;
             self.next = None;
-            self.ready.fetch_sub(1, Ordering::Relaxed);
-            match waited.unwrap_or_else(|_| Err(BlockError::Thread("it ended early".into()))) {
+            let early = |_| (Err(BlockError::Thread("it ended early".into())), None);
+            match waited.unwrap_or_else(early).0 {
                 Ok(mut blocks) => {
                     blocks.reverse();
                     self.finished = blocks;
                 }
                 Err(error) => {
                     self.queue.close();
+                    self.room.close();
                     return Some(Err(error));
                 }
             }
@@ -193,7 +204,7 @@ pub(super) fn encoded(header: BlockHeader, data: Bytes) -> Result<Block, FrameEr
 
 #[cfg(test)]
 mod tests {
-    use super::super::pace::{Method, Sent};
+    use super::super::pace::{Method, Seen, Sent};
     use super::*;
     use crate::nar::DumpError;
     use crate::nar::delta::Delta;
@@ -238,7 +249,7 @@ mod tests {
             let took = Duration::from_secs_f64((1 << 20) as f64 / rate);
             now += Duration::from_millis(20);
             // However busy this computer is.
-            pace.note(Sent { bytes: 1 << 20, took, ..Sent::default() }, now, |_| Some(0.5));
+            pace.note(Sent { bytes: 1 << 20, took, ..Sent::default() }, now, |_| Seen::idle(0.5));
         }
         assert!(pace.rate().is_some());
         Arc::new(pace)

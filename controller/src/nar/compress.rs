@@ -28,7 +28,8 @@ impl Alone {
     /// Compressed if that saves at least one part in 32, else `None`.
     pub(super) fn compress(&mut self, raw: &[u8], level: i32) -> io::Result<Option<Vec<u8>>> {
         let worth = |compressed: usize, of: usize| compressed <= of - of / 32;
-        if raw.len() > 2 * SAMPLE {
+        // The fast levels give up nearly as soon by themselves.
+        if level > 1 && raw.len() > 2 * SAMPLE {
             let middle = raw.len() / 2;
             let sample = self.frame(&raw[middle..middle + SAMPLE], 1)?;
             if !worth(sample.len(), SAMPLE) {

@@ -10,6 +10,8 @@
 //! | [`delta`] | what the other end holds already, by its chunks |
 //! | `compress` | blocks alone, or one long frame over them |
 //! | [`pace`] | what is waited for, and what follows for the compression |
+//! | `level` | a stream's level |
+//! | `room` | what may wait for the line, bounded in bytes |
 //! | `idle` | how busy this computer is |
 
 pub mod blocks;
@@ -18,9 +20,11 @@ pub mod delta;
 pub mod dump;
 pub mod hold;
 mod idle;
+mod level;
 mod order;
 pub mod pace;
 mod read;
+mod room;
 
 pub use blocks::{Block, BlockError, Blocks, Item};
 pub use delta::{Delta, Known};

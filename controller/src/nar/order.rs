@@ -1,14 +1,14 @@
 //! Decides how pieces are encoded, and has blocks made of them.
 
-use super::blocks::{AHEAD, BLOCK, Block, BlockError, Done, encoded};
+use super::blocks::{AHEAD, BLOCK, Block, BlockError, Done, Finished, encoded};
 use super::compress::{Alone, Stream};
 use super::delta::{Cut, Known, Made, Splitter};
 use super::pace::{Method, Pace};
 use super::read::{Piece, Reader};
+use super::room::{Place, Room};
 use bytes::Bytes;
 use keystone_protocol::chunks::write_parts;
 use keystone_protocol::frame::{BlockHeader, Encoding, FrameError};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc as sync};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,6 +18,8 @@ use tokio::sync::{mpsc, oneshot};
 /// is looked whether it is.
 const UNDECIDED: usize = 4;
 const LOOK: Duration = Duration::from_millis(2);
+/// Bytes that may wait while the line's rate is not known.
+const UNMEASURED: usize = 4 << 20;
 /// The highest level for the bytes between chunks: they are few, and more levels find little more.
 const MADE_LEVEL: i32 = 9;
 
@@ -26,19 +28,20 @@ pub(super) struct Job {
     piece: Piece,
     level: Option<i32>,
     made: Option<Made>,
-    done: oneshot::Sender<Done>,
+    place: Place,
+    done: oneshot::Sender<Finished>,
 }
 
 /// The thread that decides how pieces are encoded.
 pub(super) struct Order {
-    pub(super) queue: mpsc::Sender<oneshot::Receiver<Done>>,
+    pub(super) queue: mpsc::Sender<oneshot::Receiver<Finished>>,
     pub(super) jobs: sync::Sender<Job>,
     pub(super) pace: Arc<Pace>,
     pub(super) window_log: u32,
     /// NAR bytes still to come.
     pub(super) left: u64,
-    /// Blocks that are finished and not sent.
-    pub(super) ready: Arc<AtomicUsize>,
+    /// What blocks that are not sent take.
+    pub(super) room: Arc<Room>,
     pub(super) known: Arc<Known>,
     /// The paths, in order.
     pub(super) paths: Vec<u32>,
@@ -100,8 +103,7 @@ impl Order {
 
     /// How the next block is to be encoded.
     fn method(&self) -> Method {
-        let ready = self.ready.load(Ordering::Relaxed) as f64 / AHEAD as f64;
-        self.pace.method(self.left, ready)
+        self.pace.method(self.left, self.room.filled())
     }
 
     /// Sends a piece's bytes; `false` if nobody takes them.
@@ -122,10 +124,13 @@ impl Order {
 
     /// Has a block made of its own; `false` if nobody takes it.
     fn compress(&mut self, piece: Piece, level: Option<i32>, made: Option<Made>) -> bool {
+        // What is made before anything is known of the line may be made wrong.
+        let limit = if self.pace.rate().is_some() { AHEAD } else { UNMEASURED };
+        let Some(place) = self.room.take(piece.raw.len(), limit) else { return false };
         let (done, finished) = oneshot::channel();
         // That nobody takes it any more shows at the queue.
         let sent = self.queue.blocking_send(finished).is_ok();
-        sent && self.jobs.send(Job { piece, level, made, done }).is_ok()
+        sent && self.jobs.send(Job { piece, level, made, place, done }).is_ok()
     }
 
     /// Sends what a piece is put together from instead of it.
@@ -147,9 +152,19 @@ impl Order {
     /// Hands out finished blocks; `false` if nobody takes them.
     fn finish(&self, blocks: Done) -> bool {
         let failed = blocks.is_err();
+        let bytes = |blocks: &Vec<Block>| blocks.iter().map(|block| block.data.len()).sum();
+        let place = match blocks.as_ref().map_or(0, bytes) {
+            0 => None,
+            bytes => match self.room.take(bytes, AHEAD) {
+                Some(mut place) => {
+                    place.finish();
+                    Some(place)
+                }
+                None => return false,
+            },
+        };
         let (done, finished) = oneshot::channel();
-        let _ = done.send(blocks);
-        self.ready.fetch_add(1, Ordering::Relaxed);
+        let _ = done.send((blocks, place));
         self.queue.blocking_send(finished).is_ok() && !failed
     }
 
@@ -219,13 +234,14 @@ fn split(header: BlockHeader, data: Vec<u8>, end: bool) -> Result<Vec<Block>, Fr
 }
 
 /// A compressor's life.
-pub(super) fn compress(jobs: &Mutex<sync::Receiver<Job>>, ready: &AtomicUsize) {
+pub(super) fn compress(jobs: &Mutex<sync::Receiver<Job>>) {
     let mut alone = Alone::new();
     loop {
         let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(Job { piece, level, made, done }) = job else { return };
-        let _ = done.send(encode(&mut alone, piece, level, made).map(|block| vec![block]));
-        ready.fetch_add(1, Ordering::Relaxed);
+        let Ok(Job { piece, level, made, mut place, done }) = job else { return };
+        let block = encode(&mut alone, piece, level, made).map(|block| vec![block]);
+        place.finish();
+        let _ = done.send((block, Some(place)));
     }
 }
 

@@ -1,14 +1,17 @@
 //! What is waited for, and what follows for the compression.
 //!
-//! The sender says how long the connection took to accept a block, how long there was no block to
-//! give it, and how long the other end did not want one. Bytes per second of the first are the
-//! line's rate: nearly without bounds as long as something else is waited for. From the rate follows
-//! how much work a byte is worth. On a line that is about as fast as that work, a block is compressed
-//! if enough others wait for the line meanwhile, and if it is the line that they wait for: where
-//! processors are waited for, a line seems slow that is not, until it gets blocks as they are.
+//! From a line's rate follows how much work a byte is worth: none on a fast one, much on a slow one, and on
+//! a line that is about as fast as the work, as much as there is time for.
+//!
+//! A rate counts only if it is the line that was waited for. The kernel tells where it can be asked. Where
+//! a program or another machine is between, the sender's waits have to do: how long the connection took to
+//! accept a block, how long there was no block to give it, and how long the other end did not want one.
+//! There a line seems slow that is not while processors are waited for, until it gets blocks as they are.
 
 use super::idle::Idle;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use super::level::Level;
+use crate::ssh::line::{Line, Usage};
+use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 /// Bytes that buffers on the way swallow at once: they say nothing of the line.
@@ -23,11 +26,18 @@ const RAW_FROM: f64 = 140e6;
 const BUSY: f64 = 0.05;
 /// From this part of the time on that the line is waited for, its rate is what gets through.
 const FULL: f64 = 0.85;
+/// Below this part of the time that it carries something, a line has room for much more: it is taken for
+/// that much faster than before.
+const ROOMY: f64 = 0.5;
+const FASTER: f64 = 1.1;
+/// From this ratio on a rate was no rate that a full line had.
+const MISTAKEN: f64 = 1.2;
 /// From this part of the time on that the other end wants nothing, it is what is waited for.
 const HELD_UP: f64 = 0.3;
 /// With less than this part of what may wait for the line there, it would be idle before another block
-/// is compressed; with more than the second one there is time for a better level.
+/// is compressed; with more than the last one there is time for a better level.
 const FEW: f64 = 0.1;
+const SOME: f64 = 0.3;
 const MANY: f64 = 0.7;
 /// Below this rate one stream with a large window is worth its work, in bytes per second; on busy
 /// processors, below that one, which they don't come down to by themselves.
@@ -35,35 +45,8 @@ const STREAM_BELOW: f64 = 60e6;
 const BUSY_STREAM_BELOW: f64 = 20e6;
 /// Less than this is not worth a stream, in bytes.
 const STREAM_FROM: u64 = 4 << 20;
-/// From this part of the time without work on, at the fastest level, a line is too fast for a stream.
-const OUTRUN: f64 = 0.3;
-/// From this part of the time on that the compressor is waited for, it has nothing to spare; a better
-/// level is to leave it this much below.
-const SATURATED: f64 = 0.9;
-/// The part of the time without work from which on a level is too slow.
-const TOO_SLOW: f64 = 0.08;
 /// A line that seems so much slower than a limit before it is known is below that.
 const SURELY: f64 = 4.0;
-/// How long a level is kept at least.
-const HELD: Duration = Duration::from_millis(1500);
-
-/// zstd levels with a large window, and how fast one core is with them, in bytes per second.
-/// Measured on NARs of programs and libraries; only where to begin depends on them.
-const LEVELS: &[(i32, f64)] = &[
-    (3, 140e6),
-    (5, 80e6),
-    (6, 52e6),
-    (8, 42e6),
-    (9, 35e6),
-    (10, 27e6),
-    (11, 21e6),
-    (12, 15e6),
-    (15, 8e6),
-    (17, 4e6),
-    (19, 2.5e6),
-];
-/// What compression makes of a byte, roughly, when the level to begin with is chosen.
-const RATIO: f64 = 3.8;
 
 /// How a piece is to be encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,145 +84,182 @@ struct State {
     sent: u64,
     /// How long the connection took for all of that.
     took: Duration,
-    /// What was sent in the current span, and what that was waited for.
-    bytes: u64,
-    sending: Duration,
-    starving: Duration,
-    holding: Duration,
+    /// Of the current span.
+    span: Sent,
+    since: Instant,
     /// The part of the last span that the other end wanted nothing.
     held: f64,
-    since: Instant,
     /// Bytes per second, once it is known.
     rate: Option<f64>,
-    /// Index in [`LEVELS`], while there is a stream.
-    level: Option<usize>,
-    changed: Instant,
-    /// Parts of the time since then that there was nothing to send.
-    starved: f64,
-    /// How long the stream's compressor was waited for in the current span, and parts of the time
-    /// since the level changed that it was.
-    packing: Duration,
-    packed: f64,
-    /// What part of the processors' time was idle in the last span.
-    idle: Option<f64>,
+    /// Whether the line was full once, and what it carried is its rate.
+    was_full: bool,
+    /// While there is a stream.
+    level: Option<Level>,
+    /// What was seen after the last span.
+    seen: Seen,
+    /// Whether the kernel says what the line did in a span.
+    told: bool,
+    senses: Senses,
+}
+
+/// What can be asked.
+#[derive(Debug, Default)]
+pub(super) struct Senses {
     processors: Idle,
+    line: Weak<Line>,
+}
+
+/// What was seen.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Seen {
+    /// The part of the processors' time that was idle since the last look.
+    idle: Option<f64>,
+    /// What the line did until now.
+    usage: Option<Usage>,
+}
+
+#[cfg(test)]
+impl Seen {
+    /// Of a line that can't be asked.
+    pub(super) fn idle(part: f64) -> Seen {
+        Seen { idle: Some(part), usage: None }
+    }
+}
+
+impl Senses {
+    fn look(&mut self) -> Seen {
+        let usage = self.line.upgrade().and_then(|line| line.usage());
+        Seen { idle: self.processors.share(), usage }
+    }
+}
+
+/// The level of a block of its own on a line of about a gigabit that is full: the better, the more waits
+/// for the line. Below 1 are zstd's fast ones.
+fn around_a_gigabit(ready: f64) -> i32 {
+    match ready {
+        r if r > MANY => 1,
+        r if r > SOME => -1,
+        _ => -3,
+    }
+}
+
+/// A line's rate after a span in which it carried that, as the kernel says; with no stream, a line that is
+/// not full may be faster than it was.
+fn told(rate: Option<f64>, carried: Usage, span: Duration, stream: bool) -> f64 {
+    let waited_for = carried.waited_for().as_secs_f64();
+    let part = waited_for / span.as_secs_f64();
+    let measured = carried.arrived as f64 / waited_for.max(1e-3);
+    let at_least = carried.arrived as f64 / span.as_secs_f64();
+    match rate {
+        None if part >= FULL => measured,
+        // What it carries shows once it gets more.
+        None => at_least.max(RAW_FROM),
+        Some(rate) if part >= FULL && rate > MISTAKEN * measured => measured,
+        Some(rate) if part >= FULL => (rate + measured) / 2.0,
+        Some(rate) if part < ROOMY && !stream => (rate * FASTER).max(at_least),
+        Some(rate) => rate.max(at_least),
+    }
+}
+
+/// The same by the sender's waits.
+fn guessed(rate: Option<f64>, sent: Sent, span: Duration) -> f64 {
+    // No line is faster than the first, and nothing is divided by zero.
+    let at_most = sent.bytes as f64 / sent.took.as_secs_f64().max(1e-3);
+    let at_least = sent.bytes as f64 / span.as_secs_f64();
+    let full = sent.took.as_secs_f64() / span.as_secs_f64() >= FULL;
+    match rate {
+        None => at_most,
+        Some(rate) if full || at_most < rate => (rate + at_most) / 2.0,
+        // Where something else was waited for, the line may be no faster than it seemed before.
+        Some(rate) => rate.max(at_least),
+    }
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-        let now = Instant::now();
-        let state = State {
-            sent: 0,
-            took: Duration::ZERO,
-            bytes: 0,
-            sending: Duration::ZERO,
-            starving: Duration::ZERO,
-            holding: Duration::ZERO,
-            held: 0.0,
-            since: now,
-            rate: None,
-            level: None,
-            changed: now,
-            starved: 0.0,
-            packing: Duration::ZERO,
-            packed: 0.0,
-            idle: None,
-            processors: Idle::default(),
-        };
-        Pace { cores: cores as f64, state: Mutex::new(state) }
+        Pace::over(Weak::new())
     }
 }
 
 impl Pace {
+    /// Of a line that can be asked, as long as it is there.
+    pub fn over(line: Weak<Line>) -> Pace {
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let state = State {
+            sent: 0,
+            took: Duration::ZERO,
+            span: Sent::default(),
+            since: Instant::now(),
+            held: 0.0,
+            rate: None,
+            was_full: false,
+            level: None,
+            seen: Seen::default(),
+            told: false,
+            senses: Senses { line, ..Senses::default() },
+        };
+        Pace { cores: cores as f64, state: Mutex::new(state) }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A block was sent.
     pub fn sent(&self, sent: Sent) {
-        self.note(sent, Instant::now(), Idle::share);
+        self.note(sent, Instant::now(), Senses::look);
     }
 
-    /// The same at the time `now`; `idle` is asked once for each span.
-    pub(super) fn note(
-        &self,
-        sent: Sent,
-        now: Instant,
-        idle: impl FnOnce(&mut Idle) -> Option<f64>,
-    ) {
-        let Sent { bytes, took, starved, held } = sent;
+    /// The same at the time `now`; `look` is done once for each span.
+    pub(super) fn note(&self, sent: Sent, now: Instant, look: impl FnOnce(&mut Senses) -> Seen) {
         let mut state = self.lock();
-        state.sent += bytes;
-        state.took += took;
+        let state = &mut *state;
+        state.sent += sent.bytes;
+        state.took += sent.took;
         if state.sent <= SWALLOWED {
-            state.since = now;
+            (state.since, state.seen) = (now, look(&mut state.senses));
             return;
         }
-        state.bytes += bytes;
-        state.sending += took;
-        state.starving += starved;
-        state.holding += held;
+        state.span.bytes += sent.bytes;
+        state.span.took += sent.took;
+        state.span.starved += sent.starved;
+        state.span.held += sent.held;
         let span = now.duration_since(state.since);
-        let enough = if state.rate.is_none() { FIRST_SPAN } else { SPAN };
-        if span < enough {
+        if span < if state.rate.is_none() { FIRST_SPAN } else { SPAN } {
             return;
         }
-        state.idle = idle(&mut state.processors);
-        // No line is faster than the first, and nothing is divided by zero.
-        let at_most = state.bytes as f64 / state.sending.as_secs_f64().max(1e-3);
-        let at_least = state.bytes as f64 / span.as_secs_f64();
-        let waited_for = state.sending.as_secs_f64() / span.as_secs_f64() >= FULL;
-        state.rate = Some(match state.rate {
-            None => at_most,
-            Some(rate) if waited_for || at_most < rate => (rate + at_most) / 2.0,
-            // Where something else was waited for, the line may be no faster than it seemed before.
-            Some(rate) => rate.max(at_least),
-        });
-        let starved = state.starving.as_secs_f64() / span.as_secs_f64();
-        state.starved = (state.starved + starved) / 2.0;
-        let packed =
-            (std::mem::take(&mut state.packing).as_secs_f64() / span.as_secs_f64()).min(1.0);
-        state.packed = (3.0 * state.packed + packed) / 4.0;
-        (state.bytes, state.sending) = (0, Duration::ZERO);
-        state.held = state.holding.as_secs_f64() / span.as_secs_f64();
-        (state.starving, state.holding) = (Duration::ZERO, Duration::ZERO);
+        let sent = std::mem::take(&mut state.span);
         state.since = now;
-        self.adjust(&mut state, now);
+        let seen = look(&mut state.senses);
+        let before = std::mem::replace(&mut state.seen, seen).usage;
+        let carried = seen.usage.zip(before).map(|(new, old)| new.since(&old));
+        let part = |time: Duration| time.as_secs_f64() / span.as_secs_f64();
+        state.told = carried.is_some();
+        state.held = part(sent.held);
+        let rate = match carried {
+            Some(carried) => told(state.rate, carried, span, state.level.is_some()),
+            None => guessed(state.rate, sent, span),
+        };
+        state.rate = Some(rate);
+        let full = carried.is_some_and(|carried| part(carried.waited_for()) >= FULL);
+        if full && !std::mem::replace(&mut state.was_full, true) && state.level.is_some() {
+            // It was begun for a rate that was guessed.
+            state.level = Some(Level::new(rate, self.cores, now));
+        }
+        tracing::trace!(?span, ?sent, ?seen, rate, level = ?state.level, "pace");
+        if let Some(level) = &mut state.level
+            && !level.after(span, part(sent.starved), rate, now)
+            && rate > STREAM_BELOW
+        {
+            // The line carries more than the fastest level gives: it is measured anew.
+            (state.level, state.rate) = (None, None);
+        }
     }
 
     /// The stream's compressor was waited for.
     pub(super) fn packed(&self, took: Duration) {
-        self.lock().packing += took;
-    }
-
-    /// A stream's level follows what is waited for.
-    fn adjust(&self, state: &mut State, now: Instant) {
-        let Some(level) = state.level else { return };
-        if now.duration_since(state.changed) < HELD {
-            return;
-        }
-        let fast = state.rate.is_some_and(|rate| rate > STREAM_BELOW);
-        if level == 0 && fast && state.starved > OUTRUN {
-            // The line carries more than the fastest level gives: it is measured anew.
-            (state.level, state.rate) = (None, None);
-            return;
-        }
-        // How fast it has to be, by the speed of the levels; what is in the compressor already goes on
-        // as it was begun, so that a level that is too high shows late and stays long.
-        let speed = |level: usize| LEVELS[level].1;
-        let next = if state.starved > TOO_SLOW {
-            let needed = speed(level) / (1.0 - state.starved.min(0.75));
-            let fast_enough = |level: &usize| speed(*level) >= needed;
-            (0..level).rev().find(fast_enough).unwrap_or(0)
-        } else {
-            let better = (level + 1).min(LEVELS.len() - 1);
-            let then = state.packed * speed(level) / speed(better);
-            if state.starved < 0.02 && then < SATURATED { better } else { level }
-        };
-        if next != level {
-            state.packed *= speed(level) / speed(next);
-            (state.level, state.changed, state.starved) = (Some(next), now, 0.05);
+        if let Some(level) = &mut self.lock().level {
+            level.packed(took);
         }
     }
 
@@ -267,19 +287,23 @@ impl Pace {
         let Some(rate) = state.rate else { return Method::Alone(1) };
         // What waits does so for a processor, also of the other end, if that is here. (A stream
         // keeps them busy itself.)
-        let busy = state.level.is_none() && state.idle.is_some_and(|idle| idle < BUSY);
+        let idle = state.seen.idle.filter(|_| !state.told && state.level.is_none());
+        let busy = idle.is_some_and(|idle| idle < BUSY);
         let stream_below = if busy { BUSY_STREAM_BELOW } else { STREAM_BELOW };
         if state.level.is_some() || (rate < stream_below && left >= STREAM_FROM) {
             // A line that turned out to be fast needs no stream.
             if rate < 2.0 * STREAM_BELOW {
-                let level = *state.level.get_or_insert_with(|| self.first_level(rate));
-                return Method::Stream(LEVELS[level].0);
+                let new = || Level::new(rate, self.cores, Instant::now());
+                let level = state.level.get_or_insert_with(new);
+                level.filled(ready);
+                return Method::Stream(level.zstd());
             }
             state.level = None;
         }
         match rate {
             r if r >= RAW_FROM => Method::Raw,
             r if r >= STREAM_BELOW => match ready {
+                _ if state.told => Method::Alone(around_a_gigabit(ready)),
                 _ if state.held > HELD_UP => Method::Raw,
                 r if r < FEW => Method::Raw,
                 r if r > MANY && !busy => Method::Alone(3),
@@ -288,12 +312,6 @@ impl Pace {
             _ if busy => Method::Alone(1),
             _ => Method::Alone(6),
         }
-    }
-
-    /// The highest level that keeps a line of that rate busy.
-    fn first_level(&self, rate: f64) -> usize {
-        let needed = rate * RATIO / self.cores;
-        LEVELS.iter().rposition(|(_, speed)| *speed >= needed).unwrap_or(0)
     }
 }
 
@@ -308,7 +326,7 @@ mod tests {
             let idle = took.mul_f64(starved / (1.0 - starved));
             *from += took + idle;
             let sent = Sent { bytes: 1 << 20, took, starved: idle, ..Sent::default() };
-            pace.note(sent, *from, |_| Some(0.5));
+            pace.note(sent, *from, |_| Seen::idle(0.5));
         }
     }
 
@@ -344,11 +362,11 @@ mod tests {
         // Processors that have nothing to spare get no more to do than has to be.
         now += SPAN;
         let sent = Sent { bytes: 1 << 20, took: Duration::from_millis(9), ..Sent::default() };
-        pace.note(sent, now, |_| Some(0.01));
+        pace.note(sent, now, |_| Seen::idle(0.01));
         assert_eq!(pace.method(1 << 30, 0.9), Method::Alone(1));
         // The other end has enough to do with what it has.
         now += SPAN;
-        pace.note(Sent { held: SPAN.mul_f64(0.5), ..sent }, now, |_| Some(0.5));
+        pace.note(Sent { held: SPAN.mul_f64(0.5), ..sent }, now, |_| Seen::idle(0.5));
         assert_eq!(pace.method(1 << 30, 0.9), Method::Raw);
         // Not a stream, unless the line is so slow that it has to be the line.
         for (rate, stream) in [(50e6, false), (11.4e6, true)] {
@@ -357,7 +375,7 @@ mod tests {
                 let took = Duration::from_secs_f64((1 << 20) as f64 / rate);
                 now += took;
                 let sent = Sent { bytes: 1 << 20, took, ..Sent::default() };
-                pace.note(sent, now, |_| Some(0.0));
+                pace.note(sent, now, |_| Seen::idle(0.0));
             }
             let method = pace.method(1 << 30, 0.5);
             assert_eq!(matches!(method, Method::Stream(_)), stream, "{rate}: {method:?}");
@@ -405,23 +423,65 @@ mod tests {
         assert!(!matches!(pace.method(1 << 30, 0.0), Method::Stream(_)));
     }
 
-    #[test]
-    fn a_level_that_is_too_slow_is_left() {
-        let pace = Pace { cores: 2.0, ..Pace::default() };
-        let mut now = Instant::now();
-        send(&pace, &mut now, 20, 11.4e6, 0.0);
-        let Method::Stream(first) = pace.method(1 << 30, 0.0) else { panic!() };
-        send(&pace, &mut now, 100, 11.4e6, 0.5);
-        let Method::Stream(lower) = pace.method(1 << 30, 0.0) else { panic!() };
-        assert!(lower < first);
-        // A better one is left alone, too, if the compressor could not keep up with it.
-        for _ in 0..300 {
-            pace.packed(Duration::from_secs_f64(0.8 * (1 << 20) as f64 / 11.4e6));
-            send(&pace, &mut now, 1, 11.4e6, 0.0);
+    /// A line that the kernel tells of: each span it carries that, in that part of the time.
+    fn spans(pace: &Pace, now: &mut Instant, usage: &mut Usage, count: u32, rate: f64, part: f64) {
+        for _ in 0..count {
+            *now += SPAN;
+            usage.arrived += (rate * SPAN.as_secs_f64()) as u64;
+            usage.busy += SPAN.mul_f64(part);
+            // However long the sender waited, and however busy this computer is.
+            let sent = Sent { bytes: 5 << 20, took: SPAN, ..Sent::default() };
+            let seen = Seen { idle: Some(0.0), usage: Some(*usage) };
+            pace.note(sent, *now, |_| seen);
         }
-        assert_eq!(pace.method(1 << 30, 0.0), Method::Stream(lower));
-        send(&pace, &mut now, 300, 11.4e6, 0.0);
-        let Method::Stream(higher) = pace.method(1 << 30, 0.0) else { panic!() };
-        assert!(higher > lower);
+    }
+
+    /// A line that begins.
+    fn beginning(pace: &Pace) -> (Instant, Usage) {
+        let (now, usage) = (Instant::now(), Usage::default());
+        let seen = Seen { idle: None, usage: Some(usage) };
+        pace.note(Sent { bytes: 1, ..Sent::default() }, now, |_| seen);
+        (now, usage)
+    }
+
+    #[test]
+    fn a_busy_machine_is_not_a_slow_line() {
+        let pace = Pace::default();
+        let (now, usage) = &mut beginning(&pace);
+        // It carries little because it gets little.
+        spans(&pace, now, usage, 3, 90e6, 0.4);
+        assert_eq!(pace.method(1 << 30, 0.0), Method::Raw);
+        // Its other end takes little.
+        usage.refused += SPAN.mul_f64(0.9);
+        spans(&pace, now, usage, 1, 30e6, 1.0);
+        assert_eq!(pace.method(1 << 30, 0.0), Method::Raw);
+        // It is full, whoever else is busy.
+        spans(&pace, now, usage, 1, 118e6, 1.0);
+        let rate = pace.rate().unwrap();
+        assert!((117e6..=140e6).contains(&rate), "{rate}");
+        for (ready, level) in [(0.0, -3), (0.5, -1), (0.9, 1)] {
+            assert_eq!(pace.method(1 << 30, ready), Method::Alone(level), "{ready}");
+        }
+        // It stays as fast as it is while it gets a little less than it could carry,
+        spans(&pace, now, usage, 20, 80e6, 0.7);
+        assert_eq!(pace.rate(), Some(rate));
+        // and is tried again when it gets much less.
+        spans(&pace, now, usage, 5, 50e6, 0.4);
+        assert_eq!(pace.method(1 << 30, 0.0), Method::Raw);
+    }
+
+    #[test]
+    fn a_full_line_s_rate_is_known_at_once() {
+        let pace = Pace { cores: 2.0, ..Pace::default() };
+        let (now, usage) = &mut beginning(&pace);
+        spans(&pace, now, usage, 3, 1e9, 0.9);
+        spans(&pace, now, usage, 1, 12e6, 1.0);
+        let rate = pace.rate().unwrap();
+        assert!((11.9e6..=12.1e6).contains(&rate), "{rate}");
+        let method = pace.method(1 << 30, 0.0);
+        assert!(matches!(method, Method::Stream(9..=10)), "{method:?}");
+        // A source that stops for a while makes no line faster.
+        spans(&pace, now, usage, 40, 0.0, 0.0);
+        assert_eq!(pace.rate(), Some(rate));
     }
 }

@@ -7,12 +7,13 @@ use super::dial::Dialer;
 use super::elevate::Elevation;
 use super::error::SshError;
 use super::host_key::{self, Expectation, HostKeyPolicy, Verdict};
+use super::line::Line;
 use super::{Destination, Identities, Login};
 use russh::client::{self, Handle};
 use russh::keys::{Algorithm, PublicKey, PublicKeyOrCertificate};
 use russh::{Disconnect, Preferred, cipher};
 use std::borrow::Cow;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 use tokio::io::BufReader;
 use tokio::time::timeout;
@@ -165,6 +166,8 @@ pub struct Session {
     pub(super) elevation: Option<Arc<Elevation>>,
     /// The connection that carries this one.
     pub(super) through: Option<Arc<Session>>,
+    /// What can be asked of its line, while it is open.
+    pub(super) line: Weak<Line>,
 }
 
 impl std::fmt::Debug for Session {
@@ -185,7 +188,7 @@ impl Session {
         let expectation = options.host_key.expectation(&options.key_name(destination))?;
         let login = options.login.clone();
         let dialer = Dialer::prepare(destination, options).await?;
-        let (mut handle, host_key) =
+        let Introduced { mut handle, host_key, line } =
             handshake_expecting(&dialer, destination, options, &expectation).await?;
         timeout(LOGIN, authenticate(&mut handle, destination, &options.identities, &login))
             .await
@@ -200,6 +203,7 @@ impl Session {
             login,
             elevation: None,
             through: dialer.into_carrier().map(Arc::new),
+            line,
         })
     }
 
@@ -272,7 +276,7 @@ pub async fn look(
     options.timeout = bound;
     options.login.methods = vec![super::Method::PublicKey];
     let dialer = Dialer::prepare(destination, &options).await?;
-    let (mut handle, host_key) =
+    let Introduced { mut handle, host_key, line } =
         handshake_expecting(&dialer, destination, &options, &Expectation::Anything).await?;
     let through = dialer.into_carrier().map(Arc::new);
     let login = authenticate(&mut handle, destination, &options.identities, &options.login);
@@ -288,8 +292,16 @@ pub async fn look(
             login: options.login.clone(),
             elevation: None,
             through,
+            line,
         });
     Ok(Look { host_key, login })
+}
+
+/// A connection that nobody has logged in at yet.
+struct Introduced {
+    handle: Handle<Client>,
+    host_key: PublicKey,
+    line: Weak<Line>,
 }
 
 /// The handshake; for a pinned fingerprint, which does not tell the key's type, asking for one
@@ -299,7 +311,7 @@ async fn handshake_expecting(
     destination: &Destination,
     options: &ConnectOptions,
     expectation: &Expectation,
-) -> Result<(Handle<Client>, PublicKey), SshError> {
+) -> Result<Introduced, SshError> {
     let algorithms = expectation.algorithms();
     let certified = expectation.certificate_algorithms();
     let attempt = |algorithms: Vec<Algorithm>| {
@@ -334,11 +346,14 @@ async fn handshake(
     expectation: &Expectation,
     algorithms: Vec<Algorithm>,
     certified: &[Algorithm],
-) -> Result<(Handle<Client>, PublicKey), SshError> {
+) -> Result<Introduced, SshError> {
     let bound = options.timeout;
     let carrier = dialer.open(bound).await?;
     let seen = Arc::new(Mutex::new(None));
+    let open = carrier.line.map(Arc::new);
+    let line = open.as_ref().map_or_else(Weak::new, Arc::downgrade);
     let client = Client {
+        _line: open,
         name: options.key_name(destination),
         expectation: expectation.clone(),
         seen: Arc::clone(&seen),
@@ -357,7 +372,7 @@ async fn handshake(
     let seen = seen.lock().unwrap_or_else(|e| e.into_inner()).take();
     match (outcome, seen) {
         (_, Some(Err(refused))) => Err(refused),
-        (Ok(handle), Some(Ok(key))) => Ok((handle, key)),
+        (Ok(handle), Some(Ok(host_key))) => Ok(Introduced { handle, host_key, line }),
         (Ok(_), None) => unreachable!("a handshake without a host key can't succeed"),
         (Err(source), _) => Err(carrier
             .complaint
@@ -397,8 +412,9 @@ fn config(algorithms: Vec<Algorithm>, certified: Vec<Algorithm>) -> client::Conf
     }
 }
 
-/// Judges the host key; russh asks it during the handshake.
+/// Judges the host key; russh asks it during the handshake, and drops it when it closes the connection.
 pub(super) struct Client {
+    _line: Option<Arc<Line>>,
     name: String,
     expectation: Expectation,
     seen: Arc<Mutex<Option<Result<PublicKey, SshError>>>>,

@@ -4,6 +4,7 @@ use super::Destination;
 use super::config::AddressFamily;
 use super::connect::{ConnectOptions, Session, Via};
 use super::error::SshError;
+use super::line::Line;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -31,6 +32,8 @@ pub(super) enum Dialer {
 /// What an SSH connection runs over.
 pub(super) struct Carrier {
     pub stream: Box<dyn Stream>,
+    /// That of the whole way, if it is one TCP connection.
+    pub line: Option<Line>,
     pub complaint: Complaint,
 }
 
@@ -92,8 +95,9 @@ impl Dialer {
     pub(super) async fn open(&self, bound: Duration) -> Result<Carrier, SshError> {
         match self {
             Dialer::Tcp { host, port, family } => {
-                let stream = Box::new(tcp(host, *port, *family, bound).await?);
-                Ok(Carrier { stream, complaint: Complaint::default() })
+                let stream = tcp(host, *port, *family, bound).await?;
+                let line = Line::of(&stream);
+                Ok(Carrier { stream: Box::new(stream), line, complaint: Complaint::default() })
             }
             Dialer::Jump { session, host, port } => {
                 // RFC 4254, section 7.2: the originator's address; there is none.
@@ -117,7 +121,7 @@ impl Dialer {
                         source: Box::new(source),
                     })?;
                 let stream = Box::new(channel.into_stream());
-                Ok(Carrier { stream, complaint: Complaint::default() })
+                Ok(Carrier { stream, line: None, complaint: Complaint::default() })
             }
             Dialer::Command(command) => spawn(command),
         }
@@ -202,6 +206,7 @@ fn spawn(command: &str) -> Result<Carrier, SshError> {
         }
     });
     Ok(Carrier {
+        line: None,
         stream: Box::new(Program { stdin, stdout, _child: Arc::clone(&child) }),
         complaint: Complaint(Some(Heard {
             command: command.to_owned(),

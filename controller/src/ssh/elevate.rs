@@ -299,7 +299,7 @@ impl Elevation {
         );
         let piped = session.start_plain(&bridge, false).await?;
         self.wait(&mut terminal.stdout, &terminal.stdin, |_| false, &open).await?;
-        let Running { stdin: keyboard, mut stdout, stderr, exit } = terminal;
+        let Running { stdin: keyboard, mut stdout, stderr, exit, .. } = terminal;
         tokio::spawn(async move {
             let _ = tokio::io::copy(&mut stdout, &mut tokio::io::sink()).await;
             drop((keyboard, stderr));

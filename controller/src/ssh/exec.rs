@@ -6,8 +6,10 @@
 
 use super::Session;
 use super::error::SshError;
+use super::line::Line;
 use bytes::Bytes;
 use russh::ChannelMsg;
+use std::sync::Weak;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::oneshot;
@@ -46,6 +48,8 @@ pub struct Running {
     pub stderr: DuplexStream,
     /// How it ended, once it has.
     pub exit: oneshot::Receiver<Exit>,
+    /// What can be asked of the connection's line, while it is open.
+    pub line: Weak<Line>,
 }
 
 /// Standard input of a program.
@@ -145,7 +149,8 @@ impl Session {
             drop((stdout_in, stderr_in));
             let _ = exit_in.send(ended);
         });
-        Ok(Running { stdin: Stdin { half: write }, stdout, stderr, exit })
+        let line = Weak::clone(&self.line);
+        Ok(Running { stdin: Stdin { half: write }, stdout, stderr, exit, line })
     }
 
     /// Opens a subsystem of the server (`sftp`). It runs as who logged in; so there is none in a
@@ -191,7 +196,7 @@ impl Session {
         bound: Duration,
     ) -> Result<Output, SshError> {
         let run = async {
-            let Running { stdin, stdout, stderr, exit } = self.start(command).await?;
+            let Running { stdin, stdout, stderr, exit, .. } = self.start(command).await?;
             let feed = async {
                 // A program that reads nothing ends before its input does: not an error.
                 let _ = stdin.send(input).await;

@@ -12,6 +12,7 @@
 //! | [`login`] | passwords, and which methods are tried |
 //! | [`prompt`] | what a login may have to ask |
 //! | [`dial`] | what carries a connection: TCP, another connection, a program |
+//! | [`line`] | what the kernel says of a connection's line |
 //! | [`connect`] | connects and checks the host key; every step bounded |
 //! | [`auth`] | logs in |
 //! | [`exec`] | runs a program on the machine and talks to it |
@@ -37,6 +38,7 @@ mod host_certificate;
 pub mod host_key;
 pub mod identity;
 pub mod known_hosts;
+pub mod line;
 pub mod login;
 mod pattern;
 pub mod prompt;
