@@ -13,6 +13,7 @@ mod kexec;
 mod layouts;
 mod line_breaks;
 mod live_system;
+mod logins;
 mod luks_device;
 mod modes;
 mod os_modes;
@@ -21,6 +22,7 @@ mod phases;
 mod reference_system;
 mod refusals;
 mod run_again;
+mod sources;
 mod steps;
 mod tpm;
 mod unsealed;
@@ -77,6 +79,12 @@ pub const ALL: &[Scenario] = &[
         run: run_again::run,
     },
     Scenario {
+        name: "logins",
+        gate: false,
+        about: "key, agent, password, certificates of user and host, through another server, IPv6: each gets into the same machine; another host key does not",
+        run: logins::run,
+    },
+    Scenario {
         name: "phases",
         gate: false,
         about: "phase by phase, with files, owners and host keys of the operator's; a wrong order and another plan are refused",
@@ -105,6 +113,12 @@ pub const ALL: &[Scenario] = &[
         gate: false,
         about: "one command from a flake, which the machine builds with its own Nix, to the installed system",
         run: build_on_remote::run,
+    },
+    Scenario {
+        name: "sources",
+        gate: false,
+        about: "a closure that the machine fetches itself from a binary cache, and one from a bundle, to the installed system, which is asked at the end",
+        run: sources::run,
     },
     Scenario {
         name: "line-breaks",

@@ -61,6 +61,11 @@ impl Sshd {
         Ok(sshd)
     }
 
+    /// Its port on loopback.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The key that it lets in.
     pub fn key(&self) -> PathBuf {
         self.dir.path().join("id")

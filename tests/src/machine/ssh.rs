@@ -1,11 +1,12 @@
 //! Commands in the guest, by the ordinary `ssh`.
 
 use crate::run::{bounded, ran_out_of_time};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::time::Duration;
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// The longest that one command in the guest may take.
@@ -14,6 +15,17 @@ const BOUND: Duration = Duration::from_secs(900);
 const CONNECT: Duration = Duration::from_secs(60);
 /// The same for one that may not be up.
 const ATTEMPT: Duration = Duration::from_secs(10);
+
+/// A port of the guest that leads to one of this computer; until this is dropped.
+#[derive(Debug)]
+pub struct Forward(Child);
+
+impl Drop for Forward {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
 
 /// Logs in as root on a port of 127.0.0.1.
 #[derive(Debug)]
@@ -65,6 +77,12 @@ impl Ssh {
 
     fn connecting(&self, command: &str, bound: Duration) -> Command {
         let mut ssh = bounded(&Command::new("ssh"), BOUND);
+        self.log_in(&mut ssh, bound).args(["--", command]);
+        ssh
+    }
+
+    /// Adds the words that log in.
+    fn log_in<'a>(&self, ssh: &'a mut Command, bound: Duration) -> &'a mut Command {
         ssh.args(["-F", "none", "-T", "-o", "BatchMode=yes", "-o"])
             .arg(format!("ConnectTimeout={}", bound.as_secs()))
             .args(["-o", "StrictHostKeyChecking=accept-new", "-o", "IdentitiesOnly=yes"])
@@ -73,9 +91,31 @@ impl Ssh {
             .arg(format!("UserKnownHostsFile={}", self.known_hosts().display()))
             .arg("-i")
             .arg(&self.key)
-            .args(["-p", &self.port.to_string(), "root@127.0.0.1", "--", command])
-            .stdin(Stdio::null());
-        ssh
+            .args(["-p", &self.port.to_string(), "root@127.0.0.1"])
+            .stdin(Stdio::null())
+    }
+
+    /// From now on the guest reaches port `to` of this computer's loopback at its own port `at`.
+    ///
+    /// # Errors
+    /// The guest does not listen there within [`CONNECT`].
+    pub fn forward(&self, at: u16, to: u16) -> Result<Forward> {
+        let mut ssh = Command::new("ssh");
+        let way = format!("127.0.0.1:{at}:127.0.0.1:{to}");
+        ssh.args(["-N", "-o", "ExitOnForwardFailure=yes", "-R", &way]);
+        let child = self.log_in(&mut ssh, CONNECT).spawn();
+        let mut forward = Forward(child.context("running ssh: install openssh-client")?);
+        let began = Instant::now();
+        // In the kernel's table a port is hexadecimal, and 0A is listening.
+        let listens = format!("grep -q ':{at:04X} .* 0A ' /proc/net/tcp");
+        while !self.run(&listens)?.status.success() {
+            if let Some(status) = forward.0.try_wait()? {
+                bail!("forwarding port {at} of the guest ended with {status}");
+            }
+            ensure!(began.elapsed() < CONNECT, "the guest does not listen on port {at}");
+            thread::sleep(Duration::from_millis(500));
+        }
+        Ok(forward)
     }
 
     /// Runs `command` and returns what came of it.

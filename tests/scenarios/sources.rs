@@ -1,0 +1,77 @@
+//! A closure from elsewhere than a store on the operator's computer: a binary cache that the machine
+//! fetches itself, and a bundle.
+//!
+//! The machine reaches the cache at the address at which the operator's computer finds all but the
+//! contents: what comes, the machine fetched.
+
+use super::installed::{Installed, check_store};
+use super::steps;
+use crate::keystone::{self, Ended};
+use crate::lab::timed;
+use crate::machine::Hardware;
+use crate::machine::disk::Disk;
+use crate::runner::{Context, Live};
+use crate::web::Web;
+use anyhow::{Context as _, Result, ensure};
+use std::process::Command;
+
+/// Runs the scenario.
+pub(super) fn run(cx: &Context) -> Result<()> {
+    let system = cx.system()?;
+    let toplevel = &system.toplevels.reference;
+    let cache = system.binary_cache(cx.lab(), toplevel)?;
+    let web = timed("serve the binary cache", || Web::serve(&cache.image))?;
+    let medium = cx.medium()?;
+    let files = steps::Files::new()?;
+    let bundle = files.path("system.ksb");
+    timed("make a bundle", || {
+        let mut command = Command::new(&cx.keystone()?.controller);
+        command.args(["bundle", toplevel, "--level", "3", "--store"]).arg(&system.root);
+        command.arg("--output").arg(&bundle);
+        keystone::run(command)?.ok()
+    })?;
+
+    let hardware = Hardware::new("sources").memory(4096).disk(Disk::blank("target", 24)).tpm();
+    let Live { running, machine: _machine, ssh } = Live::boot(hardware, &medium)?;
+    let layout = cx.layout("single-disk-root.json");
+    let install = |from: &str, more: &[&str]| -> Result<Ended> {
+        let mut command = cx.keystone()?.on("install", &ssh, &medium.key);
+        command.args(["--store-path", toplevel, "--from", from, "--layout"]).arg(&layout);
+        command.args(["--yes", "--disk-id", "virtio-target", "--json"]).args(files.outputs());
+        command.args(more);
+        keystone::run(command)?.ok()
+    };
+
+    let forward = ssh.forward(web.without_nars, web.whole)?;
+    let from = format!("http://127.0.0.1:{}", web.without_nars);
+    timed("install what the machine fetches itself", || {
+        let fetch = ["--fetch", "on-target", "--no-reboot"];
+        let signed = ["--require-signatures", &cache.public_key];
+        install(&from, &[&fetch[..], &signed[..]].concat())
+    })?;
+    let (there, here) = web.asked_for_nars()?;
+    ensure!(here == 0, "{here} paths were asked for here, not on the machine");
+    let paths = system.closure(toplevel)?.len();
+    ensure!(there >= paths, "the machine fetched {there} of {paths} paths");
+    println!("    the machine fetched {there} paths");
+    drop(forward);
+    files.forget();
+
+    let ended = timed("install over it from the bundle, reboot, verify", || {
+        install(&bundle.display().to_string(), &["--erase", "--verify"])
+    })?;
+    let lines = ended.lines()?;
+    let checks = lines.iter().find(|line| line["event"] == "checks");
+    let checks = checks.and_then(|line| line["verified"]["checks"].as_array());
+    let checks = checks.with_context(|| format!("no checks were made:\n{}", ended.stdout))?;
+    let count = |outcome: &str| checks.iter().filter(|check| check["outcome"] == outcome).count();
+    println!("    {} checks passed, {} failed", count("pass"), count("fail"));
+    ensure!(count("pass") >= 15, "too few checks: {checks:?}");
+
+    let report = files.report()?;
+    ensure!(report["ends_at"] == "verified", "the report ends at {}", report["ends_at"]);
+    let ssh = running.ssh(&medium.key)?;
+    Installed { ssh: &ssh, toplevel, report: &report, unlock: "tpm2" }.check()?;
+    check_store(&ssh, system, toplevel)?;
+    running.kill()
+}
