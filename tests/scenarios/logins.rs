@@ -21,6 +21,9 @@ use std::time::{Duration, Instant};
 /// Exit code: docs/exit-codes.md.
 const SSH_REFUSED: i32 = 69;
 
+/// How long the machine's server may take to read its configuration again.
+const RELOAD: Duration = Duration::from_secs(60);
+
 /// What the machine's server takes beside keys. The first word in a file holds (sshd_config(5)).
 const SERVER: &str = "PasswordAuthentication yes\nPermitRootLogin yes\n\
     TrustedUserCAKeys /etc/ssh/users-ca.pub\nHostCertificate /etc/ssh/ssh_host_ed25519_key-cert.pub\n";
@@ -59,7 +62,7 @@ pub(super) fn run(cx: &Context) -> Result<()> {
         timed(how, || {
             let ended = inventory(words, environment)?.ok()?;
             let found: Value = serde_json::from_str(&ended.stdout).context("no inventory")?;
-            let found = found.pointer("/machine/boot_id").and_then(Value::as_str);
+            let found = found.pointer("/system/boot_id").and_then(Value::as_str);
             ensure!(found == Some(&boot_id), "that is another machine: {found:?}");
             let all = [&ended.stdout[..], &ended.stderr].concat();
             ensure!(!all.contains(steps::PASSWORD), "the password is in the output:\n{all}");
@@ -136,6 +139,10 @@ impl Keys {
         put("/etc/ssh/sshd_config.d/00-logins.conf", SERVER)?;
         ssh.ok_given("chpasswd", &format!("root:{}\n", steps::PASSWORD))?;
         ssh.ok("sshd -t && systemctl reload ssh")?;
+        let began = Instant::now();
+        while !ssh.answers() {
+            ensure!(began.elapsed() < RELOAD, "the machine's sshd does not come back");
+        }
         fs::write(at("authority"), format!("@cert-authority * {}", read("hosts-ca.pub")?))?;
         let changed = format!("[127.0.0.1]:{} {}", ssh.port(), read("uncertified.pub")?);
         fs::write(at("changed"), changed)?;

@@ -1,8 +1,8 @@
 //! A closure from elsewhere than a store on the operator's computer: a binary cache that the machine
 //! fetches itself, and a bundle.
 //!
-//! The machine reaches the cache at the address at which the operator's computer finds all but the
-//! contents: what comes, the machine fetched.
+//! What the operator's computer knows as one port of the cache is the other one for the machine, so that
+//! the cache can tell who asked.
 
 use super::installed::{Installed, check_store};
 use super::steps;
@@ -42,18 +42,19 @@ pub(super) fn run(cx: &Context) -> Result<()> {
         keystone::run(command)?.ok()
     };
 
-    let forward = ssh.forward(web.without_nars, web.whole)?;
-    let from = format!("http://127.0.0.1:{}", web.without_nars);
+    let forward = ssh.forward(web.ports[0], web.ports[1])?;
+    let from = format!("http://127.0.0.1:{}", web.ports[0]);
     timed("install what the machine fetches itself", || {
         let fetch = ["--fetch", "on-target", "--no-reboot"];
         let signed = ["--require-signatures", &cache.public_key];
         install(&from, &[&fetch[..], &signed[..]].concat())
     })?;
-    let (there, here) = web.asked_for_nars()?;
-    ensure!(here == 0, "{here} paths were asked for here, not on the machine");
+    let [here, there] = web.asked_for_nars()?;
     let paths = system.closure(toplevel)?.len();
+    println!("    of {paths} paths {there} were fetched by the machine, {here} read here before");
+    // What the plan depends on is read here: the system's own files, its kernel, its settings.
+    ensure!(here * 10 < paths, "{here} paths were asked for here");
     ensure!(there >= paths, "the machine fetched {there} of {paths} paths");
-    println!("    the machine fetched {there} paths");
     drop(forward);
     files.forget();
 

@@ -1,4 +1,4 @@
-//! A binary cache on a web server on loopback, and the same without its contents.
+//! A binary cache on a web server on loopback, at two ports, to tell who asks.
 
 use crate::run::run;
 use anyhow::{Context, Result, ensure};
@@ -15,10 +15,8 @@ use tempfile::TempDir;
 pub struct Web {
     child: Child,
     dir: TempDir,
-    /// The port that has all.
-    pub whole: u16,
-    /// The port that has all but what is below `/nar/`.
-    pub without_nars: u16,
+    /// Its ports.
+    pub ports: [u16; 2],
 }
 
 impl Web {
@@ -31,7 +29,14 @@ impl Web {
         let cache = dir.path().join("cache");
         run(Command::new("unsquashfs").args(["-q", "-n", "-d"]).args([&cache, image]))
             .context("unpacking the binary cache: install squashfs-tools")?;
-        let [whole, without_nars] = [free_port()?, free_port()?];
+        let ports = [free_port()?, free_port()?];
+        let server = |port| {
+            format!(
+                "server {{ listen 127.0.0.1:{port}; access_log {at}/{port}.log; }}",
+                at = dir.path().display()
+            )
+        };
+        let servers = ports.map(server).concat();
         let at = dir.path().display();
         let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .iter()
@@ -43,11 +48,7 @@ impl Web {
              http {{
                {temporary}
                root {at}/cache;
-               server {{ listen 127.0.0.1:{whole}; access_log {at}/whole.log; }}
-               server {{
-                 listen 127.0.0.1:{without_nars}; access_log {at}/without.log;
-                 location /nar/ {{ return 404; }}
-               }}
+               {servers}
              }}"
         );
         let file = dir.path().join("nginx.conf");
@@ -60,25 +61,25 @@ impl Web {
             .stdin(Stdio::null())
             .spawn()
             .context("starting nginx: install nginx-light")?;
-        let web = Web { child, dir, whole, without_nars };
+        let web = Web { child, dir, ports };
         let began = Instant::now();
-        while TcpStream::connect((Ipv4Addr::LOCALHOST, without_nars)).is_err() {
+        while TcpStream::connect((Ipv4Addr::LOCALHOST, ports[0])).is_err() {
             ensure!(began.elapsed() < Duration::from_secs(20), "nginx does not start");
             thread::sleep(Duration::from_millis(50));
         }
         Ok(web)
     }
 
-    /// How many requests for something below `/nar/` the one with all and the one without had.
+    /// How many requests for something below `/nar/` came to each port.
     ///
     /// # Errors
     /// The logs can't be read.
-    pub fn asked_for_nars(&self) -> Result<(usize, usize)> {
-        let count = |name: &str| -> Result<usize> {
-            let log = fs::read_to_string(self.dir.path().join(name))?;
+    pub fn asked_for_nars(&self) -> Result<[usize; 2]> {
+        let count = |port: u16| -> Result<usize> {
+            let log = fs::read_to_string(self.dir.path().join(format!("{port}.log")))?;
             Ok(log.lines().filter(|line| line.contains(" /nar/")).count())
         };
-        Ok((count("whole.log")?, count("without.log")?))
+        Ok([count(self.ports[0])?, count(self.ports[1])?])
     }
 }
 
