@@ -81,7 +81,10 @@ fn seed() -> Result<u64> {
 /// SSH notices each and ends the connection; nothing that was altered counts.
 fn flipped(bed: &Bed<'_>, whole: u64) -> Result<()> {
     let (line, disk) = (Line::to(&bed.sshd)?, Disk::new(300)?);
-    let at = offsets(seed()?, FLIPS, whole / 10 * 9);
+    // One in each part: of two on their way at the same time the second one is not seen any more.
+    let part = whole / 10 * 9 / FLIPS as u64;
+    let within = offsets(seed()?, FLIPS, part / 2);
+    let at: Vec<u64> = (0..).zip(within).map(|(i, offset)| i * part + offset).collect();
     println!("flips at {at:?} of {whole}");
     line.flip_at(at);
     let ended = bed.copied(&line, &disk)?;
