@@ -210,7 +210,7 @@ impl Pace {
         self.note(sent, Instant::now(), Senses::look);
     }
 
-    /// The same at the time `now`; `look` is done once for each span.
+    /// The same at the time `now`; `look` is done once for each span, and before the first.
     pub(super) fn note(&self, sent: Sent, now: Instant, look: impl FnOnce(&mut Senses) -> Seen) {
         let mut state = self.lock();
         let state = &mut *state;
