@@ -1,7 +1,8 @@
 //! `keystone-agent`: serves one conversation on stdin and stdout.
 //!
 //! It is uploaded and started by `keystone`; nobody types its name. Without arguments it serves;
-//! `--version` prints its version; `enter …` is how it starts itself in a chroot, and `shell …` is
+//! `--version` prints its version; `lane SOCKET` is a further connection to one that serves, see
+//! [`keystone_agent::session::lane`]; `enter …` is how it starts itself in a chroot, and `shell …` is
 //! a shell in the target, see [`keystone_agent::activation`].
 
 use keystone_agent::session;
@@ -17,6 +18,9 @@ fn main() -> ExitCode {
         Some(first) if first == "--version" => {
             println!("keystone-agent {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
+        }
+        Some(first) if first == keystone_protocol::message::LANE => {
+            session::lane::lane_main(arguments)
         }
         Some(first) if first == keystone_agent::activation::SUBCOMMAND => {
             keystone_agent::activation::child_main(arguments)

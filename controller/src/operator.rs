@@ -74,6 +74,11 @@ pub enum Notice<'a> {
         /// What happened to the last one.
         why: &'a str,
     },
+    /// More connections than one carry the closure, since one does not fill the line.
+    Connections {
+        /// How many.
+        count: usize,
+    },
     /// An installer is being booted by kexec.
     Kexec(Progress<'a>),
     /// Stopping was asked for.

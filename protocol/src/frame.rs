@@ -2,10 +2,9 @@
 //!
 //! ```text
 //! frame   = header, payload
-//! header  = u32le length, u8 kind, 3 bytes check, 32 bytes blake3 of the payload
-//! kind 0  = control: one JSON message
+//! header  = u32le length, u8 kind, 3 bytes check, u64le number, 32 bytes blake3 of the payload
+//! kind 0  = control: one JSON message; its number is 0
 //! kind 1  = block: a piece of a NAR (block header below, then the data)
-//! kind 2  = the same, sent again because it was asked for
 //!
 //! block   = u32le path, u64le offset, u32le raw length, u8 encoding, u8 flags, data
 //! ```
@@ -14,8 +13,9 @@
 //! fields: where it is right, the payload's end is known, and a damaged payload is one frame
 //! that can be asked for again; where it is not, the stream is lost.
 //!
-//! Blocks are numbered from 0 in the order in which they are sent first; those sent again come in
-//! the order in which they were asked for. `path` is the index in the manifest, `offset` the
+//! Blocks are numbered from 0 in the order in which they are to be used. They may arrive in another
+//! one: over several connections, or sent again, under the same number, because they were asked
+//! for. `path` is the index in the manifest, `offset` the
 //! position of the block's first byte in the path's NAR, flag bit 0 marks a path's last block.
 //! `encoding` is 0 for raw data and 1 for one zstd frame of its own. With 2 the data are the next
 //! bytes of a zstd frame that goes on over blocks: what comes out of it are these blocks' NAR
@@ -27,6 +27,7 @@
 //! When it is sent again, it is raw: it is asked for since a chunk is not there any more.
 
 use crate::chunks::read_parts;
+use std::ops::Range;
 use thiserror::Error;
 use zeroize::Zeroize;
 
@@ -37,7 +38,7 @@ pub const MAX_BLOCK_RAW: usize = 8 << 20;
 /// The longest block payload, in bytes: incompressible data plus zstd's overhead and the header.
 pub const MAX_BLOCK: usize = MAX_BLOCK_RAW + (MAX_BLOCK_RAW >> 7) + 64;
 /// The frame header's length, in bytes.
-pub const HEADER: usize = 40;
+pub const HEADER: usize = 48;
 /// How much of the header is enough to know that it is none, in bytes: see [`check_kind`].
 pub const PREFIX: usize = 5;
 /// The block header's length, in bytes.
@@ -45,7 +46,9 @@ pub const BLOCK_HEADER: usize = 18;
 
 const KIND_CONTROL: u8 = 0;
 const KIND_BLOCK: u8 = 1;
-const KIND_AGAIN: u8 = 2;
+/// Where the number is in the header, and where the hash begins.
+const NUMBER: Range<usize> = 8..16;
+const HASH: usize = 16;
 const FLAG_LAST: u8 = 1;
 const FLAG_END: u8 = 2;
 
@@ -71,6 +74,9 @@ pub enum FrameError {
         /// What is allowed.
         limit: usize,
     },
+    /// A control message that has a number, as only blocks have.
+    #[error("a control message with a block's number")]
+    NumberedControl,
     /// A block shorter than its header, or with fields out of range.
     #[error("malformed block: {0}")]
     BadBlock(&'static str),
@@ -171,8 +177,8 @@ pub enum Kind {
     Control,
     /// A block of closure data.
     Block {
-        /// Whether it was asked for again.
-        again: bool,
+        /// Its place among the blocks.
+        number: u64,
     },
 }
 
@@ -270,7 +276,7 @@ fn check_bytes(fields: &[u8], hash: &[u8]) -> [u8; 3] {
 /// as much as a header.
 pub fn check_kind(prefix: &[u8; PREFIX]) -> Result<(), FrameError> {
     match prefix[4] {
-        KIND_CONTROL | KIND_BLOCK | KIND_AGAIN => Ok(()),
+        KIND_CONTROL | KIND_BLOCK => Ok(()),
         kind => Err(FrameError::UnknownKind(kind)),
     }
 }
@@ -278,10 +284,10 @@ pub fn check_kind(prefix: &[u8; PREFIX]) -> Result<(), FrameError> {
 /// A frame's header. For readers that know how many bytes to ask for next.
 pub fn parse_header(header: [u8; HEADER]) -> Result<Header, FrameError> {
     let length = u32::from_le_bytes(header[..4].try_into().unwrap()) as usize;
+    let number = u64::from_le_bytes(header[NUMBER].try_into().unwrap());
     let (kind, limit) = match header[4] {
         KIND_CONTROL => (Kind::Control, MAX_CONTROL),
-        KIND_BLOCK => (Kind::Block { again: false }, MAX_BLOCK),
-        KIND_AGAIN => (Kind::Block { again: true }, MAX_BLOCK),
+        KIND_BLOCK => (Kind::Block { number }, MAX_BLOCK),
         kind => return Err(FrameError::UnknownKind(kind)),
     };
     if check_bytes(&header[..5], &header[8..]) != header[5..8] {
@@ -290,7 +296,10 @@ pub fn parse_header(header: [u8; HEADER]) -> Result<Header, FrameError> {
     if length > limit {
         return Err(FrameError::TooLong { length, limit });
     }
-    Ok(Header { kind, length, hash: header[8..].try_into().unwrap() })
+    if kind == Kind::Control && number != 0 {
+        return Err(FrameError::NumberedControl);
+    }
+    Ok(Header { kind, length, hash: header[HASH..].try_into().unwrap() })
 }
 
 /// A whole payload as a frame.
@@ -327,10 +336,15 @@ fn header(
     let mut out = [0; HEADER];
     out[..4].copy_from_slice(&(length as u32).to_le_bytes());
     out[4] = kind;
-    out[8..].copy_from_slice(hash.as_bytes());
-    let check = check_bytes(&out[..5], &out[8..]);
-    out[5..8].copy_from_slice(&check);
+    out[HASH..].copy_from_slice(hash.as_bytes());
+    seal(&mut out);
     Ok(out)
+}
+
+/// Puts in the check of a header's other fields.
+fn seal(header: &mut [u8]) {
+    let check = check_bytes(&header[..5], &header[8..HEADER]);
+    header[5..8].copy_from_slice(&check);
 }
 
 /// A control frame around `json`.
@@ -345,14 +359,13 @@ pub fn encode_control(json: &[u8]) -> Result<ControlBytes, FrameError> {
 /// Frame header and block header.
 pub type EncodedBlockHeader = [u8; HEADER + BLOCK_HEADER];
 
-/// Makes of what goes before a block's data what goes before them when they are sent again.
-pub fn mark_again(encoded: &mut EncodedBlockHeader) {
-    encoded[4] = KIND_AGAIN;
-    let check = check_bytes(&encoded[..5], &encoded[8..HEADER]);
-    encoded[5..8].copy_from_slice(&check);
+/// Gives a block its number.
+pub fn set_number(encoded: &mut EncodedBlockHeader, number: u64) {
+    encoded[NUMBER].copy_from_slice(&number.to_le_bytes());
+    seal(encoded);
 }
 
-/// What goes before a block's data: frame header and block header.
+/// What goes before a block's data: frame header and block header. Its number is 0.
 pub fn encode_block_header(
     block: &BlockHeader,
     data: &[u8],
@@ -400,6 +413,18 @@ mod tests {
             }
             prop_assert!(arriving.space().is_empty());
             prop_assert_eq!(arriving.whole().unwrap(), data);
+        }
+
+        #[test]
+        fn a_number_is_read_as_it_was_given(number: u64, data in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let block = BlockHeader { path: 1, offset: 7, raw_len: data.len() as u32, encoding: Encoding::Raw, last: false };
+            let mut bytes = block_bytes(&block, &data);
+            let mut encoded = bytes[..HEADER + BLOCK_HEADER].try_into().unwrap();
+            set_number(&mut encoded, number);
+            bytes[..encoded.len()].copy_from_slice(&encoded);
+            let header = parse_header(bytes[..HEADER].try_into().unwrap()).unwrap();
+            prop_assert_eq!(header.kind, Kind::Block { number });
+            prop_assert_eq!(read(&bytes).unwrap(), Frame::Block(block, data));
         }
 
         #[test]

@@ -20,6 +20,7 @@
 //!                               <-    Event…, NotFetched, WantPaths, if it lacks some
 //! blocks…                       ->
 //!                               <-    Event…, Credit…, SendAgain
+//! OpenLanes                     ->                          (on a line that one connection can't fill)
 //! WantChunks                    ->                          (on a slow line)
 //!                               <-    Chunks…
 //!                               <-    WantExtraFiles       (if there are any)
@@ -56,6 +57,10 @@ use thiserror::Error;
 /// The index that stands in blocks of the operator's files where a path's index stands in those
 /// of the closure.
 pub const EXTRA_FILES: u32 = u32::MAX;
+
+/// The agent's first argument that makes it a lane; the second is the agent's socket. It passes on what
+/// comes over its standard input.
+pub const LANE: &str = "lane";
 
 /// A message to the agent. Its tag comes first and apart from its body: with the tag inside,
 /// serde would buffer the body, secrets included, where nothing wipes it.
@@ -97,6 +102,12 @@ pub enum ToAgent {
     WantChunks {
         /// Indices in the manifest, of those in [`ToController::WantPaths::alike`].
         paths: Vec<u32>,
+    },
+    /// Further connections follow, which carry blocks alone: each to a [`LANE`] that is started
+    /// beside the agent. One connection may carry less than the line does.
+    OpenLanes {
+        /// Where the agent is to listen for them: a Unix socket in a directory that is root's alone.
+        socket: String,
     },
     /// The source of the closure failed; the agent fails the step with these words.
     SourceFailed {

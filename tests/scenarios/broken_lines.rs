@@ -48,6 +48,7 @@ pub(super) fn run(context: &Context) -> Result<()> {
     killed(&bed).context("an agent that is killed")?;
     full(&bed).context("a disk that is full")?;
     cut(&bed, whole).context("a line that is cut")?;
+    several(&bed, whole).context("several connections at once")?;
     flipped(&bed, whole).context("a line that flips bits")
 }
 
@@ -76,6 +77,23 @@ fn cut(bed: &Bed<'_>, whole: u64) -> Result<()> {
 
 fn seed() -> Result<u64> {
     Ok(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs())
+}
+
+/// Blocks come over all of several connections; where one of them is cut the copy goes on with one alone.
+fn several(bed: &Bed<'_>, whole: u64) -> Result<()> {
+    for cuts in [0, 1] {
+        let (line, disk) = (Line::to(&bed.sshd)?, Disk::new(300)?);
+        // So that there is time to open them.
+        line.slow_down(10 << 20);
+        line.cut_at(offsets(seed()?, cuts, whole / 10 * 9).into_iter().map(|at| at.max(whole / 2)));
+        let mut copy = bed.copy(&line, &disk)?;
+        let ended = Ended::from(copy.args(["--connections", "4"]).output()?).ok()?;
+        bed.source.judge(&disk.root())?;
+        let count = |what: &str| ended.stdout.lines().filter(|line| line.contains(what)).count();
+        let (opened, broke) = (count(r#""count":4"#), count("reconnecting"));
+        ensure!((opened, broke) == (1, cuts), "{cuts} cuts:\n{}", ended.stdout);
+    }
+    Ok(())
 }
 
 /// SSH notices each and ends the connection; nothing that was altered counts.

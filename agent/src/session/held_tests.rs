@@ -9,7 +9,7 @@ use crate::store::{Progress, Store};
 use crate::testing::noise;
 use keystone_protocol::chunks::{Cutter, Part, from_text, hash, write_parts};
 use keystone_protocol::frame::{
-    BlockHeader, Encoding, HEADER, encode_block_header, mark_again, parse_header, parse_payload,
+    BlockHeader, Encoding, HEADER, encode_block_header, parse_header, parse_payload, set_number,
 };
 use keystone_protocol::manifest::{Manifest, PathInfo};
 use keystone_protocol::message::{ToAgent, ToController, decode, encode};
@@ -56,11 +56,9 @@ impl Peer {
         self.to.write_all(&encode(message).unwrap().0).unwrap();
     }
 
-    fn block(&mut self, header: &BlockHeader, data: &[u8], again: bool) {
+    fn block(&mut self, number: u64, header: &BlockHeader, data: &[u8]) {
         let mut encoded = encode_block_header(header, data).unwrap();
-        if again {
-            mark_again(&mut encoded);
-        }
+        set_number(&mut encoded, number);
         self.to.write_all(&encoded).unwrap();
         self.to.write_all(data).unwrap();
     }
@@ -107,7 +105,7 @@ fn send(mut peer: Peer, nar: &[u8], ask: bool, between: impl FnOnce()) -> Took {
             last: end == nar.len(),
         };
         let data = number.map_or(chunk.to_vec(), |&n| write_parts(&[Part::Chunk(n)], b""));
-        peer.block(&header, &data, false);
+        peer.block(sent.len() as u64, &header, &data);
         took.bytes += data.len();
         took.chunks += usize::from(number.is_some());
         sent.push(header);
@@ -120,7 +118,7 @@ fn send(mut peer: Peer, nar: &[u8], ask: bool, between: impl FnOnce()) -> Took {
             let header = BlockHeader { encoding: Encoding::Raw, ..sent[number as usize] };
             let at = header.offset as usize;
             let data = &nar[at..at + header.raw_len as usize];
-            peer.block(&header, data, true);
+            peer.block(number, &header, data);
             took.bytes += data.len();
             took.again += 1;
         }

@@ -11,7 +11,7 @@ use keystone_protocol::frame::{BlockHeader, Encoding};
 use keystone_protocol::message::{ToAgent, ToController, Wanted};
 use keystone_protocol::secret::Secret;
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +23,10 @@ const CREDIT_STEP: u64 = CREDIT as u64 / 8;
 
 /// Damaged blocks that are asked for again before the connection is given up.
 const MAX_DAMAGED: u32 = 32;
+
+/// How far a block may be ahead of the next one: what is sent beyond is bounded in bytes by the credit,
+/// and in number by what anybody would cut NARs into.
+const MOST_EARLY: u64 = 1 << 20;
 
 /// The longest time that the operator may take to keep a recovery key.
 const RECOVERY_KEY_BOUND: Duration = Duration::from_secs(30 * 60);
@@ -58,12 +62,10 @@ pub struct Remote<'w> {
 struct Arrivals {
     /// The block to hand out next.
     next: u64,
-    /// The first block that did not come yet, damaged or not.
-    fresh: u64,
-    /// Blocks asked for again, in that order.
-    asked: VecDeque<u64>,
+    /// Blocks asked for again.
+    asked: BTreeSet<u64>,
     damaged: u32,
-    /// Blocks that came before one that has to come again.
+    /// Blocks that came before their turn.
     early: BTreeMap<u64, Block>,
     /// Bytes handed out, and bytes of the block handed out last, which are in use.
     taken: u64,
@@ -73,39 +75,41 @@ struct Arrivals {
 }
 
 impl Arrivals {
-    /// The number of what arrives now.
-    fn number(&mut self, again: bool) -> Result<u64, WireError> {
-        match again {
-            true => self
-                .asked
-                .pop_front()
-                .ok_or(WireError::OutOfTurn("a block that was not asked for again")),
-            false => {
-                self.fresh += 1;
-                Ok(self.fresh - 1)
-            }
-        }
-    }
-
     /// Takes a block that arrived whole.
     fn whole(&mut self, arrived: ArrivedBlock) -> Result<(), WireError> {
-        if arrived.again && arrived.header.encoding == Encoding::Chunks {
+        let ArrivedBlock { header, data, number } = arrived;
+        self.expect(number)?;
+        if self.asked.remove(&number) && header.encoding == Encoding::Chunks {
             return Err(WireError::OutOfTurn("chunks where bytes were asked for"));
         }
-        let number = self.number(arrived.again)?;
-        self.early.insert(number, Block { header: arrived.header, data: arrived.data });
+        self.early.insert(number, Block { header, data });
         Ok(())
     }
 
-    /// Takes note of one that did not; returns its number, to be asked for again.
-    fn damaged(&mut self, again: bool) -> Result<u64, WireError> {
-        let number = self.number(again)?;
+    /// Takes note of one that did not, and has to be asked for again.
+    fn damaged(&mut self, number: u64) -> Result<(), WireError> {
+        self.expect(number)?;
         self.damaged += 1;
         if self.damaged > MAX_DAMAGED {
             return Err(WireError::Damaged(self.damaged));
         }
-        self.asked.push_back(number);
-        Ok(number)
+        self.asked.insert(number);
+        Ok(())
+    }
+
+    /// Refuses a block that there is already, or that nobody would send yet.
+    fn expect(&self, number: u64) -> Result<(), WireError> {
+        let twice = number < self.next || self.early.contains_key(&number);
+        if twice || number - self.next > MOST_EARLY {
+            return Err(WireError::OutOfTurn("a block that can't come now"));
+        }
+        Ok(())
+    }
+
+    /// The number below which all blocks arrived whole.
+    fn all_below(&self) -> u64 {
+        let arrived = (self.next..).take_while(|number| self.early.contains_key(number));
+        self.next + arrived.count() as u64
     }
 }
 
@@ -182,7 +186,7 @@ impl ClosureSource for Remote<'_> {
         arrivals.taken += std::mem::take(&mut arrivals.in_use);
         if arrivals.taken - arrivals.credited >= CREDIT_STEP {
             arrivals.credited = arrivals.taken;
-            let whole = arrivals.asked.iter().min().copied().unwrap_or(arrivals.fresh);
+            let whole = arrivals.all_below();
             let bytes = arrivals.taken + CREDIT as u64;
             let message = ToController::Credit { whole, bytes };
             self.wire.borrow_mut().send(&message).map_err(source_error)?;
@@ -191,7 +195,7 @@ impl ClosureSource for Remote<'_> {
             if let Some(block) = self.arrivals.early.remove(&self.arrivals.next) {
                 let Some(block) = self.restored(block)? else {
                     let number = self.arrivals.next;
-                    self.arrivals.asked.push_back(number);
+                    self.arrivals.asked.insert(number);
                     let message = ToController::SendAgain { number };
                     self.wire.borrow_mut().send(&message).map_err(source_error)?;
                     continue;
@@ -213,8 +217,8 @@ impl Remote<'_> {
         let incoming = self.wire.borrow_mut().next_within(BLOCK_BOUND, "closure data");
         match incoming.map_err(source_error)? {
             Incoming::Block(arrived) => self.arrivals.whole(arrived).map_err(source_error)?,
-            Incoming::DamagedBlock { again } => {
-                let number = self.arrivals.damaged(again).map_err(source_error)?;
+            Incoming::DamagedBlock { number } => {
+                self.arrivals.damaged(number).map_err(source_error)?;
                 tracing::warn!("block {number} arrived damaged; it is asked for again");
                 let message = ToController::SendAgain { number };
                 self.wire.borrow_mut().send(&message).map_err(source_error)?;
@@ -315,7 +319,7 @@ mod tests {
     use super::*;
     use crate::execute::cancel::Cancel;
     use keystone_protocol::frame::{
-        HEADER, encode_block_header, mark_again, parse_header, parse_payload,
+        HEADER, encode_block_header, parse_header, parse_payload, set_number,
     };
     use keystone_protocol::message::decode;
     use std::io::{Read, Write, pipe};
@@ -330,7 +334,9 @@ mod tests {
             encoding: Encoding::Raw,
             last: true,
         };
-        [&encode_block_header(&header, &data).unwrap()[..], &data].concat()
+        let mut encoded = encode_block_header(&header, &data).unwrap();
+        set_number(&mut encoded, number.into());
+        [&encoded[..], &data].concat()
     }
 
     fn answer(from: &mut impl Read) -> Option<ToController> {
@@ -368,11 +374,7 @@ mod tests {
                     again += 1;
                     let left = &mut left[number as usize];
                     *left -= 1;
-                    let mut bytes = frame(number as u32);
-                    let mut header = bytes[..frame(0).len() - 1000].try_into().unwrap();
-                    mark_again(&mut header);
-                    bytes[..header.len()].copy_from_slice(&header);
-                    if !send(&mut to_agent, bytes, *left > 0) {
+                    if !send(&mut to_agent, frame(number as u32), *left > 0) {
                         break;
                     }
                 }

@@ -134,6 +134,8 @@ impl Session<'_> {
             ToAgent::Fetch(_) => Err(WireError::OutOfTurn("where to fetch what nobody wants")),
             // The rest of a stream whose consumer failed.
             ToAgent::SourceFailed { .. } | ToAgent::WantChunks { .. } => Ok(()),
+            // Done by who reads.
+            ToAgent::OpenLanes { .. } => Ok(()),
             ToAgent::Abort => Ok(()),
         }
     }

@@ -1,5 +1,6 @@
 //! Frames in and out.
 
+use super::lane;
 use crate::execute::cancel::Cancel;
 use crate::store::buffer::{Buffer, Pool};
 use keystone_protocol::frame::{
@@ -7,6 +8,7 @@ use keystone_protocol::frame::{
 };
 use keystone_protocol::message::{self, MessageError, ToAgent, ToController};
 use std::io::{self, Read, Write};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -63,8 +65,8 @@ pub enum Incoming {
     Block(ArrivedBlock),
     /// A block whose bytes are not those that were sent.
     DamagedBlock {
-        /// Whether it was asked for again.
-        again: bool,
+        /// Its number.
+        number: u64,
     },
 }
 
@@ -75,8 +77,8 @@ pub struct ArrivedBlock {
     pub header: BlockHeader,
     /// Its data, still encoded.
     pub data: Buffer,
-    /// Whether it was asked for again.
-    pub again: bool,
+    /// Its number.
+    pub number: u64,
 }
 
 /// Both directions of the channel.
@@ -99,12 +101,8 @@ impl Wire {
     ) -> Wire {
         let (sender, incoming) = sync_channel(QUEUE);
         let waiting = Arc::new(AtomicUsize::new(0));
-        let mut reader = Reader {
-            sender,
-            cancel: cancel.clone(),
-            waiting: Arc::clone(&waiting),
-            pool: Pool::default(),
-        };
+        let intake = Intake { sender, waiting: Arc::clone(&waiting), pool: Pool::default() };
+        let mut reader = Reader { intake, cancel: cancel.clone() };
         thread::Builder::new()
             .name("frames".to_owned())
             .spawn(move || reader.read_frames(input))
@@ -176,18 +174,24 @@ impl Sender {
     }
 }
 
-/// The thread that reads.
-struct Reader {
+/// Where what arrives goes, over whichever connection.
+#[derive(Clone)]
+pub(super) struct Intake {
     sender: SyncSender<Result<Incoming, WireError>>,
-    cancel: Cancel,
     waiting: Arc<AtomicUsize>,
     pool: Pool,
+}
+
+/// The thread that reads.
+struct Reader {
+    intake: Intake,
+    cancel: Cancel,
 }
 
 impl Reader {
     fn read_frames(&mut self, mut input: impl Read) {
         loop {
-            let incoming = self.read_frame(&mut input);
+            let incoming = self.intake.read_frame(&mut input);
             let stop = match &incoming {
                 Err(error) => {
                     if matches!(error, WireError::Ended | WireError::Io(_)) {
@@ -201,13 +205,15 @@ impl Reader {
                     self.cancel.cancel();
                     continue;
                 }
-                Ok(Incoming::Block(block)) => {
-                    self.waiting.fetch_add(block.data.len(), Ordering::SeqCst);
-                    false
+                Ok(Incoming::Message(ToAgent::OpenLanes { socket })) => {
+                    if let Err(error) = lane::listen(Path::new(socket), self.intake.clone()) {
+                        tracing::warn!("no further connections can be taken at {socket}: {error}");
+                    }
+                    continue;
                 }
                 Ok(_) => false,
             };
-            if self.sender.send(incoming).is_err() || stop {
+            if !self.intake.take(incoming) || stop {
                 return;
             }
         }
@@ -216,8 +222,34 @@ impl Reader {
     /// What arrived is used before its end is told. Bounded.
     fn wait_for_last_blocks(&self) {
         let began = Instant::now();
-        while self.waiting.load(Ordering::SeqCst) > 0 && began.elapsed() < LAST_BLOCKS {
+        let waiting = &self.intake.waiting;
+        while waiting.load(Ordering::SeqCst) > 0 && began.elapsed() < LAST_BLOCKS {
             thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Intake {
+    /// Hands it to the executor; whether there is one.
+    fn take(&self, incoming: Result<Incoming, WireError>) -> bool {
+        if let Ok(Incoming::Block(block)) = &incoming {
+            self.waiting.fetch_add(block.data.len(), Ordering::SeqCst);
+        }
+        self.sender.send(incoming).is_ok()
+    }
+
+    /// Takes what comes over a connection that carries blocks alone, to its end.
+    pub(super) fn take_blocks(&self, mut input: impl Read) -> Result<(), WireError> {
+        loop {
+            let incoming = match self.read_frame(&mut input)? {
+                Incoming::Message(_) => {
+                    return Err(WireError::OutOfTurn("a message beside blocks"));
+                }
+                block => block,
+            };
+            if !self.take(Ok(incoming)) {
+                return Ok(());
+            }
         }
     }
 
@@ -244,7 +276,7 @@ impl Reader {
                 let control = frame::parse_payload(&header, payload)?;
                 Ok(Incoming::Message(message::decode(&control)?))
             }
-            Kind::Block { again } => {
+            Kind::Block { number } => {
                 if self.waiting.load(Ordering::SeqCst) > CREDIT + MAX_BLOCK {
                     return Err(WireError::OutOfTurn("more closure data than it has credit for"));
                 }
@@ -253,9 +285,9 @@ impl Reader {
                 match frame::parse_block(&header, &payload) {
                     Ok(header) => {
                         let data = payload.after(BLOCK_HEADER);
-                        Ok(Incoming::Block(ArrivedBlock { header, data, again }))
+                        Ok(Incoming::Block(ArrivedBlock { header, data, number }))
                     }
-                    Err(FrameError::Damaged) => Ok(Incoming::DamagedBlock { again }),
+                    Err(FrameError::Damaged) => Ok(Incoming::DamagedBlock { number }),
                     Err(error) => Err(error.into()),
                 }
             }

@@ -32,6 +32,7 @@ use super::disks::{DiskoArgs, RescueArgs};
 use super::help;
 use super::layout::LayoutArgs;
 use super::origin::OriginArgs;
+use crate::conversation::Connections;
 use crate::nar::Delta;
 use agreement::{AgreementArgs, MadeSecretsArgs};
 use clap::{ArgAction, Args, Parser, Subcommand};
@@ -139,6 +140,10 @@ pub struct InstallArgs {
     /// Send no chunks of store paths that the machine holds already, in other versions of them
     #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
     pub delta: Delta,
+    /// Carry the closure over this many connections at once: a number, or auto, which takes more than one
+    /// where one does not fill the line
+    #[arg(long, value_name = "COUNT", default_value_t)]
+    pub connections: Connections,
     /// Write the report to this file (- for standard output)
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
@@ -213,6 +218,10 @@ pub struct CopyArgs {
     /// Send no chunks of store paths that the machine holds already, in other versions of them
     #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
     pub delta: Delta,
+    /// Carry the closure over this many connections at once: a number, or auto, which takes more than one
+    /// where one does not fill the line
+    #[arg(long, value_name = "COUNT", default_value_t)]
+    pub connections: Connections,
 }
 
 /// `keystone verify`

@@ -7,6 +7,7 @@ use super::outcome::success_text;
 use super::output::print;
 use super::system::{Choices, Found};
 use crate::confirm::plan_text;
+use crate::conversation::Connections;
 use crate::install::{
     InstallError, InstallRequest, Installed, LinkOptions, Until, install, preflight,
 };
@@ -82,6 +83,7 @@ pub(super) async fn install_and_tell(
     };
     options.patience = Duration::from_secs(args.map_or(0, |args| args.patience));
     options.delta = args.map_or(Delta::default(), |args| args.delta);
+    options.connections = args.map_or(Connections::default(), |args| args.connections);
     let mut until = until(args, selected, &options, operator)?;
     if let Some(args) = args.filter(|_| std::mem::take(&mut kexec)) {
         match super::begin::boot_installer(args, &mut options, operator, stop).await? {

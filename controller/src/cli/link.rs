@@ -1,6 +1,7 @@
 //! From the options that say how to reach a machine to how it is reached.
 
 use super::args::LinkArgs;
+use crate::conversation::Connections;
 use crate::install::{InstallError, LinkOptions};
 use crate::nar::Delta;
 use crate::operator::OperatorError;
@@ -104,6 +105,7 @@ pub(super) fn link_options(
         agent_log: if args.output.verbose > 1 { "debug" } else { "info" }.to_owned(),
         patience: Duration::ZERO,
         delta: Delta::default(),
+        connections: Connections::default(),
     })
 }
 

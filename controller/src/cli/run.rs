@@ -224,6 +224,7 @@ async fn copy(
         link: LinkOptions {
             patience: Duration::from_secs(args.patience),
             delta: args.delta,
+            connections: args.connections,
             ..link_options(&args.link, operator)?
         },
         manifest: found.manifest,

@@ -1,6 +1,7 @@
 //! Hello, inventory, plan.
 
 use super::ConversationError;
+use super::lanes::{Lanes, Memory};
 use super::log::LogTail;
 use super::transport::{Incoming, Outgoing, Wire};
 use crate::nar::Delta;
@@ -10,6 +11,7 @@ use keystone_protocol::inventory::Inventory;
 use keystone_protocol::message::{MessageError, PlanRequest, ToAgent, ToController};
 use keystone_protocol::plan::Plan;
 use keystone_protocol::version::PROTOCOL_VERSION;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncRead;
 use tokio::time::timeout;
@@ -43,6 +45,12 @@ pub struct Conversation {
     pub(super) step: Option<String>,
     /// Whether what the machine holds is not sent.
     pub(super) delta: Delta,
+    /// How further connections are made, until the first blocks are sent.
+    pub(super) lanes: Option<Lanes>,
+    /// The step that further connections were made for.
+    pub(super) carrying: Option<Option<String>>,
+    /// What is known of the way to the machine.
+    pub(super) memory: Arc<Memory>,
     hello: AgentHello,
 }
 
@@ -80,6 +88,9 @@ impl Conversation {
             received: 0,
             step: None,
             delta: Delta::default(),
+            lanes: None,
+            carrying: None,
+            memory: Arc::default(),
             hello,
         };
         conversation.say(&ToAgent::Hello {
@@ -111,6 +122,12 @@ impl Conversation {
     /// Says whether chunks that the machine holds already are not sent.
     pub fn set_delta(&mut self, delta: Delta) {
         self.delta = delta;
+    }
+
+    /// Says how further connections are made where one does not fill the line, and what is known of the
+    /// way.
+    pub fn set_lanes(&mut self, lanes: Lanes, memory: Arc<Memory>) {
+        (self.lanes, self.memory) = (Some(lanes), memory);
     }
 
     /// How much of a closure the agent says it has received in this conversation, in NAR bytes.
@@ -217,6 +234,14 @@ impl Conversation {
                     self.log.push(&line);
                     operator.notice(Notice::AgentLog { line: &line });
                 }
+                Some(Incoming::Connections(count)) => {
+                    operator.notice(Notice::Connections { count });
+                }
+                // What it carried is missing, unless all had arrived that it was made for.
+                Some(Incoming::LaneLost(why)) if self.carrying.as_ref() == Some(&self.step) => {
+                    return Err(ConversationError::LaneLost { doing, why });
+                }
+                Some(Incoming::LaneLost(why)) => tracing::debug!("{why}"),
                 Some(Incoming::Ended(exit)) => return Err(self.lost(doing, exit)),
                 None => return Err(self.lost(doing, None)),
             }

@@ -2,6 +2,7 @@
 
 use super::ConversationError;
 use super::client::{Conversation, out_of_place};
+use super::lanes::Attendant;
 use super::stream::{Credit, Sending, Stream};
 use crate::additions::Archive;
 use crate::closure::ClosureSource;
@@ -135,11 +136,12 @@ impl Conversation {
         self.say(&message)?;
         // It may hold secrets, which end with it, and a manifest.
         drop(message);
-        let (stream, step, stopping, cause) = (None, None, None, None);
-        let mut run = Run { contents, stream, step, at_ms: 0, stopping, cause };
+        let (stream, attendant, step) = (None, None, None);
+        let (at_ms, stopping, cause) = (0, None, None);
+        let mut run = Run { contents, stream, attendant, step, at_ms, stopping, cause };
         let outcome = run.run_through(self, operator, stop).await;
         if let Err(ExecuteError::Conversation(error)) = &outcome
-            && !matches!(error, ConversationError::Lost { .. })
+            && !error.is_loss()
         {
             // It must not take this for a connection that broke. It may be one all the same.
             let _ = self.say(&ToAgent::Abort);
@@ -166,6 +168,8 @@ struct Contents {
 struct Run {
     contents: Contents,
     stream: Option<Stream>,
+    /// Sees to it that there are connections enough.
+    attendant: Option<Attendant>,
     step: Option<String>,
     /// When the last event was.
     at_ms: u64,
@@ -208,7 +212,9 @@ impl Run {
                             self.step = Some(step.clone());
                             agent.step = Some(step.clone());
                         }
-                        EventKind::StepFinished { .. } => self.step = None,
+                        EventKind::StepFinished { .. } => {
+                            (self.step, self.attendant) = (None, None)
+                        }
                         EventKind::Progress { done, unit: Unit::Bytes, .. } => {
                             agent.received = *done;
                         }
@@ -301,7 +307,7 @@ impl Run {
     /// Starts to send what the agent wants, in its order.
     fn stream(
         &mut self,
-        agent: &Conversation,
+        agent: &mut Conversation,
         wanted: &[Wanted],
         alike: &[u32],
         credit: u64,
@@ -363,7 +369,7 @@ impl Run {
     /// Starts to send the operator's files.
     fn stream_extra_files(
         &mut self,
-        agent: &Conversation,
+        agent: &mut Conversation,
         credit: u64,
         window_log: u32,
     ) -> Result<(), ExecuteError> {
@@ -378,7 +384,7 @@ impl Run {
 
     fn send_all(
         &mut self,
-        agent: &Conversation,
+        agent: &mut Conversation,
         source: Arc<dyn ClosureSource>,
         items: Vec<Item>,
         known: Known,
@@ -390,10 +396,14 @@ impl Run {
             let (blocks, control) = (agent.wire.blocks.clone(), agent.wire.control.clone());
             let window_log = window_log.clamp(MIN_WINDOW_LOG, MAX_WINDOW_LOG);
             let known = Arc::new(known);
-            let line = Weak::clone(&agent.wire.line);
+            let (line, memory) = (Weak::clone(&agent.wire.line), Arc::clone(&agent.memory));
             let sending =
                 Sending { source, items, credit, window_log, known, blocks, control, line };
-            self.stream = Some(Stream::start(sending));
+            self.stream = Some(Stream::start(sending, memory));
+            if let Some(lanes) = agent.lanes.take() {
+                agent.carrying = Some(agent.step.clone());
+                self.attendant = Some(lanes.attend(agent.wire.beside(), Arc::clone(&agent.memory)));
+            }
         }
     }
 }

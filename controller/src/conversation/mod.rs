@@ -6,6 +6,7 @@
 //! | [`log`] | the agent's standard error: shown, and its end kept for failures |
 //! | [`client`] | hello, inventory, plan |
 //! | [`execute`] | an execution: events, the recovery key, stopping |
+//! | [`lanes`] | further connections, where one does not fill the line |
 //! | `stream` | the closure's blocks, within the agent's credit |
 //!
 //! Reading never waits for writing: while blocks are sent, events are received. Works over any
@@ -13,12 +14,14 @@
 
 pub mod client;
 pub mod execute;
+pub mod lanes;
 pub mod log;
 mod stream;
 pub mod transport;
 
 pub use client::{AgentHello, Conversation};
 pub use execute::{ExecuteError, Execution};
+pub use lanes::{Connections, Lanes, Memory};
 pub use log::LogTail;
 pub use transport::{Outgoing, PipeOut};
 
@@ -40,6 +43,14 @@ pub enum ConversationError {
         doing: &'static str,
         /// How the agent ended, and the end of its log.
         ended: String,
+    },
+    /// One of several connections ended, and what it carried is missing.
+    #[error("one of several connections is gone while {doing}{}", detail(why))]
+    LaneLost {
+        /// What was going on.
+        doing: &'static str,
+        /// How it ended.
+        why: String,
     },
     /// Not understood.
     #[error("can't understand the agent")]
@@ -79,6 +90,13 @@ pub enum ConversationError {
     /// The agent refuses.
     #[error(transparent)]
     Refused(#[from] Refusal),
+}
+
+impl ConversationError {
+    /// Whether the agent knows as well as we do that the conversation is over.
+    pub(crate) fn is_loss(&self) -> bool {
+        matches!(self, ConversationError::Lost { .. } | ConversationError::LaneLost { .. })
+    }
 }
 
 fn detail(ended: &str) -> String {

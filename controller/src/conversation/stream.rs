@@ -1,5 +1,6 @@
 //! Sends the closure's blocks: within the agent's credit, and again what arrived damaged.
 
+use super::lanes::Memory;
 use crate::closure::ClosureSource;
 use crate::nar::{Block, BlockError, Blocks, Item, Known, Pace, Sent};
 use crate::ssh::line::Line;
@@ -44,24 +45,29 @@ pub(super) struct Stream {
     credit: watch::Sender<Credit>,
     again: mpsc::UnboundedSender<u64>,
     known: Arc<Known>,
+    pace: Arc<Pace>,
+    memory: Arc<Memory>,
 }
 
 impl Stream {
-    /// Starts sending.
-    pub(super) fn start(sending: Sending) -> Stream {
+    /// Starts sending; what the line is like is known from `memory`, and left there.
+    pub(super) fn start(sending: Sending, memory: Arc<Memory>) -> Stream {
         let (credit, credits) = watch::channel(Credit { whole: 0, bytes: sending.credit });
         let (again, agains) = mpsc::unbounded_channel();
         let control = sending.control.clone();
         let known = Arc::clone(&sending.known);
+        let pace = Arc::new(Pace::over(Weak::clone(&sending.line), memory.rate()));
+        let paced = Arc::clone(&pace);
         let task = tokio::spawn(async move {
-            let Err(error) = Sender::send_all(sending, credits, agains).await else { return };
+            let sent = Sender::send_all(sending, paced, credits, agains).await;
+            let Err(error) = sent else { return };
             let message = crate::chain(&error);
             match encode(&ToAgent::SourceFailed { message }) {
                 Ok(bytes) => drop(control.send(Bytes::copy_from_slice(&bytes.0))),
                 Err(e) => tracing::error!("{e}"),
             }
         });
-        Stream { task, credit, again, known }
+        Stream { task, credit, again, known, pace, memory }
     }
 
     /// The agent took more.
@@ -83,6 +89,9 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
+        if let Some(rate) = self.pace.rate() {
+            self.memory.note_rate(rate);
+        }
         self.task.abort();
     }
 }
@@ -107,11 +116,11 @@ enum End {
 impl Sender {
     async fn send_all(
         sending: Sending,
+        pace: Arc<Pace>,
         credits: watch::Receiver<Credit>,
         agains: mpsc::UnboundedReceiver<u64>,
     ) -> Result<(), BlockError> {
-        let Sending { source, items, window_log, known, blocks, line, .. } = sending;
-        let pace = Arc::new(Pace::over(line));
+        let Sending { source, items, window_log, known, blocks, .. } = sending;
         let mut stream =
             Blocks::start(source, items, Arc::clone(&pace), window_log, Arc::clone(&known))?;
         let (kept, first, sent) = (VecDeque::new(), 0, 0);
@@ -134,7 +143,7 @@ impl Sender {
                 block = stream.next() => block,
             };
             let Some(block) = block else { break };
-            let block = block.map_err(End::Failed)?;
+            let mut block = block.map_err(End::Failed)?;
             let starved = began.elapsed().min(LONGEST);
             let began = Instant::now();
             self.wait_for_credit(block.cost()).await?;
@@ -142,6 +151,7 @@ impl Sender {
             let began = Instant::now();
             let bytes = block.data.len() as u64;
             self.sent += block.cost();
+            block.number(self.first + self.kept.len() as u64);
             self.kept.push_back(block.clone());
             self.blocks.send(block).await.map_err(|_| End::Gone)?;
             pace.sent(Sent { bytes, took: began.elapsed(), starved, held });
@@ -184,7 +194,7 @@ impl Sender {
             // What the agent holds changes: all is sent from here on.
             self.known.give_up();
         }
-        let block = block.again().map_err(|error| End::Failed(error.into()))?;
+        let block = block.again(number).map_err(|error| End::Failed(error.into()))?;
         tracing::warn!("block {number} is asked for again, and sent");
         self.blocks.send(block).await.map_err(|_| End::Gone)
     }

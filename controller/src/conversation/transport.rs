@@ -12,11 +12,11 @@ use keystone_protocol::frame::{
 use keystone_protocol::message::{MessageError, ToController, decode};
 use std::future::Future;
 use std::io;
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -61,6 +61,10 @@ pub(super) enum Incoming {
     Broken(MessageError),
     /// A line of its log.
     Log(String),
+    /// So many connections carry blocks now.
+    Connections(usize),
+    /// One of the further ones broke, and what it carried is lost.
+    LaneLost(String),
     /// Both outputs ended, and how the program did.
     Ended(Option<Exit>),
 }
@@ -73,8 +77,49 @@ pub(super) struct Wire {
     pub(super) blocks: mpsc::Sender<Block>,
     /// What can be asked of the line, if it is one.
     pub(super) line: Weak<Line>,
+    /// Where blocks to send come from, and where it is said what becomes of connections beside this.
+    queue: Queue,
+    told: mpsc::WeakSender<Incoming>,
     reader: JoinHandle<()>,
     writer: Option<JoinHandle<()>>,
+}
+
+/// Blocks to send; whoever has nothing to do takes the next one.
+type Queue = Arc<Mutex<mpsc::Receiver<Block>>>;
+
+async fn next(queue: &Queue) -> Option<Block> {
+    queue.lock().await.recv().await
+}
+
+/// What connections beside the conversation's own need of it.
+#[derive(Debug, Clone)]
+pub(super) struct Beside {
+    /// That of the conversation.
+    pub(super) line: Weak<Line>,
+    queue: Queue,
+    control: mpsc::WeakUnboundedSender<Bytes>,
+    told: mpsc::WeakSender<Incoming>,
+}
+
+impl Beside {
+    /// The next block to send; none once the conversation ends.
+    pub(super) async fn next(&self) -> Option<Block> {
+        next(&self.queue).await
+    }
+
+    /// Queues a message for the agent.
+    pub(super) fn say(&self, message: ControlBytes) {
+        if let Some(control) = self.control.upgrade() {
+            let _ = control.send(Bytes::copy_from_slice(&message.0));
+        }
+    }
+
+    /// Tells the conversation.
+    pub(super) async fn tell(&self, incoming: Incoming) {
+        if let Some(told) = self.told.upgrade() {
+            let _ = told.send(incoming).await;
+        }
+    }
 }
 
 /// Messages read ahead of whoever handles them.
@@ -102,7 +147,8 @@ impl Wire {
         let (incoming_in, incoming) = mpsc::channel(READ_AHEAD);
         let (control, control_out) = mpsc::unbounded_channel();
         let (blocks, blocks_out) = mpsc::channel(WRITE_AHEAD);
-        let log_in = incoming_in.clone();
+        let queue = Arc::new(Mutex::new(blocks_out));
+        let (log_in, told) = (incoming_in.clone(), incoming_in.downgrade());
         let log = tokio::spawn(read_log(stderr, log_in));
         let reader = tokio::spawn(async move {
             read_messages(stdout, &incoming_in).await;
@@ -110,8 +156,18 @@ impl Wire {
             let _ = log.await;
             let _ = incoming_in.send(Incoming::Ended(exit.await)).await;
         });
-        let writer = tokio::spawn(write(out, control_out, blocks_out));
-        Wire { incoming, control, blocks, line: Weak::new(), reader, writer: Some(writer) }
+        let writer = Some(tokio::spawn(write(out, control_out, Arc::clone(&queue))));
+        Wire { incoming, control, blocks, line: Weak::new(), queue, told, reader, writer }
+    }
+
+    /// What connections beside this one need.
+    pub(super) fn beside(&self) -> Beside {
+        Beside {
+            line: Weak::clone(&self.line),
+            queue: Arc::clone(&self.queue),
+            control: self.control.downgrade(),
+            told: mpsc::WeakSender::clone(&self.told),
+        }
     }
 
     /// Queues a control message, in front of blocks that wait.
@@ -207,11 +263,16 @@ async fn read_log(stderr: impl AsyncRead + Unpin, into: mpsc::Sender<Incoming>) 
     }
 }
 
-async fn write(
-    mut out: impl Outgoing,
-    mut control: mpsc::UnboundedReceiver<Bytes>,
-    mut blocks: mpsc::Receiver<Block>,
-) {
+/// Sends one block.
+pub(super) async fn send_block(out: &mut impl Outgoing, block: Block) -> io::Result<()> {
+    if block.data.len() < SMALL {
+        return out.send([&block.header[..], &block.data].concat().into()).await;
+    }
+    out.send(Bytes::copy_from_slice(&block.header)).await?;
+    out.send(block.data).await
+}
+
+async fn write(mut out: impl Outgoing, mut control: mpsc::UnboundedReceiver<Bytes>, blocks: Queue) {
     loop {
         let sent = tokio::select! {
             biased;
@@ -219,16 +280,7 @@ async fn write(
                 Some(bytes) => out.send(bytes).await,
                 None => break,
             },
-            Some(block) = blocks.recv() => {
-                if block.data.len() < SMALL {
-                    out.send([&block.header[..], &block.data].concat().into()).await
-                } else {
-                    match out.send(Bytes::copy_from_slice(&block.header)).await {
-                        Ok(()) => out.send(block.data).await,
-                        failed => failed,
-                    }
-                }
-            }
+            Some(block) = next(&blocks) => send_block(&mut out, block).await,
         };
         if let Err(e) = sent {
             // The reader sees the end too, and says so where somebody listens.

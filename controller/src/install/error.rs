@@ -371,7 +371,7 @@ impl From<&InstallError> for Kind {
                     Kind::Interrupted
                 }
                 ExecuteError::Failed { .. } => Kind::Transfer,
-                ExecuteError::Conversation(ConversationError::Lost { .. }) => Kind::Unreachable,
+                ExecuteError::Conversation(error) if error.is_loss() => Kind::Unreachable,
                 ExecuteError::Conversation(error) => error.into(),
             },
             InstallError::Reboot { error, .. } => match error.as_ref() {

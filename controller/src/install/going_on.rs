@@ -42,6 +42,7 @@ pub(super) async fn execute<O: Operator>(
             Err(error) => error,
         };
         let lost = matches!(error, ExecuteError::Conversation(ConversationError::Lost { .. }));
+        let lane = matches!(error, ExecuteError::Conversation(ConversationError::LaneLost { .. }));
         // The disks are written: what is said of them is what was said when the line broke.
         if let (true, ExecuteError::Refused(refusal)) = (mounted, &error)
             && let Some(broken) = broken
@@ -56,7 +57,7 @@ pub(super) async fn execute<O: Operator>(
         died += u32::from(lost && !link.session.has_ended().await);
         let failed =
             InstallError::Execute { error: Box::new(error), plan: Box::new(plan.clone()), log };
-        let (true, true, Some(again)) = (lost && died <= DEATHS, mounted, &again) else {
+        let (true, true, Some(again)) = ((lost && died <= DEATHS) || lane, mounted, &again) else {
             link.close().await;
             return Err(failed);
         };

@@ -2,11 +2,12 @@
 
 use super::error::InstallError;
 use super::link::{Link, LinkOptions};
-use crate::conversation::{ConversationError, ExecuteError};
+use crate::conversation::{ConversationError, ExecuteError, Memory};
 use crate::operator::{Notice, Operator};
 use crate::ssh::SshError;
 use crate::stop::Stop;
 use crate::upload::{Trail, UploadError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The first pause before a connection is made anew.
@@ -20,6 +21,8 @@ pub(super) struct Contact {
     /// Whether any let us in.
     pub(super) reached: bool,
     pub(super) trail: Trail,
+    /// What is known of the way.
+    pub(super) memory: Arc<Memory>,
 }
 
 /// A machine, and the patience that is left with the way to it.
@@ -104,6 +107,7 @@ pub(super) fn is_of_the_line(error: &InstallError) -> bool {
         matches!(
             error,
             ConversationError::Lost { .. }
+                | ConversationError::LaneLost { .. }
                 | ConversationError::TimedOut { .. }
                 | ConversationError::Message(_)
         )

@@ -2,12 +2,13 @@
 
 use super::error::InstallError;
 use super::line::{Contact, is_of_the_line};
-use crate::conversation::Conversation;
+use crate::conversation::{Connections, Conversation, Lanes};
 use crate::nar::Delta;
 use crate::operator::{Notice, Operator};
 use crate::ssh::host_key::fingerprint;
 use crate::ssh::{ConnectOptions, Destination, Session, SshError};
 use crate::upload::{LocalAgent, RemoteAgent};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The machine and how to reach it.
@@ -25,6 +26,8 @@ pub struct LinkOptions {
     pub patience: Duration,
     /// Whether chunks of a closure that the machine holds already are not sent.
     pub delta: Delta,
+    /// How many connections carry the closure.
+    pub connections: Connections,
 }
 
 /// A machine whose agent has said hello.
@@ -70,6 +73,13 @@ impl Link {
         match begun.await {
             Ok(mut conversation) => {
                 conversation.set_delta(options.delta);
+                let lanes = Lanes {
+                    destination: options.destination.clone(),
+                    connect: options.connect.clone(),
+                    program: remote.path().to_owned(),
+                    connections: options.connections,
+                };
+                conversation.set_lanes(lanes, Arc::clone(&contact.memory));
                 operator.notice(Notice::AgentStarted {
                     version: &conversation.hello().version,
                     path: remote.path(),

@@ -75,16 +75,21 @@ impl Block {
         self.plain.is_some()
     }
 
-    /// The block with its bytes, as it is sent when it was asked for again.
+    /// Gives it its place among the blocks.
+    pub fn number(&mut self, number: u64) {
+        frame::set_number(&mut self.header, number);
+    }
+
+    /// The block with its bytes, as it is sent when it was asked for again by its number.
     ///
     /// # Errors
     /// It does not fit the protocol.
-    pub fn again(&self) -> Result<Block, FrameError> {
+    pub fn again(&self, number: u64) -> Result<Block, FrameError> {
         let mut block = match &self.plain {
             Some((header, raw)) => encoded(*header, raw.clone())?,
             None => self.clone(),
         };
-        frame::mark_again(&mut block.header);
+        block.number(number);
         Ok(block)
     }
 }
@@ -321,7 +326,7 @@ mod tests {
                         }
                     }
                     assert_eq!((into.len() - before, bytes.len()), (raw_len, 0));
-                    let plain = block.again().unwrap();
+                    let plain = block.again(7).unwrap();
                     assert!(plain.data[..] == into[before..]);
                     assert_eq!(block.cost(), raw_len as u64);
                 }

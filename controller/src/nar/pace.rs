@@ -177,13 +177,14 @@ fn guessed(rate: Option<f64>, sent: Sent, span: Duration) -> f64 {
 
 impl Default for Pace {
     fn default() -> Self {
-        Pace::over(Weak::new())
+        Pace::over(Weak::new(), None)
     }
 }
 
 impl Pace {
-    /// Of a line that can be asked, as long as it is there.
-    pub fn over(line: Weak<Line>) -> Pace {
+    /// Of a line that can be asked, as long as it is there, and that carried so many bytes per second
+    /// before, if that is known.
+    pub fn over(line: Weak<Line>, rate: Option<f64>) -> Pace {
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
         let state = State {
             sent: 0,
@@ -191,8 +192,8 @@ impl Pace {
             span: Sent::default(),
             since: Instant::now(),
             held: 0.0,
-            rate: None,
-            was_full: false,
+            rate: rate.filter(|_| line.strong_count() > 0),
+            was_full: rate.is_some(),
             level: None,
             seen: Seen::default(),
             told: false,

@@ -9,12 +9,16 @@
 
 use nix::libc::{IPPROTO_TCP, TCP_INFO, getsockopt, socklen_t};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::{Mutex, PoisonError, Weak};
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-/// A connection that can be asked.
+/// A connection that can be asked, with those beside it that carry the same.
 #[derive(Debug)]
-pub struct Line(OwnedFd);
+pub struct Line {
+    first: OwnedFd,
+    beside: Mutex<Vec<Weak<Line>>>,
+}
 
 /// What a connection did so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -23,6 +27,17 @@ pub struct Usage {
     pub arrived: u64,
     /// How long bytes were under way, or waited for the line to carry them.
     pub busy: Duration,
+}
+
+/// What a connection is like.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// What it did so far.
+    pub usage: Usage,
+    /// How long a round trip takes now.
+    pub round_trip: Duration,
+    /// How long the shortest one took.
+    pub shortest: Duration,
 }
 
 impl Usage {
@@ -39,46 +54,81 @@ impl Usage {
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct TcpInfo {
-    before: [u64; 15],
+    before: [u32; 17],
+    /// Microseconds, as all times.
+    rtt: u32,
+    between: [u32; 12],
     bytes_acked: u64,
-    between: [u64; 5],
-    /// Microseconds.
+    then: [u32; 5],
+    min_rtt: u32,
+    later: [u32; 4],
     busy_time: u64,
 }
 
 impl Line {
     /// The line of a connection. It stays open until both are dropped.
     pub(super) fn of(stream: &TcpStream) -> Option<Line> {
-        let line = Line(stream.as_fd().try_clone_to_owned().ok()?);
+        let first = stream.as_fd().try_clone_to_owned().ok()?;
+        let line = Line { first, beside: Mutex::default() };
         line.usage().is_some().then_some(line)
     }
 
-    /// What it did so far; `None` if the kernel does not count it.
+    /// Counts what `other` carries from now on, too.
+    pub fn join(&self, other: Weak<Line>) {
+        self.beside.lock().unwrap_or_else(PoisonError::into_inner).push(other);
+    }
+
+    /// What it did so far, those beside it included; `None` if the kernel does not count it. All of them
+    /// are busy as long as the first is.
     pub fn usage(&self) -> Option<Usage> {
+        self.seen().map(|seen| seen.usage)
+    }
+
+    /// The same and what the first is like.
+    pub fn seen(&self) -> Option<Seen> {
+        let info = self.info()?;
+        let beside = self.beside.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = beside.iter().filter_map(Weak::upgrade).filter_map(|line| line.info());
+        let usage = Usage {
+            arrived: info.bytes_acked + open.map(|info| info.bytes_acked).sum::<u64>(),
+            busy: Duration::from_micros(info.busy_time),
+        };
+        let micros = |micros: u32| Duration::from_micros(micros.into());
+        Some(Seen { usage, round_trip: micros(info.rtt), shortest: micros(info.min_rtt) })
+    }
+
+    fn info(&self) -> Option<TcpInfo> {
         const SIZE: usize = size_of::<TcpInfo>();
-        let mut info = TcpInfo { before: [0; 15], bytes_acked: 0, between: [0; 5], busy_time: 0 };
+        let mut info = TcpInfo {
+            before: [0; 17],
+            rtt: 0,
+            between: [0; 12],
+            bytes_acked: 0,
+            then: [0; 5],
+            min_rtt: 0,
+            later: [0; 4],
+            busy_time: 0,
+        };
         let mut length = SIZE as socklen_t;
         // SAFETY: the descriptor is open, `info` has the `length` bytes that the kernel may write, any
         // bytes are a value of its type, and both outlive the call.
         let result = unsafe {
             getsockopt(
-                self.0.as_raw_fd(),
+                self.first.as_raw_fd(),
                 IPPROTO_TCP,
                 TCP_INFO,
                 (&raw mut info).cast(),
                 &raw mut length,
             )
         };
-        (result == 0 && length as usize == SIZE).then(|| Usage {
-            arrived: info.bytes_acked,
-            busy: Duration::from_micros(info.busy_time),
-        })
+        (result == 0 && length as usize == SIZE).then_some(info)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
     use tokio::time::{sleep, timeout};
@@ -103,5 +153,16 @@ mod tests {
         assert!(after.arrived > before.arrived, "{after:?}");
         let busy = after.busy - before.busy;
         assert!(busy >= Duration::from_millis(300), "{after:?}");
+        let seen = line.seen().unwrap();
+        let (least, most) = (Duration::from_micros(1), Duration::from_millis(500));
+        assert!(least <= seen.shortest && seen.shortest <= seen.round_trip, "{seen:?}");
+        assert!(seen.round_trip <= most, "{seen:?}");
+        // What another one carries is added, as long as it is there.
+        let beside = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let beside = Arc::new(Line::of(&beside).unwrap());
+        line.join(Arc::downgrade(&beside));
+        assert_eq!(line.usage().unwrap().arrived, after.arrived + 1);
+        drop(beside);
+        assert_eq!(line.usage().unwrap().arrived, after.arrived);
     }
 }

@@ -51,6 +51,7 @@ pub fn value(notice: &Notice<'_>) -> Option<Value> {
         Notice::Reconnecting { pause, why } => {
             json!({"event": "reconnecting", "pause_ms": pause.as_millis() as u64, "why": why})
         }
+        Notice::Connections { count } => json!({"event": "connections", "count": count}),
         Notice::Kexec(progress) => match progress {
             Progress::Reading { image } => json!({"event": "kexec-reading", "image": image}),
             Progress::Sending { done, total } => {

@@ -146,6 +146,7 @@ pub fn sentence(notice: &Notice<'_>) -> Option<String> {
         Notice::Reconnecting { pause, why } => {
             format!("connecting again in {:.1} s: {why}", pause.as_secs_f64())
         }
+        Notice::Connections { count } => format!("{count} connections carry the closure"),
         Notice::Stopping => {
             "stopping between two writes; press Ctrl-C again to leave without waiting".into()
         }

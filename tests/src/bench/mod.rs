@@ -53,6 +53,9 @@ pub struct Options {
     /// Also measure a copy with nothing to do, one with a twentieth changed, and one that is cut
     #[arg(long)]
     more: bool,
+    /// TCP's congestion control at both ends; without it, what this computer's is
+    #[arg(long, value_name = "NAME")]
+    congestion: Option<String>,
 }
 
 /// Which lines.
@@ -197,7 +200,7 @@ pub fn closure(options: &Options) -> Result<()> {
         options.peers.is_empty() || options.peers.iter().any(|part| name.contains(part.as_str()))
     };
     for &regime in options.regime.regimes() {
-        place.line(regime)?;
+        place.line(regime, options.congestion.as_deref())?;
         let peers: Vec<_> = peer::all(regime)
             .into_iter()
             .filter(|peer| peer.name == OURS || wanted(peer.name))

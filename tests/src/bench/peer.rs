@@ -75,23 +75,40 @@ pub fn all(regime: Regime) -> Vec<Peer> {
     };
     use Kind::{Limit, Unverified, Verified};
     let peer = |name, kind, script| Peer { name, kind, script };
+    let keystone = |options: &str| {
+        format!(
+            "keystone copy root@10.77.0.2 -i /bench/ssh/id --known-hosts /bench/ssh/known_hosts \
+             --agent /bench/bin/keystone-agent --root /bench/target --store /bench/source --store-path @TOP@ {options}"
+        )
+    };
     let mut all = vec![
-        peer("keystone", Verified, "keystone copy root@10.77.0.2 -i /bench/ssh/id --known-hosts /bench/ssh/known_hosts \
-             --agent /bench/bin/keystone-agent --root /bench/target --store /bench/source --store-path @TOP@".into()),
+        peer("keystone", Verified, keystone("")),
         peer("nix copy ssh-ng://", Verified, nix("", "ssh-ng://target?")),
         peer("nix copy ssh-ng:// gcm", Verified, nix(GCM, "ssh-ng://target?")),
         peer("nix copy ssh://", Verified, nix("", "ssh://target?")),
         peer("nix copy ssh:// gcm", Verified, nix(GCM, "ssh://target?")),
-        peer("nixos-anywhere (ssh://?compress=true)", Verified, nix("", "ssh://target?compress=true&")),
-        peer("nix-store --export | --import", Verified, format!(
-            "nix-store --store '{SOURCE}' --export $(cat @LIST@) | \
+        peer(
+            "nixos-anywhere (ssh://?compress=true)",
+            Verified,
+            nix("", "ssh://target?compress=true&"),
+        ),
+        peer(
+            "nix-store --export | --import",
+            Verified,
+            format!(
+                "nix-store --store '{SOURCE}' --export $(cat @LIST@) | \
              ssh target nix-store --store \"'{TARGET}'\" --import >/dev/null"
-        )),
+            ),
+        ),
         peer("tar gcm", Unverified, tar("", "", GCM)),
         peer("tar zstd -1 gcm", Unverified, tar("| zstd -1 -T0", "zstd -d |", GCM)),
         peer("tar zstd -3 gcm", Unverified, tar("| zstd -3 -T0", "zstd -d |", GCM)),
         peer("tar zstd -3", Unverified, tar("| zstd -3 -T0", "zstd -d |", "")),
-        peer("rsync zstd -3 gcm", Unverified, rsync("--compress --zc=zstd --zl=3 --whole-file -e 'ssh -c aes128-gcm@openssh.com'")),
+        peer(
+            "rsync zstd -3 gcm",
+            Unverified,
+            rsync("--compress --zc=zstd --zl=3 --whole-file -e 'ssh -c aes128-gcm@openssh.com'"),
+        ),
         peer("rsync gcm", Unverified, rsync("--whole-file -e 'ssh -c aes128-gcm@openssh.com'")),
         peer("http cache, raw", Verified, http("none")),
         peer("http cache, zstd", Verified, http("zstd")),
@@ -123,6 +140,7 @@ pub fn all(regime: Regime) -> Vec<Peer> {
                     | "http cache, raw"
             )
         });
+        all.push(peer("keystone, one connection", Verified, keystone("--connections 1")));
         all.push(peer(
             "tar zstd -9 --long=27 gcm",
             Unverified,

@@ -107,7 +107,7 @@ impl Place {
             mounted: RefCell::new(false),
             link: None,
         };
-        place.line(Regime::Unshaped)?;
+        place.line(Regime::Unshaped, None)?;
         Ok(place)
     }
 
@@ -171,11 +171,12 @@ impl Place {
         Ok(())
     }
 
-    /// Joins the two ends by a line of that kind, in the place of the one before.
+    /// Joins the two ends by a line of that kind, in the place of the one before, with that congestion
+    /// control of TCP or the kernel's own.
     ///
     /// # Errors
     /// The kernel can't.
-    pub fn line(&mut self, regime: Regime) -> Result<()> {
+    pub fn line(&mut self, regime: Regime, congestion: Option<&str>) -> Result<()> {
         let ip = |words: &str| run(Command::new("ip").args(words.split_whitespace()));
         self.link = None;
         // A device of the line before goes when its threads see that it ended.
@@ -194,8 +195,12 @@ impl Place {
         ip("link set lo up")?;
         ip(&format!("address add {SOURCE}/24 dev source"))?;
         ip("link set source up")?;
+        let control = congestion.map_or_else(String::new, |name| {
+            format!("echo {name} > /proc/sys/net/ipv4/tcp_congestion_control && ")
+        });
+        run(Command::new("sh").arg("-c").arg(format!("{control}:")))?;
         let inside = format!(
-            "ip link set lo up; ip address add {TARGET}/24 dev target && ip link set target up"
+            "{control}ip link set lo up; ip address add {TARGET}/24 dev target && ip link set target up"
         );
         run(Command::new("nsenter")
             .arg(format!("--net=/proc/{pid}/ns/net"))

@@ -1,7 +1,8 @@
 //! KVM if a guest really runs under it, else TCG.
 //!
 //! That `/dev/kvm` opens proves nothing: there are hosts on which it opens and guests hang. So a
-//! boot sector that writes one byte to the serial port is booted under KVM, once per process.
+//! boot sector that writes one byte to the serial port is booted under KVM, once per process. Even a
+//! guest that boots may lack its interrupts: one that does not come up is tried once more by TCG.
 
 use super::emulator::Emulator;
 use anyhow::{Context, Result};
@@ -9,7 +10,7 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::process::Stdio;
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How guests are run.
@@ -29,17 +30,29 @@ const BOUND: Duration = Duration::from_secs(5);
 
 /// What works here. `KEYSTONE_LAB_ACCEL=kvm|tcg` decides without looking.
 pub fn probe() -> Result<Accel> {
-    static FOUND: OnceLock<Accel> = OnceLock::new();
-    if let Some(found) = FOUND.get() {
-        return Ok(*found);
+    let mut found = found();
+    if let Some(found) = *found {
+        return Ok(found);
     }
-    let found = match std::env::var("KEYSTONE_LAB_ACCEL").as_deref() {
+    let accel = match std::env::var("KEYSTONE_LAB_ACCEL").as_deref() {
         Ok("kvm") => Accel::Kvm,
         Ok("tcg") => Accel::Tcg,
         _ if Path::new("/dev/kvm").exists() && boots_under_kvm()? => Accel::Kvm,
         _ => Accel::Tcg,
     };
-    Ok(*FOUND.get_or_init(|| found))
+    *found = Some(accel);
+    Ok(accel)
+}
+
+/// A guest did not come up: whether it is worth to try another one, by TCG, since it was run by KVM.
+pub(crate) fn fall_back() -> bool {
+    let asked_for = std::env::var_os("KEYSTONE_LAB_ACCEL").is_some();
+    !asked_for && found().replace(Accel::Tcg) == Some(Accel::Kvm)
+}
+
+fn found() -> MutexGuard<'static, Option<Accel>> {
+    static FOUND: Mutex<Option<Accel>> = Mutex::new(None);
+    FOUND.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn boots_under_kvm() -> Result<bool> {

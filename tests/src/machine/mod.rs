@@ -233,12 +233,12 @@ impl Running {
     pub fn wait_ssh(&mut self, ssh: &Ssh, bound: Duration) -> Result<()> {
         let began = Instant::now();
         loop {
-            if ssh.answers() {
-                return Ok(());
-            }
+            let Err(words) = ssh.answers() else { return Ok(()) };
             self.alive()?;
             if began.elapsed() > bound {
-                bail!("{}: waited {} s for SSH; {}", self.name, bound.as_secs(), self.now());
+                let waited = bound.as_secs();
+                let (name, now) = (&self.name, self.now());
+                bail!("{name}: waited {waited} s for SSH; ssh's last words: {words}; {now}");
             }
             std::thread::sleep(Duration::from_secs(1));
         }
@@ -288,8 +288,9 @@ impl Running {
         std::thread::sleep(Duration::from_secs(1));
         let then = processor();
         format!(
-            "the console's end:\n{}\nthe processor:\n{first}\nand a second later:\n{then}",
-            self.serial.tail(40)
+            "run by {:?}; the console's end:\n{}\nthe processor:\n{first}\nand a second later:\n{then}",
+            accel::probe(),
+            self.serial.tail(60)
         )
     }
 

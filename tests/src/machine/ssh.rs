@@ -69,10 +69,14 @@ impl Ssh {
         self.connecting(command, CONNECT)
     }
 
-    /// Whether it can be logged in by now.
-    pub fn answers(&self) -> bool {
-        let tried = self.connecting("true", ATTEMPT).output();
-        tried.is_ok_and(|output| output.status.success())
+    /// Whether it can be logged in by now; if not, what `ssh` says.
+    pub fn answers(&self) -> Result<(), String> {
+        let output = self.run_within("true", ATTEMPT).map_err(|error| format!("{error:#}"))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        Err(format!("{}: {}", output.status, said.trim()))
     }
 
     fn connecting(&self, command: &str, bound: Duration) -> Command {
@@ -120,7 +124,11 @@ impl Ssh {
 
     /// Runs `command` and returns what came of it.
     pub fn run(&self, command: &str) -> Result<Output> {
-        self.command(command).output().context("running ssh: install openssh-client")
+        self.run_within(command, CONNECT)
+    }
+
+    fn run_within(&self, command: &str, bound: Duration) -> Result<Output> {
+        self.connecting(command, bound).output().context("running ssh: install openssh-client")
     }
 
     /// Runs `command`, which must succeed, and returns what it printed, trimmed.

@@ -12,7 +12,7 @@ use crate::{
     installer::{self, Medium, Variant},
     keystone::Keystone,
     lab::{Lab, timed},
-    machine::{Hardware, Machine, Running, disk::Disk, ssh::Ssh},
+    machine::{Hardware, Machine, Running, accel, disk::Disk, ssh::Ssh},
     native::{self, NativeEnv},
     system::{self, System},
 };
@@ -163,13 +163,20 @@ impl Live {
     /// # Errors
     /// It did not come up; the end of its console is in the error.
     pub fn boot(hardware: Hardware, medium: &Medium) -> Result<Live> {
-        let name = hardware.name.clone();
-        timed(&format!("boot the live system on {name}"), || {
-            let mut machine = Machine::new(hardware)?;
+        let boot = || {
+            let mut machine = Machine::new(hardware.clone())?;
             let mut running = machine.start(Some(&medium.image))?;
             let ssh = running.ssh(&medium.key)?;
             running.wait_ssh(&ssh, LIVE_BOOT).context("the live system did not come up")?;
             Ok(Live { running, machine, ssh })
-        })
+        };
+        let what = format!("boot the live system on {}", hardware.name);
+        match timed(&what, boot) {
+            Err(error) if accel::fall_back() => {
+                eprintln!("lab: KVM is not used from here on: {error:#}");
+                timed(&what, boot)
+            }
+            booted => booted,
+        }
     }
 }

@@ -1,0 +1,347 @@
+//! Further connections for blocks, where one does not fill the line.
+//!
+//! What one TCP connection carries is bounded by losses and by the delay: on a long line with a packet
+//! lost now and then it is a part of what there is room for. Then nothing waits in the line, and the
+//! time of a round trip is the shortest ever seen, however full the connection is. Further
+//! connections are tried there, as long as all together carry more with them.
+
+use super::transport::{Beside, Incoming, send_block};
+use crate::ssh::exec::{Exit, Running, collect};
+use crate::ssh::line::Seen;
+use crate::ssh::{ConnectOptions, Destination, Session, SshError};
+use keystone_protocol::message::{LANE, ToAgent, encode};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{sleep, timeout};
+
+/// How many connections carry blocks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Connections {
+    /// More than one where one does not fill the line.
+    #[default]
+    Auto,
+    /// So many, from the beginning.
+    Exactly(usize),
+}
+
+/// The most of them.
+pub const MOST: usize = 8;
+
+impl std::fmt::Display for Connections {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Connections::Auto => f.write_str("auto"),
+            Connections::Exactly(count) => count.fmt(f),
+        }
+    }
+}
+
+impl std::str::FromStr for Connections {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.parse()) {
+            ("auto", _) => Ok(Connections::Auto),
+            (_, Ok(count @ 1..=MOST)) => Ok(Connections::Exactly(count)),
+            _ => Err(format!("neither auto nor a number from 1 to {MOST}")),
+        }
+    }
+}
+
+/// How further connections to an agent are made. Nobody is asked anything for them.
+#[derive(Debug, Clone)]
+pub struct Lanes {
+    /// The machine.
+    pub destination: Destination,
+    /// How to connect to it.
+    pub connect: ConnectOptions,
+    /// The agent's file on it.
+    pub program: String,
+    /// How many.
+    pub connections: Connections,
+}
+
+/// What is known of the way to a machine from one connection to the next.
+#[derive(Debug, Default)]
+pub struct Memory {
+    /// Whether one of several connections broke: it may be that the way does not bear them.
+    lane_broke: AtomicBool,
+    /// What a stream was carried by, in bytes per second; 0 if that is not known.
+    rate: AtomicU64,
+}
+
+impl Memory {
+    pub(super) fn rate(&self) -> Option<f64> {
+        Some(self.rate.load(Ordering::Relaxed)).filter(|rate| *rate > 0).map(|rate| rate as f64)
+    }
+
+    pub(super) fn note_rate(&self, rate: f64) {
+        self.rate.store(rate as u64, Ordering::Relaxed);
+    }
+}
+
+/// How often it is looked what the line does.
+const LOOK: Duration = Duration::from_millis(500);
+/// Bound of the goodbye.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// Opens connections while this is there; those that are open stay as long as blocks may come.
+#[derive(Debug)]
+pub(super) struct Attendant(JoinHandle<()>);
+
+impl Drop for Attendant {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Lanes {
+    /// Sees to it that the conversation `beside` which they are has enough of them.
+    pub(super) fn attend(self, beside: Beside, memory: Arc<Memory>) -> Attendant {
+        Attendant(tokio::spawn(async move {
+            if memory.lane_broke.load(Ordering::Relaxed) {
+                return;
+            }
+            match self.connections {
+                Connections::Exactly(count) => drop(self.open(&beside, &memory, 1, count).await),
+                Connections::Auto => self.as_needed(&beside, &memory).await,
+            }
+        }))
+    }
+
+    async fn as_needed(&self, beside: &Beside, memory: &Arc<Memory>) {
+        let mut need = Need::default();
+        loop {
+            sleep(LOOK).await;
+            let Some(seen) = beside.line.upgrade().and_then(|line| line.seen()) else { return };
+            match need.after(seen) {
+                Verdict::Enough => {}
+                Verdict::Never => return,
+                Verdict::More { from, to } => {
+                    tracing::debug!("{from} connections do not fill the line, {to} are tried");
+                    if let Err(error) = self.open(beside, memory, from, to).await {
+                        tracing::info!("no further connections: {}", crate::chain(&error));
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Opens what is missing from `from` to `to`, all at once.
+    async fn open(
+        &self,
+        beside: &Beside,
+        memory: &Arc<Memory>,
+        from: usize,
+        to: usize,
+    ) -> Result<(), SshError> {
+        let socket = format!("{}.lanes", self.program);
+        if from == 1
+            && to > 1
+            && let Ok(said) = encode(&ToAgent::OpenLanes { socket: socket.clone() })
+        {
+            beside.say(said);
+        }
+        let mut opening = JoinSet::new();
+        for _ in from..to {
+            let (lanes, socket) = (self.clone(), socket.clone());
+            opening.spawn(async move { lanes.connect_one(&socket).await });
+        }
+        let (mut open, mut result) = (from, Ok(()));
+        while let Some(opened) = opening.join_next().await {
+            match opened {
+                Ok(Ok((session, running))) => {
+                    open += 1;
+                    if let Some(line) = beside.line.upgrade() {
+                        line.join(Weak::clone(&running.line));
+                    }
+                    tokio::spawn(carry(session, running, beside.clone(), Arc::clone(memory)));
+                }
+                Ok(Err(error)) => result = Err(error),
+                Err(error) => tracing::debug!("a connection was not made: {error}"),
+            }
+        }
+        beside.tell(Incoming::Connections(open)).await;
+        result
+    }
+
+    async fn connect_one(&self, socket: &str) -> Result<(Session, Running), SshError> {
+        let connect = self.connect.without_prompt();
+        let session = Session::connect(&self.destination, &connect).await?.as_root().await?;
+        let running = session.start(&format!("{} {LANE} {socket}", self.program)).await?;
+        Ok((session, running))
+    }
+}
+
+/// Carries blocks until there are no more.
+async fn carry(session: Session, running: Running, beside: Beside, memory: Arc<Memory>) {
+    let Running { mut stdin, stdout, stderr, mut exit, .. } = running;
+    drop(stdout);
+    let said = tokio::spawn(collect(stderr, 1 << 12));
+    let carried = async {
+        while let Some(block) = beside.next().await {
+            send_block(&mut stdin, block).await?;
+        }
+        std::io::Result::Ok(())
+    };
+    let ended = tokio::select! {
+        ended = &mut exit => Some(ended.unwrap_or(Exit::Lost).to_string()),
+        carried = carried => carried.err().map(|error| error.to_string()),
+    };
+    match ended {
+        None => {
+            let _ = stdin.eof().await;
+            let _ = timeout(GOODBYE, exit).await;
+        }
+        Some(ended) => {
+            memory.lane_broke.store(true, Ordering::Relaxed);
+            let said = timeout(GOODBYE, said).await.ok().and_then(Result::ok).unwrap_or_default();
+            let said = String::from_utf8_lossy(&said);
+            let why = format!("{ended}: {}", said.trim());
+            beside.tell(Incoming::LaneLost(why)).await;
+        }
+    }
+    session.disconnect().await;
+}
+
+/// Whether more connections are needed, from looks at the line every [`LOOK`].
+#[derive(Debug, Default)]
+struct Need {
+    last: Option<Seen>,
+    /// What was carried in the latest looks, in bytes, and whether there was room beside it.
+    looks: Vec<(u64, bool)>,
+    /// Connections beside the first.
+    more: usize,
+    /// Looks that do not count yet: new connections begin slowly.
+    settling: usize,
+    /// What was carried in as many looks before the last ones were opened.
+    before: Option<u64>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Enough,
+    More { from: usize, to: usize },
+    Never,
+}
+
+/// Looks that count together.
+const LOOKS: usize = 4;
+/// Looks until new connections carry what they can.
+const SETTLING: usize = 8;
+/// From this part of the time that the connection carries something on, it is full.
+const FULL: f64 = 0.85;
+/// Below this delay one connection fills any line.
+const LONG: Duration = Duration::from_millis(5);
+/// Nothing waits in the line where round trips take no longer than so much of the shortest, and this.
+const UNDELAYED: f64 = 1.25;
+const SLACK: Duration = Duration::from_millis(2);
+/// What twice as many have to carry, for more to be tried.
+const WORTH: f64 = 1.15;
+
+impl Need {
+    fn after(&mut self, seen: Seen) -> Verdict {
+        let Some(last) = self.last.replace(seen) else { return Verdict::Enough };
+        let carried = seen.usage.since(&last.usage);
+        let full = carried.busy >= LOOK.mul_f64(FULL);
+        let undelayed = seen.round_trip <= seen.shortest.mul_f64(UNDELAYED) + SLACK;
+        if self.settling > 0 {
+            self.settling -= 1;
+            return Verdict::Enough;
+        }
+        self.looks.push((carried.arrived, full && undelayed && seen.shortest >= LONG));
+        if self.looks.len() > LOOKS {
+            self.looks.remove(0);
+        }
+        if self.looks.len() < LOOKS {
+            return Verdict::Enough;
+        }
+        let rate: u64 = self.looks.iter().map(|(bytes, _)| bytes).sum();
+        if self.before.is_some_and(|before| (rate as f64) < WORTH * before as f64) {
+            return Verdict::Never;
+        }
+        if !self.looks.iter().all(|(_, room)| *room) {
+            return Verdict::Enough;
+        }
+        let from = 1 + self.more;
+        let to = (2 * from).min(MOST);
+        if to == from {
+            return Verdict::Never;
+        }
+        (self.more, self.settling, self.before) = (to - 1, SETTLING, Some(rate));
+        self.looks.clear();
+        Verdict::More { from, to }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ssh::line::Usage;
+
+    /// Looks at a line that carries so many bytes in each, with that delay over a shortest of 50 ms.
+    fn looks(
+        need: &mut Need,
+        seen: &mut Seen,
+        count: usize,
+        bytes: u64,
+        delay: u64,
+    ) -> Vec<Verdict> {
+        let one = |_| {
+            seen.usage.arrived += bytes;
+            seen.usage.busy += LOOK;
+            seen.round_trip = Duration::from_millis(50 + delay);
+            need.after(*seen)
+        };
+        (0..count).map(one).filter(|verdict| *verdict != Verdict::Enough).collect()
+    }
+
+    fn begin() -> (Need, Seen) {
+        let (usage, delay) = (Usage::default(), Duration::from_millis(50));
+        (Need::default(), Seen { usage, round_trip: delay, shortest: delay })
+    }
+
+    #[test]
+    fn more_are_tried_as_long_as_they_carry_more() {
+        let (mut need, mut seen) = begin();
+        assert_eq!(looks(&mut need, &mut seen, 4, 1000, 0), []);
+        assert_eq!(looks(&mut need, &mut seen, 1, 1000, 5), [Verdict::More { from: 1, to: 2 }]);
+        assert_eq!(looks(&mut need, &mut seen, SETTLING + 3, 2000, 0), []);
+        assert_eq!(looks(&mut need, &mut seen, 1, 2000, 0), [Verdict::More { from: 2, to: 4 }]);
+        assert_eq!(looks(&mut need, &mut seen, SETTLING + 3, 2100, 0), []);
+        assert_eq!(looks(&mut need, &mut seen, 1, 2100, 0), [Verdict::Never]);
+        let (mut need, mut seen) = begin();
+        let tried: Vec<_> =
+            (1..40).flat_map(|n| looks(&mut need, &mut seen, 4, n * 1000, 0)).collect();
+        assert_eq!(tried.last(), Some(&Verdict::Never), "{tried:?}");
+        assert!(tried.contains(&Verdict::More { from: 4, to: MOST }), "{tried:?}");
+    }
+
+    #[test]
+    fn a_line_that_is_full_is_left_alone() {
+        let (mut need, mut seen) = begin();
+        // What waits in the line delays what comes after it.
+        assert_eq!(looks(&mut need, &mut seen, 40, 1000, 30), []);
+        // Not always full.
+        for _ in 0..10 {
+            assert_eq!(looks(&mut need, &mut seen, 3, 1000, 0), []);
+            assert_eq!(looks(&mut need, &mut seen, 1, 1000, 30), []);
+        }
+        let (mut need, mut seen) = begin();
+        seen.shortest = Duration::from_millis(1);
+        assert_eq!(looks(&mut need, &mut seen, 40, 1000, 0), []);
+    }
+
+    #[test]
+    fn how_many_is_told() {
+        assert_eq!("auto".parse(), Ok(Connections::Auto));
+        assert_eq!("3".parse(), Ok(Connections::Exactly(3)));
+        for wrong in ["0", "9", "-1", "many", ""] {
+            let error = wrong.parse::<Connections>().unwrap_err();
+            assert!(error.contains("from 1 to 8"), "{error}");
+        }
+    }
+}
