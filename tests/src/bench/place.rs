@@ -190,17 +190,21 @@ impl Place {
             Some(quality) => self.link = Some(Link::join(["source", "target"], quality)?),
             None => drop(ip("link add source type veth peer name target")?),
         }
+        // As a property of the route anything the kernel has can be taken.
+        let control = |device: &str| {
+            congestion.map(|name| format!("route change 10.77.0.0/24 dev {device} congctl {name}"))
+        };
         let pid = self.sshd.id();
         ip(&format!("link set target netns {pid}"))?;
         ip("link set lo up")?;
         ip(&format!("address add {SOURCE}/24 dev source"))?;
         ip("link set source up")?;
-        let control = congestion.map_or_else(String::new, |name| {
-            format!("echo {name} > /proc/sys/net/ipv4/tcp_congestion_control && ")
-        });
-        run(Command::new("sh").arg("-c").arg(format!("{control}:")))?;
+        if let Some(control) = control("source") {
+            ip(&control)?;
+        }
         let inside = format!(
-            "{control}ip link set lo up; ip address add {TARGET}/24 dev target && ip link set target up"
+            "ip link set lo up; ip address add {TARGET}/24 dev target && ip link set target up{}",
+            control("target").map_or_else(String::new, |control| format!(" && ip {control}"))
         );
         run(Command::new("nsenter")
             .arg(format!("--net=/proc/{pid}/ns/net"))
