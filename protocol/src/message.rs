@@ -59,8 +59,10 @@ use thiserror::Error;
 pub const EXTRA_FILES: u32 = u32::MAX;
 
 /// The agent's first argument that makes it a lane; the second is the agent's socket. It passes on what
-/// comes over its standard input.
+/// comes over its standard input, and writes [`LANE_IS_OPEN`] once it can.
 pub const LANE: &str = "lane";
+/// The one byte on a lane's standard output.
+pub const LANE_IS_OPEN: u8 = b'+';
 
 /// A message to the agent. Its tag comes first and apart from its body: with the tag inside,
 /// serde would buffer the body, secrets included, where nothing wipes it.

@@ -79,7 +79,7 @@ fn seed() -> Result<u64> {
     Ok(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs())
 }
 
-/// Blocks come over all of several connections; where one of them is cut the copy goes on with one alone.
+/// Blocks come over all of several connections; where one of them is cut the copy goes on.
 fn several(bed: &Bed<'_>, whole: u64) -> Result<()> {
     for cuts in [0, 1] {
         let (line, disk) = (Line::to(&bed.sshd)?, Disk::new(300)?);
@@ -91,7 +91,10 @@ fn several(bed: &Bed<'_>, whole: u64) -> Result<()> {
         bed.source.judge(&disk.root())?;
         let count = |what: &str| ended.stdout.lines().filter(|line| line.contains(what)).count();
         let (opened, broke) = (count(r#""count":4"#), count("reconnecting"));
-        ensure!((opened, broke) == (1, cuts), "{cuts} cuts:\n{}", ended.stdout);
+        // If it was the first of them, nothing is known of the others.
+        let expected = 1..=1 + cuts;
+        let as_expected = expected.contains(&opened) && broke == cuts;
+        ensure!(as_expected, "{cuts} cuts:\n{}", ended.stdout);
     }
     Ok(())
 }

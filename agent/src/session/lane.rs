@@ -9,8 +9,10 @@
 //! for. Blocks have numbers, so it does not matter over which connection one comes.
 
 use super::wire::{Intake, WireError};
+use keystone_protocol::message::LANE_IS_OPEN;
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Write};
+use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::ExitCode;
@@ -20,7 +22,7 @@ use std::time::{Duration, Instant};
 /// How many there may be.
 const MOST: usize = 7;
 /// How long a lane looks for the agent, which may not have read yet that it is to listen.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Listens at `socket`; what comes goes to `intake`.
@@ -31,7 +33,7 @@ pub(super) fn listen(socket: &Path, intake: Intake) -> io::Result<()> {
     let listener = UnixListener::bind(socket)?;
     let each = move || {
         // An error is one of a connection that is gone already.
-        for stream in listener.incoming().take(MOST).flatten() {
+        for stream in listener.incoming().flatten().take(MOST) {
             let intake = intake.clone();
             let read = move || match intake.take_blocks(stream) {
                 Ok(()) | Err(WireError::Ended) => tracing::debug!("a lane has ended"),
@@ -45,16 +47,31 @@ pub(super) fn listen(socket: &Path, intake: Intake) -> io::Result<()> {
     thread::Builder::new().name("lanes".to_owned()).spawn(each).map(drop)
 }
 
-/// A lane: passes standard input on to the agent that listens at the socket in `arguments`.
+/// A lane: passes standard input on to the agent that listens at the socket in `arguments`, until either
+/// ends.
 pub fn lane_main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let (Some(socket), None) = (arguments.next(), arguments.next()) else {
         eprintln!("keystone-agent: a lane takes the agent's socket");
         return ExitCode::from(64);
     };
-    let passed = connect(Path::new(&socket))
-        .and_then(|mut agent| io::copy(&mut io::stdin().lock(), &mut agent));
-    match passed {
-        Ok(_) => ExitCode::SUCCESS,
+    let pass = |agent: UnixStream| {
+        let mut from_agent = agent.try_clone()?;
+        io::stdout().write_all(&[LANE_IS_OPEN])?;
+        io::stdout().flush()?;
+        let passing = thread::spawn(move || {
+            let mut to_agent = &agent;
+            io::copy(&mut io::stdin().lock(), &mut to_agent)?;
+            to_agent.shutdown(Shutdown::Write)
+        });
+        // It says nothing; it closes its end when it was given all, or can't take any more.
+        io::copy(&mut from_agent, &mut io::sink())?;
+        match passing.is_finished() {
+            true => passing.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into())),
+            false => Err(io::Error::new(io::ErrorKind::BrokenPipe, "the agent closed it")),
+        }
+    };
+    match connect(Path::new(&socket)).and_then(pass) {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("keystone-agent: the lane to {} broke: {error}", socket.display());
             ExitCode::FAILURE
@@ -79,7 +96,7 @@ mod tests {
     use crate::execute::cancel::Cancel;
     use keystone_protocol::frame::{BlockHeader, Encoding, encode_block_header, set_number};
     use keystone_protocol::message::{ToAgent, encode};
-    use std::io::{Write, pipe};
+    use std::io::pipe;
 
     const BOUND: Duration = Duration::from_secs(10);
 

@@ -7,7 +7,7 @@ use crate::store::held::offer::{Offer, RestoreError};
 use crate::store::{Block, ClosureSource, Held, SourceError, window_log};
 use keystone_protocol::event::Event;
 use keystone_protocol::fetch::{Fetch, NotFetched};
-use keystone_protocol::frame::{BlockHeader, Encoding};
+use keystone_protocol::frame::{BlockHeader, Encoding, MAX_BLOCK};
 use keystone_protocol::message::{ToAgent, ToController, Wanted};
 use keystone_protocol::secret::Secret;
 use std::cell::RefCell;
@@ -26,7 +26,7 @@ const MAX_DAMAGED: u32 = 32;
 
 /// How far a block may be ahead of the next one: what is sent beyond is bounded in bytes by the credit,
 /// and in number by what anybody would cut NARs into.
-const MOST_EARLY: u64 = 1 << 20;
+const MOST_EARLY: u64 = 1 << 16;
 
 /// The longest time that the operator may take to keep a recovery key.
 const RECOVERY_KEY_BOUND: Duration = Duration::from_secs(30 * 60);
@@ -65,8 +65,9 @@ struct Arrivals {
     /// Blocks asked for again.
     asked: BTreeSet<u64>,
     damaged: u32,
-    /// Blocks that came before their turn.
+    /// Blocks that came before their turn, and their bytes.
     early: BTreeMap<u64, Block>,
+    early_bytes: usize,
     /// Bytes handed out, and bytes of the block handed out last, which are in use.
     taken: u64,
     in_use: u64,
@@ -81,6 +82,10 @@ impl Arrivals {
         self.expect(number)?;
         if self.asked.remove(&number) && header.encoding == Encoding::Chunks {
             return Err(WireError::OutOfTurn("chunks where bytes were asked for"));
+        }
+        self.early_bytes += data.len();
+        if self.early_bytes > CREDIT + MAX_BLOCK {
+            return Err(WireError::OutOfTurn("more closure data than it has credit for"));
         }
         self.early.insert(number, Block { header, data });
         Ok(())
@@ -106,10 +111,21 @@ impl Arrivals {
         Ok(())
     }
 
-    /// The number below which all blocks arrived whole.
+    /// The next block, if it is there.
+    fn take_next(&mut self) -> Option<Block> {
+        let block = self.early.remove(&self.next)?;
+        self.early_bytes -= block.data.len();
+        Some(block)
+    }
+
+    /// The number below which nothing will be asked for again: all arrived whole, and named no chunks that
+    /// could turn out not to be there any more.
     fn all_below(&self) -> u64 {
-        let arrived = (self.next..).take_while(|number| self.early.contains_key(number));
-        self.next + arrived.count() as u64
+        let is_done = |number: &u64| {
+            let block = self.early.get(number);
+            block.is_some_and(|block| block.header.encoding != Encoding::Chunks)
+        };
+        self.next + (self.next..).take_while(is_done).count() as u64
     }
 }
 
@@ -192,7 +208,7 @@ impl ClosureSource for Remote<'_> {
             self.wire.borrow_mut().send(&message).map_err(source_error)?;
         }
         loop {
-            if let Some(block) = self.arrivals.early.remove(&self.arrivals.next) {
+            if let Some(block) = self.arrivals.take_next() {
                 let Some(block) = self.restored(block)? else {
                     let number = self.arrivals.next;
                     self.arrivals.asked.insert(number);
@@ -412,6 +428,36 @@ mod tests {
         // Damaged again when they are sent again, and several in a row.
         assert_eq!(receive(40, |n| if (5..9).contains(&n) { 3 } else { 0 }), Ok(12));
         assert_eq!(receive(3, |n| u32::from(n == 2)), Ok(1));
+    }
+
+    fn arrived(number: u64, encoding: Encoding, length: usize) -> ArrivedBlock {
+        let raw_len = length as u32;
+        let header = BlockHeader { path: 0, offset: 0, raw_len, encoding, last: false };
+        ArrivedBlock { header, data: vec![0; length].into(), number }
+    }
+
+    #[test]
+    fn what_may_be_asked_for_again_is_not_done() {
+        let mut arrivals = Arrivals::default();
+        for number in [0, 1, 2, 4] {
+            let encoding = if number == 1 { Encoding::Chunks } else { Encoding::Raw };
+            arrivals.whole(arrived(number, encoding, 10)).unwrap();
+        }
+        assert_eq!(arrivals.all_below(), 1, "chunks may be gone");
+        for next in 1..3 {
+            assert!(arrivals.take_next().is_some());
+            arrivals.next = next;
+        }
+        assert_eq!(arrivals.all_below(), 3, "one is missing");
+        assert!(arrivals.whole(arrived(1, Encoding::Raw, 10)).is_err(), "it is there already");
+        assert!(arrivals.whole(arrived(4, Encoding::Raw, 10)).is_err(), "it is there already");
+        assert!(arrivals.whole(arrived(MOST_EARLY + 3, Encoding::Raw, 10)).is_err());
+        // As much as there may be, and one more.
+        let most = (CREDIT + MAX_BLOCK - 20) >> 20;
+        for number in 0..most as u64 {
+            arrivals.whole(arrived(10 + number, Encoding::Raw, 1 << 20)).unwrap();
+        }
+        assert!(arrivals.whole(arrived(5, Encoding::Raw, 1 << 20)).is_err());
     }
 
     #[test]

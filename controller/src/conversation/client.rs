@@ -14,7 +14,7 @@ use keystone_protocol::version::PROTOCOL_VERSION;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncRead;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// Bound of the hello: the program has only to start.
 const HELLO: Duration = Duration::from_secs(30);
@@ -22,6 +22,8 @@ const HELLO: Duration = Duration::from_secs(30);
 const INVENTORY: Duration = Duration::from_secs(180);
 /// Bound of a plan: it takes an inventory too.
 const PLAN: Duration = Duration::from_secs(240);
+/// How long after one of several connections ended the agent may say why, or be found gone.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 /// Bound of the answer to `Reboot`.
 const REBOOT: Duration = Duration::from_secs(60);
 
@@ -47,8 +49,10 @@ pub struct Conversation {
     pub(super) delta: Delta,
     /// How further connections are made, until the first blocks are sent.
     pub(super) lanes: Option<Lanes>,
-    /// The step that further connections were made for.
+    /// The step for which blocks are sent.
     pub(super) carrying: Option<Option<String>>,
+    /// How one of several connections ended, and until when it is waited for what the agent says of it.
+    lane_lost: Option<(String, Instant)>,
     /// What is known of the way to the machine.
     pub(super) memory: Arc<Memory>,
     hello: AgentHello,
@@ -90,6 +94,7 @@ impl Conversation {
             delta: Delta::default(),
             lanes: None,
             carrying: None,
+            lane_lost: None,
             memory: Arc::default(),
             hello,
         };
@@ -226,7 +231,19 @@ impl Conversation {
         operator: &mut impl Operator,
     ) -> Result<ToController, ConversationError> {
         loop {
-            match self.wire.incoming.recv().await {
+            let next = self.wire.incoming.recv();
+            let incoming = match &self.lane_lost {
+                None => next.await,
+                Some((why, until)) => match timeout_at(*until, next).await {
+                    Ok(incoming) => incoming,
+                    // The others are well, so it is not the line that broke.
+                    Err(_) => {
+                        self.memory.note_lost_lane();
+                        return Err(ConversationError::LaneLost { doing, why: why.clone() });
+                    }
+                },
+            };
+            match incoming {
                 Some(Incoming::Message(message)) => return Ok(*message),
                 Some(Incoming::Broken(MessageError::Version(other))) => return Err(other.into()),
                 Some(Incoming::Broken(error)) => return Err(error.into()),
@@ -237,9 +254,10 @@ impl Conversation {
                 Some(Incoming::Connections(count)) => {
                     operator.notice(Notice::Connections { count });
                 }
-                // What it carried is missing, unless all had arrived that it was made for.
+                // What it carried is missing, unless all blocks had arrived.
                 Some(Incoming::LaneLost(why)) if self.carrying.as_ref() == Some(&self.step) => {
-                    return Err(ConversationError::LaneLost { doing, why });
+                    // It may have ended with the agent, or with the line.
+                    self.lane_lost.get_or_insert_with(|| (why, Instant::now() + LAST_WORDS));
                 }
                 Some(Incoming::LaneLost(why)) => tracing::debug!("{why}"),
                 Some(Incoming::Ended(exit)) => return Err(self.lost(doing, exit)),

@@ -400,8 +400,8 @@ impl Run {
             let sending =
                 Sending { source, items, credit, window_log, known, blocks, control, line };
             self.stream = Some(Stream::start(sending, memory));
+            agent.carrying = Some(agent.step.clone());
             if let Some(lanes) = agent.lanes.take() {
-                agent.carrying = Some(agent.step.clone());
                 self.attendant = Some(lanes.attend(agent.wire.beside(), Arc::clone(&agent.memory)));
             }
         }

@@ -9,10 +9,11 @@ use super::transport::{Beside, Incoming, send_block};
 use crate::ssh::exec::{Exit, Running, collect};
 use crate::ssh::line::Seen;
 use crate::ssh::{ConnectOptions, Destination, Session, SshError};
-use keystone_protocol::message::{LANE, ToAgent, encode};
+use keystone_protocol::message::{LANE, LANE_IS_OPEN, ToAgent, encode};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
+use tokio::io::AsyncReadExt;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
@@ -50,7 +51,8 @@ impl std::str::FromStr for Connections {
     }
 }
 
-/// How further connections to an agent are made. Nobody is asked anything for them.
+/// How further connections to an agent are made: by what was given and typed for the first, without
+/// asking. (An SSH agent may ask by itself.)
 #[derive(Debug, Clone)]
 pub struct Lanes {
     /// The machine.
@@ -80,11 +82,21 @@ impl Memory {
     pub(super) fn note_rate(&self, rate: f64) {
         self.rate.store(rate as u64, Ordering::Relaxed);
     }
+
+    /// One of several connections broke while the others were well.
+    pub(super) fn note_lost_lane(&self) {
+        self.lane_broke.store(true, Ordering::Relaxed);
+        // That was the rate of several.
+        self.rate.store(0, Ordering::Relaxed);
+    }
 }
 
 /// How often it is looked what the line does.
 const LOOK: Duration = Duration::from_millis(500);
-/// Bound of the goodbye.
+/// How long a further connection may take to reach the agent, once its program was started: longer than
+/// that tries, and than what waits in the first connection before the agent knows.
+const REACH: Duration = Duration::from_secs(150);
+/// Bound of a program's last words.
 const GOODBYE: Duration = Duration::from_secs(2);
 
 /// Opens connections while this is there; those that are open stay as long as blocks may come.
@@ -105,13 +117,13 @@ impl Lanes {
                 return;
             }
             match self.connections {
-                Connections::Exactly(count) => drop(self.open(&beside, &memory, 1, count).await),
-                Connections::Auto => self.as_needed(&beside, &memory).await,
+                Connections::Exactly(count) => drop(self.open(&beside, 1, count).await),
+                Connections::Auto => self.as_needed(&beside).await,
             }
         }))
     }
 
-    async fn as_needed(&self, beside: &Beside, memory: &Arc<Memory>) {
+    async fn as_needed(&self, beside: &Beside) {
         let mut need = Need::default();
         loop {
             sleep(LOOK).await;
@@ -121,8 +133,7 @@ impl Lanes {
                 Verdict::Never => return,
                 Verdict::More { from, to } => {
                     tracing::debug!("{from} connections do not fill the line, {to} are tried");
-                    if let Err(error) = self.open(beside, memory, from, to).await {
-                        tracing::info!("no further connections: {}", crate::chain(&error));
+                    if !self.open(beside, from, to).await {
                         return;
                     }
                 }
@@ -130,14 +141,9 @@ impl Lanes {
         }
     }
 
-    /// Opens what is missing from `from` to `to`, all at once.
-    async fn open(
-        &self,
-        beside: &Beside,
-        memory: &Arc<Memory>,
-        from: usize,
-        to: usize,
-    ) -> Result<(), SshError> {
+    /// Opens what is missing from `from` to `to`; whether all were. One alone first: where that does not get
+    /// in, no more are tried.
+    async fn open(&self, beside: &Beside, from: usize, to: usize) -> bool {
         let socket = format!("{}.lanes", self.program);
         if from == 1
             && to > 1
@@ -145,64 +151,84 @@ impl Lanes {
         {
             beside.say(said);
         }
-        let mut opening = JoinSet::new();
-        for _ in from..to {
-            let (lanes, socket) = (self.clone(), socket.clone());
-            opening.spawn(async move { lanes.connect_one(&socket).await });
-        }
-        let (mut open, mut result) = (from, Ok(()));
-        while let Some(opened) = opening.join_next().await {
-            match opened {
-                Ok(Ok((session, running))) => {
-                    open += 1;
-                    if let Some(line) = beside.line.upgrade() {
-                        line.join(Weak::clone(&running.line));
+        let mut open = from;
+        while open < to {
+            let batch = if open == from { 1 } else { to - open };
+            let mut opening = JoinSet::new();
+            for _ in 0..batch {
+                let (lanes, socket) = (self.clone(), socket.clone());
+                opening.spawn(async move { lanes.connect_one(&socket).await });
+            }
+            let mut opened = 0;
+            while let Some(one) = opening.join_next().await {
+                match one {
+                    Ok(Ok((session, running))) => {
+                        opened += 1;
+                        if let Some(line) = beside.line.upgrade() {
+                            line.join(Weak::clone(&running.line));
+                        }
+                        tokio::spawn(carry(session, running, beside.clone()));
                     }
-                    tokio::spawn(carry(session, running, beside.clone(), Arc::clone(memory)));
+                    Ok(Err(error)) => {
+                        tracing::info!("no further connection: {}", crate::chain(&error));
+                    }
+                    Err(error) => tracing::debug!("no further connection: {error}"),
                 }
-                Ok(Err(error)) => result = Err(error),
-                Err(error) => tracing::debug!("a connection was not made: {error}"),
+            }
+            open += opened;
+            if opened < batch {
+                break;
             }
         }
-        beside.tell(Incoming::Connections(open)).await;
-        result
+        if open > from {
+            beside.tell(Incoming::Connections(open)).await;
+        }
+        open == to
     }
 
+    /// One more connection, up to the agent.
     async fn connect_one(&self, socket: &str) -> Result<(Session, Running), SshError> {
         let connect = self.connect.without_prompt();
         let session = Session::connect(&self.destination, &connect).await?.as_root().await?;
-        let running = session.start(&format!("{} {LANE} {socket}", self.program)).await?;
-        Ok((session, running))
+        let mut running = session.start(&format!("{} {LANE} {socket}", self.program)).await?;
+        let what = "reaching the agent over a further connection";
+        match timeout(REACH, running.stdout.read_u8()).await {
+            Ok(Ok(LANE_IS_OPEN)) => Ok((session, running)),
+            Ok(_) => {
+                let said = timeout(GOODBYE, collect(running.stderr, 1 << 12)).await;
+                Err(SshError::Remote {
+                    host: self.destination.host.clone(),
+                    what: what.to_owned(),
+                    status: "no answer".to_owned(),
+                    stderr: String::from_utf8_lossy(&said.unwrap_or_default()).trim().to_owned(),
+                })
+            }
+            Err(_) => Err(SshError::TimedOut { what: what.to_owned(), bound: REACH }),
+        }
     }
 }
 
-/// Carries blocks until there are no more.
-async fn carry(session: Session, running: Running, beside: Beside, memory: Arc<Memory>) {
-    let Running { mut stdin, stdout, stderr, mut exit, .. } = running;
+/// Carries blocks until the conversation ends.
+async fn carry(session: Session, running: Running, mut beside: Beside) {
+    let Running { mut stdin, stdout, stderr, exit, .. } = running;
     drop(stdout);
     let said = tokio::spawn(collect(stderr, 1 << 12));
+    let blocks = beside.clone();
     let carried = async {
-        while let Some(block) = beside.next().await {
+        while let Some(block) = blocks.next().await {
             send_block(&mut stdin, block).await?;
         }
         std::io::Result::Ok(())
     };
-    let ended = tokio::select! {
-        ended = &mut exit => Some(ended.unwrap_or(Exit::Lost).to_string()),
+    let broke = tokio::select! {
+        () = beside.ended() => None,
+        ended = exit => Some(ended.unwrap_or(Exit::Lost).to_string()),
         carried = carried => carried.err().map(|error| error.to_string()),
     };
-    match ended {
-        None => {
-            let _ = stdin.eof().await;
-            let _ = timeout(GOODBYE, exit).await;
-        }
-        Some(ended) => {
-            memory.lane_broke.store(true, Ordering::Relaxed);
-            let said = timeout(GOODBYE, said).await.ok().and_then(Result::ok).unwrap_or_default();
-            let said = String::from_utf8_lossy(&said);
-            let why = format!("{ended}: {}", said.trim());
-            beside.tell(Incoming::LaneLost(why)).await;
-        }
+    if let Some(broke) = broke {
+        let said = timeout(GOODBYE, said).await.ok().and_then(Result::ok).unwrap_or_default();
+        let why = format!("{broke}: {}", String::from_utf8_lossy(&said).trim());
+        beside.tell(Incoming::LaneLost(why)).await;
     }
     session.disconnect().await;
 }

@@ -93,7 +93,7 @@ pub enum ConversationError {
 }
 
 impl ConversationError {
-    /// Whether the agent knows as well as we do that the conversation is over.
+    /// Whether a connection is gone, so that nothing can be said any more or it goes without saying.
     pub(crate) fn is_loss(&self) -> bool {
         matches!(self, ConversationError::Lost { .. } | ConversationError::LaneLost { .. })
     }

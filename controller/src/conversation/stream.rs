@@ -89,7 +89,7 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        if let Some(rate) = self.pace.rate() {
+        if let Some(rate) = self.pace.full_rate() {
             self.memory.note_rate(rate);
         }
         self.task.abort();

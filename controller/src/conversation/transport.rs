@@ -16,7 +16,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -80,6 +80,8 @@ pub(super) struct Wire {
     /// Where blocks to send come from, and where it is said what becomes of connections beside this.
     queue: Queue,
     told: mpsc::WeakSender<Incoming>,
+    /// Ends with this, for connections beside it.
+    alive: watch::Sender<()>,
     reader: JoinHandle<()>,
     writer: Option<JoinHandle<()>>,
 }
@@ -99,12 +101,18 @@ pub(super) struct Beside {
     queue: Queue,
     control: mpsc::WeakUnboundedSender<Bytes>,
     told: mpsc::WeakSender<Incoming>,
+    alive: watch::Receiver<()>,
 }
 
 impl Beside {
     /// The next block to send; none once the conversation ends.
     pub(super) async fn next(&self) -> Option<Block> {
         next(&self.queue).await
+    }
+
+    /// Waits for the end of the conversation.
+    pub(super) async fn ended(&mut self) {
+        while self.alive.changed().await.is_ok() {}
     }
 
     /// Queues a message for the agent.
@@ -157,7 +165,8 @@ impl Wire {
             let _ = incoming_in.send(Incoming::Ended(exit.await)).await;
         });
         let writer = Some(tokio::spawn(write(out, control_out, Arc::clone(&queue))));
-        Wire { incoming, control, blocks, line: Weak::new(), queue, told, reader, writer }
+        let (line, alive) = (Weak::new(), watch::Sender::new(()));
+        Wire { incoming, control, blocks, line, queue, told, alive, reader, writer }
     }
 
     /// What connections beside this one need.
@@ -167,6 +176,7 @@ impl Wire {
             queue: Arc::clone(&self.queue),
             control: self.control.downgrade(),
             told: mpsc::WeakSender::clone(&self.told),
+            alive: self.alive.subscribe(),
         }
     }
 

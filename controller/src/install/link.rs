@@ -77,7 +77,11 @@ impl Link {
                     destination: options.destination.clone(),
                     connect: options.connect.clone(),
                     program: remote.path().to_owned(),
-                    connections: options.connections,
+                    connections: match options.connections {
+                        // Nobody would go on after one of several broke.
+                        Connections::Auto if options.patience.is_zero() => Connections::Exactly(1),
+                        connections => connections,
+                    },
                 };
                 conversation.set_lanes(lanes, Arc::clone(&contact.memory));
                 operator.notice(Notice::AgentStarted {

@@ -193,7 +193,7 @@ impl Pace {
             since: Instant::now(),
             held: 0.0,
             rate: rate.filter(|_| line.strong_count() > 0),
-            was_full: rate.is_some(),
+            was_full: false,
             level: None,
             seen: Seen::default(),
             told: false,
@@ -267,6 +267,12 @@ impl Pace {
     /// The line's rate in bytes per second, once it is known.
     pub fn rate(&self) -> Option<f64> {
         self.lock().rate
+    }
+
+    /// The same if the line was full once, so that it is no guess.
+    pub fn full_rate(&self) -> Option<f64> {
+        let state = self.lock();
+        state.rate.filter(|_| state.was_full)
     }
 
     /// Whether the line carries less than `limit` bytes per second; none as long as nobody can tell.

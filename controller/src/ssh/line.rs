@@ -17,7 +17,8 @@ use tokio::net::TcpStream;
 #[derive(Debug)]
 pub struct Line {
     first: OwnedFd,
-    beside: Mutex<Vec<Weak<Line>>>,
+    /// With what they had carried when they were last asked.
+    beside: Mutex<Vec<(Weak<Line>, u64)>>,
 }
 
 /// What a connection did so far.
@@ -73,9 +74,9 @@ impl Line {
         line.usage().is_some().then_some(line)
     }
 
-    /// Counts what `other` carries from now on, too.
+    /// Counts what `other` carries, too; also after it has ended.
     pub fn join(&self, other: Weak<Line>) {
-        self.beside.lock().unwrap_or_else(PoisonError::into_inner).push(other);
+        self.beside.lock().unwrap_or_else(PoisonError::into_inner).push((other, 0));
     }
 
     /// What it did so far, those beside it included; `None` if the kernel does not count it. All of them
@@ -87,10 +88,14 @@ impl Line {
     /// The same and what the first is like.
     pub fn seen(&self) -> Option<Seen> {
         let info = self.info()?;
-        let beside = self.beside.lock().unwrap_or_else(PoisonError::into_inner);
-        let open = beside.iter().filter_map(Weak::upgrade).filter_map(|line| line.info());
+        let mut beside = self.beside.lock().unwrap_or_else(PoisonError::into_inner);
+        for (line, arrived) in beside.iter_mut() {
+            if let Some(info) = line.upgrade().and_then(|line| line.info()) {
+                *arrived = info.bytes_acked;
+            }
+        }
         let usage = Usage {
-            arrived: info.bytes_acked + open.map(|info| info.bytes_acked).sum::<u64>(),
+            arrived: info.bytes_acked + beside.iter().map(|(_, arrived)| arrived).sum::<u64>(),
             busy: Duration::from_micros(info.busy_time),
         };
         let micros = |micros: u32| Duration::from_micros(micros.into());
@@ -157,12 +162,12 @@ mod tests {
         let (least, most) = (Duration::from_micros(1), Duration::from_millis(500));
         assert!(least <= seen.shortest && seen.shortest <= seen.round_trip, "{seen:?}");
         assert!(seen.round_trip <= most, "{seen:?}");
-        // What another one carries is added, as long as it is there.
+        // What another one carries is added, and stays when it ends.
         let beside = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let beside = Arc::new(Line::of(&beside).unwrap());
         line.join(Arc::downgrade(&beside));
         assert_eq!(line.usage().unwrap().arrived, after.arrived + 1);
         drop(beside);
-        assert_eq!(line.usage().unwrap().arrived, after.arrived);
+        assert_eq!(line.usage().unwrap().arrived, after.arrived + 1);
     }
 }

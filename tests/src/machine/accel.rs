@@ -44,10 +44,14 @@ pub fn probe() -> Result<Accel> {
     Ok(accel)
 }
 
-/// A guest did not come up: whether it is worth to try another one, by TCG, since it was run by KVM.
-pub(crate) fn fall_back() -> bool {
+/// A guest that was run `by` that did not come up: whether it is worth to try another one, by TCG.
+pub(crate) fn fall_back(by: Accel) -> bool {
     let asked_for = std::env::var_os("KEYSTONE_LAB_ACCEL").is_some();
-    !asked_for && found().replace(Accel::Tcg) == Some(Accel::Kvm)
+    let worth = by == Accel::Kvm && !asked_for;
+    if worth {
+        *found() = Some(Accel::Tcg);
+    }
+    worth
 }
 
 fn found() -> MutexGuard<'static, Option<Accel>> {

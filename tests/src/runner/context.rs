@@ -170,9 +170,10 @@ impl Live {
             running.wait_ssh(&ssh, LIVE_BOOT).context("the live system did not come up")?;
             Ok(Live { running, machine, ssh })
         };
+        let by = accel::probe()?;
         let what = format!("boot the live system on {}", hardware.name);
         match timed(&what, boot) {
-            Err(error) if accel::fall_back() => {
+            Err(error) if accel::fall_back(by) => {
                 eprintln!("lab: KVM is not used from here on: {error:#}");
                 timed(&what, boot)
             }
