@@ -2,7 +2,7 @@
 //!
 //! | module | job | effect on |
 //! |---|---|---|
-//! | [`session`] | the conversation with whoever drives the agent | stdin, stdout |
+//! | [`session`] | the conversation with whoever drives the agent | stdin, stdout, a socket for further connections |
 //! | [`inventory`] | what the machine is | reads only |
 //! | [`plan`] | inventory + layout + options → plan: the crate `keystone-planner` | none: pure |
 //! | [`execute`] | runs a plan's steps, emits events, keeps the journal | the journal |
