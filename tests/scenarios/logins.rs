@@ -140,7 +140,7 @@ impl Keys {
         ssh.ok_given("chpasswd", &format!("root:{}\n", steps::PASSWORD))?;
         ssh.ok("sshd -t && systemctl reload ssh")?;
         let began = Instant::now();
-        while ssh.answers().is_err() {
+        while ssh.answers(RELOAD).is_err() {
             ensure!(began.elapsed() < RELOAD, "the machine's sshd does not come back");
         }
         fs::write(at("authority"), format!("@cert-authority * {}", read("hosts-ca.pub")?))?;

@@ -31,7 +31,7 @@ use crate::{native, setup};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use link::Quality;
-use peer::{Kind, PACKED, Peer};
+use peer::{Kind, Peer};
 use place::Place;
 use report::{Row, Table};
 use std::os::unix::process::CommandExt;
@@ -141,15 +141,16 @@ fn cache(place: &mut Place, closure: &closure::Made) -> Result<()> {
 }
 
 /// Makes the file that a limit sends, unless it is there; not measured.
-fn pack(place: &Place, closure: &closure::Made) -> Result<()> {
-    let stamp = place.at(&format!("{PACKED}.made"));
+fn pack(place: &Place, closure: &closure::Made, regime: Regime) -> Result<()> {
+    let Some((level, file)) = peer::packed(regime) else { return Ok(()) };
+    let stamp = place.at(&format!("{file}.made"));
     let closure::Part { toplevel, list, .. } = &closure.first;
     if std::fs::read_to_string(&stamp).unwrap_or_default() == *toplevel {
         return Ok(());
     }
     timed("pack the closure", || {
         let pack = format!(
-            "sed s,^/,, {list} | tar -C /bench/source -cf - -T - | zstd -q -9 -T0 --long=27 -f -o {PACKED}"
+            "sed s,^/,, {list} | tar -C /bench/source -cf - -T - | zstd -q {level} -T0 -f -o {file}"
         );
         run(&mut place.shell(&pack))?;
         Ok(std::fs::write(&stamp, toplevel)?)
@@ -208,8 +209,8 @@ pub fn closure(options: &Options) -> Result<()> {
         if peers.iter().any(|peer| peer.name.starts_with("http")) {
             cache(&mut place, &closure)?;
         }
-        if peers.iter().any(|peer| peer.kind == Kind::Limit) && regime.is_slow() {
-            pack(&place, &closure)?;
+        if peers.iter().any(|peer| peer.kind == Kind::Limit) {
+            pack(&place, &closure, regime)?;
         }
         let table = measure_all(&place, &closure, regime, &peers, options)?;
         println!("{table}");

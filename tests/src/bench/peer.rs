@@ -38,8 +38,15 @@ const GCM: &str = "-c aes128-gcm@openssh.com";
 const SOURCE: &str = "local?root=/bench/source";
 const TARGET: &str = "local?root=/bench/target";
 
-/// The closure's files in one file, compressed.
-pub const PACKED: &str = "/bench/cache/packed.tar.zst";
+/// How the closure's files are packed into one file for a limit: by zstd's words for that line, into that
+/// file; none where nothing is compressed.
+pub fn packed(regime: Regime) -> Option<(&'static str, &'static str)> {
+    match regime {
+        Regime::Unshaped => None,
+        Regime::Gigabit => Some(("-1", "/bench/cache/packed-1.tar.zst")),
+        Regime::Fast | Regime::Far => Some(("-9 --long=27", "/bench/cache/packed.tar.zst")),
+    }
+}
 
 /// All of them that make sense on such a line; Keystone first.
 pub fn all(regime: Regime) -> Vec<Peer> {
@@ -146,11 +153,18 @@ pub fn all(regime: Regime) -> Vec<Peer> {
             Unverified,
             tar("| zstd -9 -T0 --long=27", "zstd -d --long=27 |", GCM),
         ));
-        all.push(peer(
-            "limit: packed before (zstd -9 --long=27), ssh gcm, nothing written",
-            Limit,
-            format!("ssh {GCM} target 'cat > /dev/null' < {PACKED}"),
-        ));
+    }
+    if let Some((_, file)) = packed(regime) {
+        let name = match regime {
+            Regime::Gigabit => "limit: packed before (zstd -1), ssh gcm, nothing written",
+            _ => "limit: packed before (zstd -9 --long=27), ssh gcm, nothing written",
+        };
+        all.push(peer(name, Limit, format!("ssh {GCM} target 'cat > /dev/null' < {file}")));
+    }
+    if regime == Regime::Gigabit {
+        let read = "sed s,^/,, @LIST@ | tar -C /bench/source -cf - -T -";
+        let pack = format!("{read} | zstd -1 -T0 > /dev/null");
+        all.push(peer("limit: read, zstd -1, nothing sent", Limit, pack));
     }
     all
 }

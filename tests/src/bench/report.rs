@@ -71,7 +71,7 @@ impl Table {
 
     /// The peers but ours.
     pub(super) fn others(&self) -> impl Iterator<Item = &'static str> + '_ {
-        self.order.iter().copied().filter(|name| *name != OURS)
+        self.order.iter().copied().filter(|name| !name.starts_with(OURS))
     }
 
     pub(super) fn regime(&self) -> Regime {

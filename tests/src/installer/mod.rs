@@ -160,14 +160,16 @@ pub fn medium(lab: &Lab, variant: Variant) -> Result<Medium> {
 /// # Errors
 /// `ssh-keygen` is missing or failed.
 pub fn key(lab: &Lab) -> Result<PathBuf> {
-    let key = lab.dir("ssh")?.join("id_ed25519");
-    if !key.exists() {
+    const NAME: &str = "id_ed25519";
+    // Both halves are there at once, and of one key, whoever else makes it.
+    let made = lab.artefact("ssh-key", "ed25519", |dir| {
         run(Command::new("ssh-keygen")
             .args(["-q", "-t", "ed25519", "-N", "", "-C", "keystone-lab", "-f"])
-            .arg(&key))
-        .context("making the lab's SSH key: install openssh-client")?;
-    }
-    Ok(key)
+            .arg(dir.join(NAME)))
+        .context("making the lab's SSH key: install openssh-client")
+        .map(drop)
+    })?;
+    Ok(made.join(NAME))
 }
 
 /// Writes `text` to `root/path`, with the directories it needs.

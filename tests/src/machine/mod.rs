@@ -198,6 +198,12 @@ impl Machine {
     }
 }
 
+/// How long a guest may be expected to boot, what an attempt to log in may take then, and what it may take
+/// later: a guest that is up may be slow to answer.
+const BOOTING: Duration = Duration::from_secs(120);
+const ATTEMPT: Duration = Duration::from_secs(10);
+const LATER_ATTEMPT: Duration = Duration::from_secs(60);
+
 /// A machine that runs. Dropping it pulls the plug.
 #[derive(Debug)]
 pub struct Running {
@@ -233,7 +239,8 @@ impl Running {
     pub fn wait_ssh(&mut self, ssh: &Ssh, bound: Duration) -> Result<()> {
         let began = Instant::now();
         loop {
-            let Err(words) = ssh.answers() else { return Ok(()) };
+            let attempt = if began.elapsed() < BOOTING { ATTEMPT } else { LATER_ATTEMPT };
+            let Err(words) = ssh.answers(attempt) else { return Ok(()) };
             self.alive()?;
             if began.elapsed() > bound {
                 let waited = bound.as_secs();

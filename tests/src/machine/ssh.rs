@@ -13,8 +13,6 @@ use tempfile::TempDir;
 const BOUND: Duration = Duration::from_secs(900);
 /// How long a guest that is up may take to answer: one emulated processor does one thing at a time.
 const CONNECT: Duration = Duration::from_secs(60);
-/// The same for one that may not be up.
-const ATTEMPT: Duration = Duration::from_secs(10);
 
 /// A port of the guest that leads to one of this computer; until this is dropped.
 #[derive(Debug)]
@@ -69,9 +67,9 @@ impl Ssh {
         self.connecting(command, CONNECT)
     }
 
-    /// Whether it can be logged in by now; if not, what `ssh` says.
-    pub fn answers(&self) -> Result<(), String> {
-        let output = self.run_within("true", ATTEMPT).map_err(|error| format!("{error:#}"))?;
+    /// Whether it can be logged in by now, within `bound`; if not, what `ssh` says.
+    pub fn answers(&self, bound: Duration) -> Result<(), String> {
+        let output = self.run_within("true", bound).map_err(|error| format!("{error:#}"))?;
         if output.status.success() {
             return Ok(());
         }

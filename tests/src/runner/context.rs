@@ -12,7 +12,12 @@ use crate::{
     installer::{self, Medium, Variant},
     keystone::Keystone,
     lab::{Lab, timed},
-    machine::{Hardware, Machine, Running, accel, disk::Disk, ssh::Ssh},
+    machine::{
+        Hardware, Machine, Running,
+        accel::{self, Accel},
+        disk::Disk,
+        ssh::Ssh,
+    },
     native::{self, NativeEnv},
     system::{self, System},
 };
@@ -20,6 +25,8 @@ use crate::{
 /// How long the live system may take to answer SSH: a minute where it is emulated
 /// on an idle computer, several on a busy one.
 const LIVE_BOOT: Duration = Duration::from_secs(420);
+/// The same where a processor runs it.
+const LIVE_BOOT_BY_KVM: Duration = Duration::from_secs(150);
 
 /// The lab as scenarios see it. What is built here is built once.
 #[derive(Debug)]
@@ -167,7 +174,8 @@ impl Live {
             let mut machine = Machine::new(hardware.clone())?;
             let mut running = machine.start(Some(&medium.image))?;
             let ssh = running.ssh(&medium.key)?;
-            running.wait_ssh(&ssh, LIVE_BOOT).context("the live system did not come up")?;
+            let bound = if accel::probe()? == Accel::Kvm { LIVE_BOOT_BY_KVM } else { LIVE_BOOT };
+            running.wait_ssh(&ssh, bound).context("the live system did not come up")?;
             Ok(Live { running, machine, ssh })
         };
         let by = accel::probe()?;
