@@ -2,7 +2,8 @@
 //!
 //! What one TCP connection carries is bounded by losses and by the delay: on a long line with a packet
 //! lost now and then it is a part of what there is room for. Then nothing waits in the line, and the
-//! time of a round trip is the shortest ever seen, however full the connection is. Further
+//! time of a round trip is the shortest ever seen, however full the connection is; and either packets are
+//! sent again, or a buffer of one of its ends is what is full. Further
 //! connections are tried there, as long as all together carry more with them.
 
 use super::transport::{Beside, Incoming, send_block};
@@ -237,14 +238,28 @@ async fn carry(session: Session, running: Running, mut beside: Beside) {
 #[derive(Debug, Default)]
 struct Need {
     last: Option<Seen>,
-    /// What was carried in the latest looks, in bytes, and whether there was room beside it.
-    looks: Vec<(u64, bool)>,
+    /// The latest looks.
+    looks: Vec<Look>,
     /// Connections beside the first.
     more: usize,
     /// Looks that do not count yet: new connections begin slowly.
     settling: usize,
     /// What was carried in as many looks before the last ones were opened.
     before: Option<u64>,
+}
+
+/// What was seen between two looks.
+#[derive(Debug)]
+struct Look {
+    /// Bytes.
+    arrived: u64,
+    /// Whether the connection was full and nothing waited in the line.
+    room: bool,
+    packets: u32,
+    /// Those sent again.
+    again: u32,
+    /// How long a buffer was what bounded it.
+    bounded: Duration,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -267,6 +282,8 @@ const LONG: Duration = Duration::from_millis(5);
 /// Nothing waits in the line where round trips take no longer than so much of the shortest, and this.
 const UNDELAYED: f64 = 1.25;
 const SLACK: Duration = Duration::from_millis(2);
+/// From this part of the packets sent again on, losses may be what bounds a connection.
+const LOSSY: f64 = 5e-4;
 /// How many are tried at first.
 const FIRST: usize = 4;
 /// What so many more have to carry, for more to be tried.
@@ -285,18 +302,28 @@ impl Need {
             self.settling -= 1;
             return Verdict::Enough;
         }
-        self.looks.push((carried.arrived, full && undelayed && seen.shortest >= LONG));
+        self.looks.push(Look {
+            arrived: carried.arrived,
+            room: full && undelayed && seen.shortest >= LONG,
+            packets: seen.packets.wrapping_sub(last.packets),
+            again: seen.again.wrapping_sub(last.again),
+            bounded: seen.bounded.saturating_sub(last.bounded),
+        });
         if self.looks.len() > LOOKS {
             self.looks.remove(0);
         }
         if self.looks.len() < LOOKS {
             return Verdict::Enough;
         }
-        let rate: u64 = self.looks.iter().map(|(bytes, _)| bytes).sum();
+        let rate: u64 = self.looks.iter().map(|look| look.arrived).sum();
         if self.before.is_some_and(|before| (rate as f64) < WORTH * before as f64) {
             return Verdict::Never;
         }
-        if self.looks.iter().filter(|(_, room)| *room).count() < ROOM_IN {
+        let count = |of: fn(&Look) -> u32| self.looks.iter().map(of).map(f64::from).sum::<f64>();
+        let lossy = count(|look| look.again) > LOSSY * count(|look| look.packets);
+        let bounded: Duration = self.looks.iter().map(|look| look.bounded).sum();
+        let because = lossy || bounded > LOOK * LOOKS as u32 / 2;
+        if !because || self.looks.iter().filter(|look| look.room).count() < ROOM_IN {
             return Verdict::Enough;
         }
         let from = 1 + self.more;
@@ -326,6 +353,8 @@ mod tests {
         let one = |_| {
             seen.usage.arrived += bytes;
             seen.usage.busy += LOOK;
+            seen.packets += 1000;
+            seen.again += 5;
             seen.round_trip = Duration::from_millis(50 + delay);
             need.after(*seen)
         };
@@ -334,7 +363,7 @@ mod tests {
 
     fn begin() -> (Need, Seen) {
         let (usage, delay) = (Usage::default(), Duration::from_millis(50));
-        (Need::default(), Seen { usage, round_trip: delay, shortest: delay })
+        (Need::default(), Seen { usage, round_trip: delay, shortest: delay, ..Seen::default() })
     }
 
     #[test]
@@ -362,6 +391,18 @@ mod tests {
         for _ in 0..10 {
             assert_eq!(looks(&mut need, &mut seen, LOOKS - 3, 1000, 0), []);
             assert_eq!(looks(&mut need, &mut seen, 3, 1000, 30), []);
+        }
+        // Nothing is lost, so that it is the line itself that bounds it; or a buffer.
+        for (bounded, tried) in [(0, 0), (400, 1)] {
+            let (mut need, mut seen) = begin();
+            let mut more = 0;
+            for _ in 0..SETTLING + LOOKS + 1 {
+                seen.usage.busy += LOOK;
+                seen.packets += 1000;
+                seen.bounded += Duration::from_millis(bounded);
+                more += usize::from(need.after(seen) != Verdict::Enough);
+            }
+            assert_eq!(more, tried, "{bounded}");
         }
         let (mut need, mut seen) = begin();
         seen.shortest = Duration::from_millis(1);

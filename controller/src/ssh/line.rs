@@ -39,6 +39,12 @@ pub struct Seen {
     pub round_trip: Duration,
     /// How long the shortest one took.
     pub shortest: Duration,
+    /// Packets with data, and those of them that were sent again.
+    pub packets: u32,
+    /// See [`Seen::packets`].
+    pub again: u32,
+    /// How long no more could be under way because a buffer of either end was full.
+    pub bounded: Duration,
 }
 
 impl Usage {
@@ -58,12 +64,18 @@ struct TcpInfo {
     before: [u32; 17],
     /// Microseconds, as all times.
     rtt: u32,
-    between: [u32; 12],
+    between: [u32; 7],
+    total_retrans: u32,
+    rates: [u32; 4],
     bytes_acked: u64,
     then: [u32; 5],
     min_rtt: u32,
-    later: [u32; 4],
+    data_segs_in: u32,
+    data_segs_out: u32,
+    delivery_rate: u64,
     busy_time: u64,
+    rwnd_limited: u64,
+    sndbuf_limited: u64,
 }
 
 impl Line {
@@ -99,7 +111,14 @@ impl Line {
             busy: Duration::from_micros(info.busy_time),
         };
         let micros = |micros: u32| Duration::from_micros(micros.into());
-        Some(Seen { usage, round_trip: micros(info.rtt), shortest: micros(info.min_rtt) })
+        Some(Seen {
+            usage,
+            round_trip: micros(info.rtt),
+            shortest: micros(info.min_rtt),
+            packets: info.data_segs_out,
+            again: info.total_retrans,
+            bounded: Duration::from_micros(info.rwnd_limited + info.sndbuf_limited),
+        })
     }
 
     fn info(&self) -> Option<TcpInfo> {
@@ -107,12 +126,18 @@ impl Line {
         let mut info = TcpInfo {
             before: [0; 17],
             rtt: 0,
-            between: [0; 12],
+            between: [0; 7],
+            total_retrans: 0,
+            rates: [0; 4],
             bytes_acked: 0,
             then: [0; 5],
             min_rtt: 0,
-            later: [0; 4],
+            data_segs_in: 0,
+            data_segs_out: 0,
+            delivery_rate: 0,
             busy_time: 0,
+            rwnd_limited: 0,
+            sndbuf_limited: 0,
         };
         let mut length = SIZE as socklen_t;
         // SAFETY: the descriptor is open, `info` has the `length` bytes that the kernel may write, any
@@ -162,6 +187,8 @@ mod tests {
         let (least, most) = (Duration::from_micros(1), Duration::from_millis(500));
         assert!(least <= seen.shortest && seen.shortest <= seen.round_trip, "{seen:?}");
         assert!(seen.round_trip <= most, "{seen:?}");
+        // Nobody reads: it is the other end's buffer that is full.
+        assert!(seen.packets > 0 && seen.bounded >= Duration::from_millis(250), "{seen:?}");
         // What another one carries is added, and stays when it ends.
         let beside = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let beside = Arc::new(Line::of(&beside).unwrap());
