@@ -5,6 +5,7 @@ mod common;
 
 use common::agent;
 use common::sshd::{Sshd, identities, keygen, with_people};
+use common::token::{self, User};
 use keystone_controller::ssh::config::Files;
 use keystone_controller::ssh::exec::Exit;
 use keystone_controller::ssh::login::Given as GivenPassword;
@@ -239,6 +240,25 @@ impl Drop for Agent {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The key is one that software makes; whether what it signs is a FIDO key's, sshd says.
+#[tokio::test]
+async fn by_a_security_key_in_an_agent() {
+    let sshd = Sshd::configured("", None);
+    let dir = sshd.dir.path();
+    let mut options = sshd.options();
+    let mut login = async |name: &str, user: User| {
+        let token = token::start(&dir.join(name), [7; 32], user);
+        std::fs::write(dir.join("authorized_keys"), format!("{}\n", token.authorized)).unwrap();
+        options.identities = Identities::with_listed(&[], Some(&[]), Arc::new(NoPrompt))
+            .with_agent(Some(token.socket.clone()));
+        Session::connect(&sshd.destination(), &options).await
+    };
+    login("touched", User::Present).await.unwrap();
+    // sshd wants the touch, unless told otherwise: it did look at the signature.
+    let error = login("not touched", User::Unasked).await.unwrap_err();
+    assert_says(&error, &["token (agent)"]);
 }
 
 #[tokio::test]

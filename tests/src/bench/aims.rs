@@ -44,7 +44,8 @@ pub(super) fn write(table: &Table, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let verdict = if measured <= most { "reached" } else { "not reached" };
         writeln!(f, "| {aim} | {against} | {measured:.3} | {most} | {verdict} |")
     };
-    let over_ssh = |name: &&str| !name.starts_with("http") && !name.starts_with("limit");
+    let limit = |name: &&str| name.starts_with("limit");
+    let over_ssh = |name: &&str| !name.starts_with("http") && !limit(name);
     let fastest = |of: &dyn Fn(&str) -> Option<f64>,
                    names: &mut dyn Iterator<Item = &'static str>| {
         names.filter_map(|name| Some((name, of(name)?))).min_by(|a, b| a.1.total_cmp(&b.1))
@@ -64,9 +65,15 @@ pub(super) fn write(table: &Table, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     }
     if let Some(ours) = table.changed(OURS)
         && matches!(table.regime(), Regime::Unshaped | Regime::Fast)
-        && let Some((name, time)) = fastest(&|name| table.changed(name), &mut table.others())
     {
-        line("a twentieth changed", name, ours / time, CHANGED)?;
+        let changed = |name: &str| table.changed(name);
+        let mut peers = table.others().filter(|name| !limit(name));
+        if let Some((name, time)) = fastest(&changed, &mut peers) {
+            line("a twentieth changed", name, ours / time, CHANGED)?;
+        }
+        if let Some((name, time)) = fastest(&changed, &mut table.others().filter(over_ssh)) {
+            line("a twentieth changed, over SSH", name, ours / time, CHANGED)?;
+        }
     }
     if let Some((ours, login)) = table.idle_medians() {
         line("nothing to do, s more", "ssh HOST true", ours - login, IDLE)?;

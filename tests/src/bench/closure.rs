@@ -33,6 +33,8 @@ pub struct Made {
     pub first: Part,
     /// The one of which about a twentieth is new.
     pub second: Part,
+    /// What is new in it, with its top.
+    pub new: Part,
     what: String,
 }
 
@@ -75,10 +77,13 @@ pub fn make(place: &Place) -> Result<Made> {
         "nix-store --store 'local?root=/bench/source' -q --size $(cat {}) | awk '{{s+=$1}} END {{print s}}'",
         first.list
     )))?;
+    let list = "/bench/source/list.new".to_owned();
     let fresh = text(&mut place.shell(&format!(
-        "comm -13 {} {} | xargs nix-store --store 'local?root=/bench/source' -q --size | awk '{{s+=$1}} END {{print s}}'",
+        "comm -13 <(sort {}) <(sort {}) > {list}; xargs nix-store --store 'local?root=/bench/source' -q --size < {list} | awk '{{s+=$1}} END {{print s}}'",
         first.list, second.list
     )))?;
+    let paths = fs::read_to_string(place.at(&list))?.lines().count();
+    let new = Part { toplevel: second.toplevel.clone(), list, paths };
     let what = format!(
         "closure: {} paths, {size} NAR bytes, {} files, {} links, {} directories; second generation: {fresh} NAR bytes are new",
         first.paths,
@@ -86,5 +91,5 @@ pub fn make(place: &Place) -> Result<Made> {
         count("-type l")?,
         count("-type d")?
     );
-    Ok(Made { first, second, what })
+    Ok(Made { first, second, new, what })
 }

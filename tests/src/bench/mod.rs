@@ -247,6 +247,9 @@ fn measure_all(
             eprintln!("{} {}: {}", run + 1, peer.name, row.full);
             let verified = match peer.kind {
                 Kind::Limit => {
+                    if options.more && !peer.is_fixed() {
+                        row.changed = Some(measure::run(place, &peer.command(&closure.new))?);
+                    }
                     table.add(peer.name, row);
                     continue;
                 }

@@ -32,6 +32,11 @@ impl Peer {
     pub fn command(&self, part: &Part) -> String {
         self.script.replace("@TOP@", &part.toplevel).replace("@LIST@", &part.list)
     }
+
+    /// Whether it does the same whatever is copied: it sends what was made before.
+    pub fn is_fixed(&self) -> bool {
+        !self.script.contains("@TOP@") && !self.script.contains("@LIST@")
+    }
 }
 
 const GCM: &str = "-c aes128-gcm@openssh.com";
