@@ -71,11 +71,14 @@ fn serve(
             Some((&REQUEST_IDENTITIES, _)) => {
                 [&[IDENTITIES_ANSWER, 0, 0, 0, 1][..], &string(blob), &string(b"token")].concat()
             }
-            Some((&SIGN_REQUEST, mut rest)) if take(&mut rest) == blob => {
-                counter += 1;
-                let signature = sign(key, take(&mut rest), user, counter);
-                [&[SIGN_RESPONSE][..], &string(&signature)].concat()
-            }
+            Some((&SIGN_REQUEST, mut rest)) => match take(&mut rest) {
+                asked if asked == blob => {
+                    counter += 1;
+                    let signature = sign(key, take(&mut rest), user, counter);
+                    [&[SIGN_RESPONSE][..], &string(&signature)].concat()
+                }
+                _ => vec![FAILURE],
+            },
             _ => vec![FAILURE],
         };
         stream.write_all(&string(&answer))?;
