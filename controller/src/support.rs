@@ -57,7 +57,7 @@ impl Recorder {
         let pretty = |value: &Value| format!("{value:#}\n");
         let about = serde_json::json!({
             "keystone": env!("CARGO_PKG_VERSION"),
-            "arguments": std::env::args().collect::<Vec<_>>(),
+            "arguments": shown(std::env::args()),
             "closing": closing.1,
         });
         let mut files = vec![
@@ -100,6 +100,28 @@ impl Recorder {
         text = without_between(&text, "-----BEGIN ", "-----END ");
         without_recovery_keys(&text)
     }
+}
+
+/// Arguments without what may be secret in them: what stands in an address before the host and after a question
+/// mark, and the values of Nix's options (`access-tokens`).
+fn shown(arguments: impl Iterator<Item = String>) -> Vec<String> {
+    let mut shown = Vec::new();
+    // How many arguments until such a value.
+    let mut value_in: Option<u32> = None;
+    for argument in arguments {
+        let is_value = value_in == Some(0);
+        value_in = match argument.as_str() {
+            "--option" => Some(1),
+            text if text.starts_with("--option=") => Some(0),
+            _ => value_in.and_then(|left| left.checked_sub(1)),
+        };
+        shown.push(match (is_value, argument.contains("://")) {
+            (true, _) => REDACTED.to_owned(),
+            (_, true) => keystone_fetch::address::shown(&argument),
+            _ => argument,
+        });
+    }
+    shown
 }
 
 /// As it stands in a JSON string.
@@ -173,6 +195,33 @@ mod tests {
             entry.read_to_string(&mut all).unwrap();
         }
         all
+    }
+
+    #[test]
+    fn arguments_have_no_secrets_of_addresses_and_options() {
+        let given = [
+            "keystone",
+            "install",
+            "--from",
+            "https://me:secret@cache/x?token=secret",
+            "--kexec=https://me:secret@h/i.tar",
+            "--option",
+            "access-tokens",
+            "github.com=secret",
+            "root@nas",
+        ];
+        let wanted = [
+            "keystone",
+            "install",
+            "--from",
+            "https://cache/x",
+            "--kexec=https://h/i.tar",
+            "--option",
+            "access-tokens",
+            REDACTED,
+            "root@nas",
+        ];
+        assert_eq!(shown(given.into_iter().map(str::to_owned)), wanted);
     }
 
     #[test]

@@ -94,6 +94,55 @@ fn usage_and_help() {
 }
 
 #[test]
+fn programs_are_told_of_wrong_options_too() {
+    for args in [
+        &["install", "--json"][..],
+        &["inventory", "root@host:nine", "--json"],
+        &["plan", "--jsn", "--json"],
+    ] {
+        let said = keystone(args);
+        assert_eq!(said.code, 64, "{}", said.err);
+        let line: serde_json::Value =
+            serde_json::from_str(said.out.lines().last().unwrap()).unwrap();
+        assert_eq!(
+            (&line["event"], &line["kind"], &line["exit"]),
+            (&"error".into(), &"usage".into(), &64.into())
+        );
+        let message = line["message"].as_str().unwrap();
+        assert!(
+            message.len() > 10 && said.err.contains(message.lines().next().unwrap()),
+            "{message}: {}",
+            said.err
+        );
+    }
+    assert_eq!(keystone(&["install"]).out, "");
+}
+
+/// 0 is seen by the machines that were installed.
+#[test]
+fn verify_has_exit_codes_of_its_own() {
+    for json in [&[][..], &["--json"]] {
+        assert_eq!(keystone(&[&["verify", NOWHERE][..], json].concat()).code, 2);
+        let report =
+            keystone(&[&["verify", NOWHERE, "--expect", "/nonexistent"][..], json].concat());
+        assert_refused(&report, 2, &["/nonexistent"]);
+    }
+    // A machine that has next to nothing of what is looked for.
+    let sshd = Sshd::in_namespace("mount -t tmpfs none /run");
+    let key = sshd.key().display().to_string();
+    let print = fingerprint(&sshd.host_key("ed25519"));
+    let at = format!("root@127.0.0.1:{}", sshd.port);
+    let args = ["verify", &at, "--host-key", &print, "-i", &key, "--hostname", "another"];
+    let said = keystone(&args);
+    assert_eq!(said.code, 1, "{}{}", said.out, said.err);
+    assert!(said.out.contains("FAIL: hostname"), "{}", said.out);
+    let said = keystone(&[&args[..], &["--json"]].concat());
+    assert_eq!(said.code, 1, "{}{}", said.out, said.err);
+    let verified: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!(verified["good"], false);
+}
+
+#[test]
 fn wrong_systems_and_layouts_are_refused_before_connecting() {
     let good = store();
     let refused = |break_it: &dyn Fn(&NixStore), words: &[&str]| {
@@ -382,7 +431,9 @@ fn the_peers_options_are_obeyed_or_refused() {
     refused(&["--phases", "disko", "--verify"], &["--verify", "reboot"]);
     refused(&["--phases", "dsko"], &["dsko", "disko"]);
     refused(&["--build-on", "remote"], &["--build-on remote", "nothing is built without --flake"]);
-    refused(&["--build-on-remote"], &["--build-on remote", "nothing is built without --flake"]);
+    // nixos-anywhere's older word is taken with what is built already, as there.
+    let said = install(&store, NOWHERE, &["--agent", "/bin/cat", "--build-on-remote"]);
+    assert_refused(&said, 68, &["--build-on-remote changes nothing"]);
     refused(&["--chown", "home", "1"], &["absolute"]);
     refused(&["--chown", "/nix/store/x", "1"], &["root's"]);
     refused(
@@ -540,6 +591,22 @@ fn hardware_described_by_the_machines_own_tool() {
     assert_eq!(read(nix), "{ } # --show-hardware-config --no-filesystems\n");
     assert_refused(&with(&machines[1], "nixos-facter", json), 71, agent);
     assert_eq!(read(json), "{ 0 }\n");
+    // Who logs in need not be root, but the tool is run as root: it reads what only root may.
+    let rules = "printf 'alice ALL=(ALL) NOPASSWD: ALL\\n' > /etc/sudoers";
+    let who = stand("nixos-facter", "{ $(id -un) }");
+    let sshd = Sshd::configured(
+        "UsePAM yes\n",
+        Some(&with_people(&format!("{rules} && mkdir -p /run/current-system/sw/bin {who}"))),
+    );
+    let key = sshd.key().display().to_string();
+    let print = fingerprint(&sshd.host_key("ed25519"));
+    let file = dir.path().join("by root.json").display().to_string();
+    let link = ["--agent", "/bin/cat", "--host-key", &print, "-i", &key];
+    let args = [&link[..], &["--generate-hardware-config", "nixos-facter", &file]].concat();
+    let said = install(&store, &format!("alice@127.0.0.1:{}", sshd.port), &args);
+    assert!(std::fs::read_to_string(&file).is_ok_and(|text| text == "{ root }\n"), "{}", said.err);
+    std::fs::remove_file(&file).unwrap();
+    git(&["rm", "--quiet", "--cached", "by root.json"]);
     // A flake in Git has only what Git knows of, ignored or not.
     let known = git(&["ls-files"]);
     assert_eq!(known, format!("{json}\n{nix}\n"), "{known}");

@@ -117,6 +117,10 @@ fn refusals_say_what_to_do() {
     assert_says(&refusal(|s| remove(top(s, "init"))), &["not a NixOS system", "no init"]);
     let no_switch = refusal(|s| remove(top(s, "bin/switch-to-configuration")));
     assert_says(&no_switch, &["bin/switch-to-configuration", "system.switch.enable"]);
+    let grub =
+        "#!/bin/sh\nexec /nix/store/8x3bd0d1p5y5wshdrjbmfnlrq6p0v1ls-install-grub.sh \"$@\"\n";
+    let grub = refusal(|s| std::fs::write(top(s, "bin/switch-to-configuration"), grub).unwrap());
+    assert_says(&grub, &["installs GRUB", "systemd-boot.enable"]);
     let darwin = refusal(|s| std::fs::write(top(s, "system"), "aarch64-darwin").unwrap());
     assert_says(&darwin, &["aarch64-darwin", "not for Linux"]);
     let no_hostid = refusal(|s| remove(etc(s, "hostid")));

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::sshd::{Sshd, identities};
+use common::sshd::{Sshd, identities, with_people};
 use keystone_controller::operator::{Notice, Operator, OperatorError, Proposal};
 use keystone_controller::reboot::{Before, RebootError, RebootOptions, wait};
 use keystone_controller::ssh::PublicKey;
@@ -82,6 +82,23 @@ async fn the_new_system_is_proven() {
     let seen = wait(&options(&sshd, 60), &before("old"), &report, &mut notes, &Stop::never()).await;
     let seen = seen.unwrap();
     assert_eq!((seen.system.as_str(), seen.boot_id), (TOPLEVEL, own_boot_id()));
+}
+
+/// Who may log in there need not be root: what is asked, anybody may ask.
+#[tokio::test]
+async fn the_new_system_is_proven_to_who_is_not_root() {
+    let sshd = Sshd::configured(
+        "PermitRootLogin no\n",
+        Some(&with_people(&format!(
+            "mkdir /run/nixos-system-nas && ln -s {TOPLEVEL} /run/current-system"
+        ))),
+    );
+    let report = report(&sshd.host_key("ed25519"));
+    let mut options = options(&sshd, 60);
+    options.at.user = "alice".into();
+    let mut notes = Notes::default();
+    let seen = wait(&options, &before("old"), &report, &mut notes, &Stop::never()).await.unwrap();
+    assert_eq!(seen.system, TOPLEVEL);
 }
 
 #[tokio::test]

@@ -26,6 +26,7 @@ mod sources;
 mod steps;
 mod tpm;
 mod unsealed;
+mod verified;
 mod zfs_tools;
 
 use crate::runner::Scenario;

@@ -1,6 +1,7 @@
 //! The layouts of Keystone's later modules: installed, and booted by the TPM.
 
 use super::installed::Installed;
+use super::verified::verified;
 use super::{BOOT, steps};
 use crate::installer::Medium;
 use crate::lab::timed;
@@ -64,6 +65,9 @@ pub(super) fn ext4_single(cx: &Context) -> Result<()> {
     let (device, table) = encrypted.split_once('\n').context("the swap's mapper")?;
     ensure!(swapped_to == device, "it is swapped to {swapped_to}, not to {device}");
     ensure!(table.contains(" crypt "), "the swap is not encrypted: {table}");
+    let report = tempfile::NamedTempFile::new()?;
+    std::fs::write(report.path(), booted.machine.report.to_string())?;
+    verified(cx, ssh, report.path(), &["pool", "credstore"])?;
     booted.running.kill()
 }
 

@@ -2,18 +2,17 @@
 //! by the recovery key after its TPM was replaced.
 
 use super::installed::{Installed, check_store};
+use super::verified::verified;
 use super::{BOOT, broken, steps};
-use crate::keystone::{self, Request};
+use crate::keystone::Request;
 use crate::lab::timed;
 use crate::machine::Hardware;
 use crate::machine::disk::Disk;
-use crate::machine::ssh::Ssh;
 use crate::runner::{Context, Live};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 
 /// Runs the scenario.
 pub(super) fn run(cx: &Context) -> Result<()> {
@@ -54,7 +53,7 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     let installed = Installed { ssh: &ssh, toplevel, report: &report, unlock: "tpm2" };
     installed.check()?;
     check_store(&ssh, cx.system()?, toplevel)?;
-    verified(cx, &ssh, &report_file)?;
+    verified(cx, &ssh, &report_file, &[])?;
     timed("each check bites", || broken::each_check_bites(&installed))?;
     ssh.ok("sync")?;
     running.kill()?;
@@ -71,27 +70,6 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     let what = "with another TPM, the recovery key opens it";
     let (running, _) = steps::boot_typing(&mut machine, &medium, what, &key)?;
     running.kill()
-}
-
-/// `keystone verify` finds the machine good, by its own questions. How fast it started is not
-/// asked of a machine whose processor is emulated.
-fn verified(cx: &Context, ssh: &Ssh, report: &Path) -> Result<()> {
-    let mut command = cx.keystone()?.on("verify", ssh, &cx.medium()?.key);
-    command.arg("--json").arg("--expect").arg(report);
-    let ended = keystone::run(command)?;
-    let document: Value = serde_json::from_str(&ended.stdout)
-        .with_context(|| format!("keystone verify said {}{}", ended.stdout, ended.stderr))?;
-    let checks = document["checks"].as_array().context("checks")?;
-    for check in checks {
-        println!("    {}: {} - {}", check["check"], check["outcome"], check["evidence"]);
-    }
-    let bad: Vec<&Value> = checks
-        .iter()
-        .filter(|check| check["outcome"] != "pass")
-        .filter(|check| check["check"] != "boot-time" && check["check"] != "ssh-time")
-        .collect();
-    ensure!(checks.len() >= 15 && bad.is_empty(), "keystone verify: {bad:?}");
-    Ok(())
 }
 
 fn print_timings(report: &Value) {

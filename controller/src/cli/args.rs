@@ -123,8 +123,8 @@ pub struct InstallArgs {
     /// Ask the new system at the end whether it is what was installed, as keystone verify
     #[arg(long, conflicts_with_all = ["no_reboot", "stop_after_disko", "dry_run"])]
     pub verify: bool,
-    /// Where the new system answers, if not where the installer does
-    #[arg(long, value_name = "HOST")]
+    /// Where the new system answers, if not where the installer does, and to whom, if not to root
+    #[arg(long, value_name = "[USER@]HOST")]
     pub installed_host: Option<String>,
     /// Its SSH port, if not the installer's
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]

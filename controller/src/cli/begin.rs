@@ -95,7 +95,11 @@ pub(super) async fn describe_hardware(
     let described = async {
         let session = connect(&options.destination, &options.connect, operator).await?;
         let key = session.host_key().clone();
-        let described = hardware::describe(&session, tool, Path::new(path)).await;
+        let described = async {
+            let root = session.as_root().await?;
+            hardware::describe(&root, tool, Path::new(path)).await.map_err(InstallError::from)
+        };
+        let described = described.await;
         session.disconnect().await;
         described?;
         Ok::<_, InstallError>(key)

@@ -211,16 +211,20 @@ pub(super) fn install_options(
     }
 }
 
-/// Where the installed system will answer: as root, who alone has the keys there, under the same
-/// name unless another one is given.
+/// Where the installed system will answer: to root, and under the same name, unless others are given.
 fn reboot_options(
     args: &InstallArgs,
     options: &LinkOptions,
     operator: &mut CommandLine,
 ) -> Result<RebootOptions, InstallError> {
+    let given = args
+        .installed_host
+        .as_deref()
+        .map(|given| given.rsplit_once('@').unwrap_or(("root", given)));
+    let (user, host) = given.unwrap_or(("root", &options.destination.host));
     let address = Address {
-        user: Some("root".into()),
-        host: args.installed_host.clone().unwrap_or_else(|| options.destination.host.clone()),
+        user: Some(user.to_owned()),
+        host: host.to_owned(),
         port: args.installed_port.or(Some(options.destination.port)),
     };
     let (at, connect) = reach_at(&args.link, &address, &options.connect, operator)?;

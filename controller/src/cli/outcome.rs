@@ -120,6 +120,11 @@ impl Trouble {
         }
     }
 
+    /// Of options that were not understood, which say what is wrong by themselves.
+    pub fn usage(said: &str) -> Self {
+        Trouble::plain(Kind::Usage, &InstallError::Usage(said.to_owned()))
+    }
+
     /// Of anything else.
     pub fn plain(kind: Kind, error: &(dyn Error + 'static)) -> Self {
         let mut causes = Vec::new();
@@ -271,6 +276,37 @@ mod tests {
     #[test]
     fn a_failure_in_140_columns() {
         insta::assert_snapshot!(trouble().text(Style::PLAIN.with_columns(140)));
+    }
+
+    fn installed(style: Style) -> String {
+        let report = serde_json::from_value(json!({
+            "version": 1, "agent_version": "1", "plan": "hash",
+            "toplevel": "/nix/store/8skl0w4x7hni23jcyjhr4d1hrnbfh4g3-nixos-system-nas-25.11.1",
+            "disks": {}, "pools": {}, "containers": {}, "ssh_host_key":
+                "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ",
+            "steps": [{"id": "closure", "elapsed_ms": 61_500, "outcome": "created"}, {"id": "seal", "elapsed_ms": 900, "outcome": "created"}],
+            "warnings": ["EFI variables can't be read here: no boot entry can be made or checked, and the machine boots by the fallback path"],
+            "ends_at": "verified", "started_at": 1
+        }));
+        let warnings = [
+            "the machine has no TPM: its credstore is opened by a password that is typed at each boot".to_owned(),
+            "EFI variables can't be read here: no boot entry can be made or checked, and the machine boots by the fallback path".to_owned(),
+        ];
+        let kept = ["credstore: recovery.key".to_owned()];
+        success_text(&report.unwrap(), "root@nas", &warnings, &kept, Some("nas.report.json"), style)
+    }
+
+    /// What was warned of twice is said once, at the end.
+    #[test]
+    fn a_success_in_80_columns() {
+        let text = installed(Style::PLAIN.with_columns(80));
+        assert_eq!(text.matches("EFI variables").count(), 1, "{text}");
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn a_success_in_140_columns() {
+        insta::assert_snapshot!(installed(Style::PLAIN.with_columns(140)));
     }
 
     /// What programs may look through has no line breaks of ours.

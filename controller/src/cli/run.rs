@@ -5,10 +5,12 @@ use super::args::{Cli, Command, CopyArgs, LinkArgs};
 use super::disks;
 use super::install::install_and_tell;
 use super::link::link_options;
+use super::outcome::Trouble;
 use super::output::{closing, log, operator, operator_with, print};
 use crate::confirm::machine;
 use crate::copy::CopyOptions;
 use crate::install::{InstallError, Kind, Link, LinkOptions};
+use crate::operator::{Notice, Operator};
 use crate::stop::{self, Stop, Stopper};
 use crate::ui::CommandLine;
 use crate::ui::json::Json;
@@ -16,6 +18,7 @@ use crate::ui::prompt;
 use clap::{CommandFactory, Parser};
 use keystone_protocol::message::Copied;
 use keystone_protocol::version::PROTOCOL_VERSION;
+use std::ffi::OsString;
 use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -26,16 +29,21 @@ pub fn main() -> ExitCode {
     let argv = match super::config::with_defaults(std::env::args_os().collect()) {
         Ok(argv) => argv,
         Err(error) => {
-            eprintln!("error: {}", crate::chain(&error));
-            return ExitCode::from(Kind::Usage.code());
+            let said = crate::chain(&error);
+            eprintln!("error: {said}");
+            return wrong_usage(&said, std::env::args_os());
         }
     };
-    let cli = match Cli::try_parse_from(argv) {
+    let cli = match Cli::try_parse_from(&argv) {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
             return match error.use_stderr() {
-                true => ExitCode::from(Kind::Usage.code()),
+                true => {
+                    let said = error.to_string();
+                    let said = said.strip_prefix("error: ").unwrap_or(&said);
+                    wrong_usage(said.trim_end(), argv.into_iter())
+                }
                 false => ExitCode::SUCCESS,
             };
         }
@@ -56,6 +64,14 @@ pub fn main() -> ExitCode {
     runtime.shutdown_background();
     terminal.restore();
     ExitCode::from(code)
+}
+
+/// Says it to programs too, if they are who asked; before that is known for sure, since nothing was understood.
+fn wrong_usage(said: &str, mut argv: impl Iterator<Item = OsString>) -> ExitCode {
+    if argv.any(|argument| argument == "--json") {
+        Json::new(io::stdout()).line(&Trouble::usage(said).json());
+    }
+    ExitCode::from(Kind::Usage.code())
 }
 
 async fn dispatch(command: Command) -> u8 {
@@ -152,6 +168,11 @@ async fn dispatch(command: Command) -> u8 {
             }
             if let Some(path) = args.hardware_report.clone() {
                 operator.report_hardware(path);
+            }
+            if args.system.flake.is_none() && args.system.nix.nothing_is_built() {
+                operator.notice(Notice::Remark(
+                    "--build-on-remote changes nothing: the system that was given is built",
+                ));
             }
             let (link, system) = (&args.link, &args.system);
             let done = install_and_tell(link, system, Some(&args), &mut operator, &stop).await;

@@ -102,6 +102,18 @@ pub enum ClosureError {
         /// The path.
         toplevel: String,
     },
+    /// Another boot loader than can be installed and checked.
+    #[error(
+        "{toplevel} installs {loader} as its boot loader: only systemd-boot and Lanzaboote are installed, since \
+         of no other it can be said before the reboot whether the machine will boot; set \
+         boot.loader.systemd-boot.enable = true in its configuration, and leave the other out"
+    )]
+    BootLoader {
+        /// The path.
+        toplevel: String,
+        /// The boot loader's name.
+        loader: &'static str,
+    },
     /// The system is not Linux.
     #[error("{toplevel} is a system for {system}, not for Linux")]
     NotLinux {

@@ -12,6 +12,11 @@ use std::path::Path;
 /// What every toplevel has, by nixpkgs' top-level.nix; checked in this order.
 const REQUIRED: &[&str] = &["init", "activate", "boot.json", "etc", "sw", "system"];
 
+/// Programs that install other boot loaders, by the end of their names in `switch-to-configuration`, and what
+/// they install. Source: nixpkgs, `nixos/modules/system/boot/loader`.
+const OTHER_LOADERS: &[(&str, &str)] =
+    &[("-install-grub.sh", "GRUB"), ("-extlinux-conf-builder.sh", "extlinux")];
+
 /// Reads and checks the facts.
 pub fn read(files: &dyn Files, manifest: &Manifest) -> Result<ClosureFacts, ClosureError> {
     let toplevel = &manifest.toplevel;
@@ -28,8 +33,13 @@ pub fn read(files: &dyn Files, manifest: &Manifest) -> Result<ClosureFacts, Clos
     if !missing.is_empty() {
         return Err(ClosureError::NotASystem { toplevel: toplevel.clone(), missing });
     }
-    if !reader.exists(&top.join("bin/switch-to-configuration"))? {
+    let Some(switch) = reader.bytes(&top.join("bin/switch-to-configuration"))? else {
         return Err(ClosureError::NoSwitch { toplevel: toplevel.clone() });
+    };
+    // A script, or a program that a wrapper gives the installer's path.
+    let names = |part: &str| switch.windows(part.len()).any(|at| at == part.as_bytes());
+    if let Some((_, loader)) = OTHER_LOADERS.iter().find(|(installer, _)| names(installer)) {
+        return Err(ClosureError::BootLoader { toplevel: toplevel.clone(), loader });
     }
     let system = reader.text(&top.join("system"))?.unwrap_or_default().trim().to_owned();
     if !system.ends_with("-linux") {

@@ -4,6 +4,7 @@ use super::facts::Facts;
 use super::{Check, Expected, Outcome, firewall};
 use crate::ssh::PublicKey;
 use crate::ssh::host_key::fingerprint;
+use keystone_protocol::report::ContainerReport;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -220,7 +221,21 @@ fn encryption(facts: &Facts) -> Said {
     if !mounted.contains(&source) {
         return Err(format!("ZFS does not say that {source} is mounted"));
     }
+    // The credstore has one key: a dataset with a key of its own is opened by something else.
+    let others: Vec<String> = match facts.get("credstores") {
+        Ok(_) => mounted
+            .iter()
+            .filter(|name| of(name, "encryptionroot") != of(source, "encryptionroot"))
+            .map(|name| format!("{name} under {}", of(name, "encryptionroot")))
+            .collect(),
+        Err(_) => Vec::new(),
+    };
     Ok(match open.is_empty() {
+        true if !others.is_empty() => Fail(format!(
+            "not encrypted under {}, whose key the credstore has: {}",
+            of(source, "encryptionroot"),
+            others.join(", ")
+        )),
         true => Pass(format!(
             "{} mounted datasets, {}, encryption root of / is {}",
             mounted.len(),
@@ -251,40 +266,81 @@ fn credstore(facts: &Facts) -> Said {
     })
 }
 
-/// Exactly one recovery slot, and no slot that nobody can name.
+/// Of a credstore: exactly one recovery slot. Of it, and where there is none of the containers that are open:
+/// no slot that the report does not have.
 fn keyslots(facts: &Facts, expected: &Expected) -> Said {
-    facts.get("credstores").map_err(|_| "the machine has no credstore".to_owned())?;
-    let header: Value =
-        serde_json::from_str(facts.get("luks")?).map_err(|error| error.to_string())?;
+    if facts.get("credstores").is_err() {
+        return open_containers(facts, expected);
+    }
+    let (by, recovery) = slots(facts.get("luks")?)?;
+    let mut evidence = listed(&by);
+    let mut good = recovery == 1;
+    let report = expected.report.as_ref().and_then(|report| report.containers.get("credstore"));
+    if let Some(report) = report
+        && let Some(other) = differs(report, &by, facts.get("luks-uuid")?)
+    {
+        good = false;
+        evidence = format!("{evidence}; {other}");
+    }
+    Ok(Say::of(good, evidence))
+}
+
+/// What lies in containers that are open: `cryptroot`, say.
+fn open_containers(facts: &Facts, expected: &Expected) -> Said {
+    let mut said = Vec::new();
+    let mut good = true;
+    let mut compared = false;
+    for line in facts.get("containers")?.lines() {
+        let fields: Vec<&str> = line.splitn(3, '\t').collect();
+        let [name, uuid, header] = fields[..] else {
+            return Err(format!("not understood: {line}"));
+        };
+        let (by, _) = slots(header)?;
+        said.push(format!("{name}: {}", listed(&by)));
+        let report = expected.report.as_ref().and_then(|report| report.containers.get(name));
+        compared |= report.is_some();
+        if let Some(other) = report.and_then(|report| differs(report, &by, uuid)) {
+            good = false;
+            said.push(other);
+        }
+    }
+    let evidence = said.join("; ");
+    match (evidence.is_empty(), compared) {
+        (true, _) => Err("the machine has no credstore, and no other container is open".to_owned()),
+        (_, false) => Err(format!("nothing to compare with (--expect); {evidence}")),
+        (_, true) => Ok(Say::of(good, evidence)),
+    }
+}
+
+/// How a container differs from what was installed.
+fn differs(report: &ContainerReport, by: &BTreeMap<String, String>, uuid: &str) -> Option<String> {
+    if uuid != report.uuid {
+        return Some(format!("its UUID is {uuid}, and {} was installed", report.uuid));
+    }
+    let unknown: Vec<&String> =
+        by.keys().filter(|slot| !report.keyslots.contains_key(*slot)).collect();
+    (!unknown.is_empty()).then(|| format!("not there at the installation: {unknown:?}"))
+}
+
+fn listed(by: &BTreeMap<String, String>) -> String {
+    by.iter().map(|(slot, by)| format!("{slot}: {by}")).collect::<Vec<_>>().join(", ")
+}
+
+/// What opens each keyslot, by the header's tokens; and how many tokens are of recovery keys.
+fn slots(header: &str) -> Result<(BTreeMap<String, String>, usize), String> {
+    let header: Value = serde_json::from_str(header).map_err(|error| error.to_string())?;
     let slots = header["keyslots"].as_object().ok_or("no keyslots")?;
-    let mut by: BTreeMap<&str, String> =
-        slots.keys().map(|slot| (slot.as_str(), "a passphrase".to_owned())).collect();
+    let mut by: BTreeMap<String, String> =
+        slots.keys().map(|slot| (slot.clone(), "a passphrase".to_owned())).collect();
     let mut recovery = 0;
     for token in header["tokens"].as_object().into_iter().flat_map(|tokens| tokens.values()) {
         let kind = token["type"].as_str().unwrap_or_default();
         recovery += usize::from(kind == "systemd-recovery");
         for slot in token["keyslots"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-            by.insert(slot, kind.to_owned());
+            by.insert(slot.to_owned(), kind.to_owned());
         }
     }
-    let list: Vec<String> = by.iter().map(|(slot, by)| format!("{slot}: {by}")).collect();
-    let mut evidence = list.join(", ");
-    let mut good = recovery == 1;
-    let report = expected.report.as_ref().and_then(|report| report.containers.get("credstore"));
-    if let Some(report) = report {
-        let uuid = facts.get("luks-uuid")?;
-        if uuid != report.uuid {
-            good = false;
-            evidence = format!("{evidence}; its UUID is {uuid}, and {} was installed", report.uuid);
-        }
-        let unknown: Vec<&&str> =
-            by.keys().filter(|slot| !report.keyslots.contains_key(**slot)).collect();
-        if !unknown.is_empty() {
-            good = false;
-            evidence = format!("{evidence}; not there at the installation: {unknown:?}");
-        }
-    }
-    Ok(Say::of(good, evidence))
+    Ok((by, recovery))
 }
 
 fn swap(facts: &Facts) -> Said {

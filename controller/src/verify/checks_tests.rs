@@ -100,6 +100,49 @@ fn each_check_fails_by_its_cause() {
 }
 
 #[test]
+fn a_dataset_with_a_key_of_its_own_is_found() {
+    let datasets = format!(
+        "{}\nrpool/other\tencryption\taes-256-gcm\nrpool/other\tmounted\tyes\n\
+         rpool/other\tkeystatus\tavailable\nrpool/other\tencryptionroot\trpool/other",
+        good().get("datasets").unwrap()
+    );
+    let facts = good().with("datasets", &datasets);
+    let (said, evidence) = outcome(&facts, "encryption");
+    assert_eq!(said, Outcome::Fail, "{evidence}");
+    assert!(evidence.contains("rpool/other under rpool/other"), "{evidence}");
+    // Without a credstore the layout may have as many keys as it likes.
+    assert_eq!(outcome(&facts.without("credstores"), "encryption").0, Outcome::Pass);
+}
+
+#[test]
+fn containers_that_are_open_have_the_slots_of_the_report() {
+    let header = good().get("luks").unwrap().replace(['\n', '\t'], "");
+    let facts =
+        good().without("credstores").with("containers", &format!("cryptroot\tu-2\t{header}"));
+    let (said, evidence) = outcome(&facts, "keyslots");
+    assert_eq!(said, Outcome::Skip);
+    assert!(evidence.contains("cryptroot: 0: systemd-tpm2, 1: systemd-recovery"), "{evidence}");
+    let with = |uuid: &str, slots: serde_json::Value| {
+        let report = serde_json::json!({
+            "version": 1, "agent_version": "1", "plan": "hash", "toplevel": "/nix/store/x", "disks": {},
+            "pools": {}, "containers": {"cryptroot": {"uuid": uuid, "keyslots": slots}},
+            "ssh_host_key": null, "steps": [], "warnings": [], "ends_at": "sealed", "started_at": 1
+        });
+        let report = Some(serde_json::from_value(report).unwrap());
+        let checks = checks(&facts, &Expected { report, hostname: None });
+        let found = checks.into_iter().find(|check| check.check == "keyslots").unwrap();
+        (found.outcome, found.evidence)
+    };
+    let both = || serde_json::json!({"0": "tpm2", "1": "recovery"});
+    assert_eq!(with("u-2", both()).0, Outcome::Pass);
+    assert!(with("u-3", both()).1.contains("u-3 was installed"));
+    let (said, evidence) = with("u-2", serde_json::json!({"0": "tpm2"}));
+    assert!(said == Outcome::Fail && evidence.contains(r#"["1"]"#), "{evidence}");
+    let none = facts.clone().with("containers", "");
+    assert_eq!(outcome(&none, "keyslots").0, Outcome::Skip);
+}
+
+#[test]
 fn what_cant_be_asked_is_skipped_with_the_reason() {
     for (check, fact) in
         [("firewall", "nft"), ("pool", "pools"), ("mdns", "mdns"), ("root-login", "sshd")]
@@ -111,6 +154,13 @@ fn what_cant_be_asked_is_skipped_with_the_reason() {
             "{check}"
         );
     }
+}
+
+#[test]
+fn checks_as_people_read_them() {
+    let facts = good().with("swaps", "Filename\n/dev/vda3 partition 1 0 -2").without("mdns");
+    let verified = super::super::Verified { checks: checks(&facts, &Expected::default()) };
+    insta::assert_snapshot!(super::super::show::text(&verified, crate::ui::style::Style::PLAIN));
 }
 
 #[test]

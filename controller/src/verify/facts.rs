@@ -26,6 +26,7 @@ fact mappers sh -c 'for d in /sys/block/dm-*; do [ -e "$d/dm/name" ] && printf "
 fact credstores sh -c 'ls -d /dev/zvol/*/credstore'
 fact luks sh -c 'for d in /dev/zvol/*/credstore; do cryptsetup luksDump --dump-json-metadata "$d" || exit; done'
 fact luks-uuid sh -c 'for d in /dev/zvol/*/credstore; do cryptsetup luksUUID "$d" || exit; done'
+fact containers sh -c 'for d in /sys/block/dm-*; do u=$(cat "$d/dm/uuid" 2> /dev/null); case $u in CRYPT-LUKS2-*) s=$(set -- "$d"/slaves/*; echo "/dev/${1##*/}"); printf "%s\t%s\t%s\n" "$(cat "$d/dm/name")" "$(cryptsetup luksUUID "$s")" "$(cryptsetup luksDump --dump-json-metadata "$s" | tr -d "\n\t")";; esac; done'
 fact swaps cat /proc/swaps
 fact services systemctl show -p Id,LoadState,ActiveState sshd.service avahi-daemon.service systemd-resolved.service
 fact failed systemctl --failed --no-legend --plain

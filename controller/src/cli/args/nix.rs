@@ -55,6 +55,11 @@ impl NixArgs {
         if self.build_on_remote { BuildOn::Remote } else { self.build_on }
     }
 
+    /// Of nixos-anywhere's older word nothing is left where nothing is built; whether it was given.
+    pub fn nothing_is_built(&mut self) -> bool {
+        std::mem::take(&mut self.build_on_remote)
+    }
+
     /// For calling nix; `debug` shows everything.
     pub fn options(&self, debug: bool) -> NixOptions {
         NixOptions {

@@ -1,0 +1,30 @@
+//! What `keystone verify` says of an installed machine.
+
+use crate::keystone;
+use crate::machine::ssh::Ssh;
+use crate::runner::Context;
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use std::path::Path;
+
+/// `keystone verify` finds the machine good, by its own questions; what it does not have is named in `skipped`.
+/// How fast it started is not asked of a machine whose processor is emulated.
+pub(super) fn verified(cx: &Context, ssh: &Ssh, report: &Path, skipped: &[&str]) -> Result<()> {
+    let mut command = cx.keystone()?.on("verify", ssh, &cx.medium()?.key);
+    command.arg("--json").arg("--expect").arg(report);
+    let ended = keystone::run(command)?;
+    let document: Value = serde_json::from_str(&ended.stdout)
+        .with_context(|| format!("keystone verify said {}{}", ended.stdout, ended.stderr))?;
+    let checks = document["checks"].as_array().context("checks")?;
+    let mut bad = Vec::new();
+    for check in checks {
+        let name = check["check"].as_str().context("a check has a name")?;
+        println!("    {name}: {} - {}", check["outcome"], check["evidence"]);
+        let wanted = if skipped.contains(&name) { "skip" } else { "pass" };
+        if check["outcome"] != wanted && !["boot-time", "ssh-time"].contains(&name) {
+            bad.push(check);
+        }
+    }
+    ensure!(checks.len() >= 15 && bad.is_empty(), "keystone verify: {bad:?}");
+    Ok(())
+}
