@@ -38,6 +38,9 @@ fn disks() -> Vec<Disk> {
 /// Names of documents, comma separated, without `.json`: then only those.
 const ONLY: &str = "KEYSTONE_LAB_DOCUMENTS";
 
+/// Exit code of what a machine is unfit for.
+const TARGET_UNFIT: i32 = 66;
+
 /// What [`LOOKS`] says of a disk that a pool has whole.
 const WHOLE: &str = "whole in a pool";
 
@@ -160,6 +163,14 @@ impl<'a> Case<'a> {
         // Hooks are run every time, as by disko.
         changed.retain(|step| !step.starts_with("hook:"));
         ensure!(changed.is_empty(), "mounting what is mounted changed {}", changed.join(", "));
+        if self.formats_again()?
+            && let Some(kept) = &kept
+        {
+            ensure!(
+                ssh.ok(&format!("cat '{kept}'"))? == "still here",
+                "formatting changed the file"
+            );
+        }
         self.changes("unmount", &[])?;
         super::closed(self.live).context("after mounting and unmounting")?;
         self.destroyed()?;
@@ -182,6 +193,20 @@ impl<'a> Case<'a> {
         super::closed(self.live).context("after unmounting what the tools made")?;
         self.destroyed()?;
         Ok(times)
+    }
+
+    /// To format what is there changes nothing. `false` where that is refused: of a pool in containers it can't
+    /// be said before they are open whether it is there.
+    fn formats_again(&self) -> Result<bool> {
+        let ended = self.keystone("format,mount", &[])?;
+        if ended.code == Some(TARGET_UNFIT) && ended.stderr.contains("once that is open") {
+            println!("    a pool in containers is not formatted again");
+            return Ok(false);
+        }
+        let mut changed = ended.ok().context("--disko-mode format,mount")?.changed()?;
+        changed.retain(|step| !step.starts_with("hook:"));
+        ensure!(changed.is_empty(), "formatting what is there changed {}", changed.join(", "));
+        Ok(true)
     }
 
     fn destroyed(&self) -> Result<()> {
@@ -233,7 +258,7 @@ impl<'a> Case<'a> {
             command.arg("--disk").arg(format!("{name}=serial:{}", disk.serial));
         }
         let dry = more.contains(&"--dry-run");
-        if matches!(mode, "disko" | "destroy") && !dry {
+        if matches!(mode, "disko" | "destroy" | "format,mount") && !dry {
             command.arg("--yes");
             for (_, disk) in &self.disks {
                 command.arg("--disk-id").arg(disk.by_id());
@@ -244,7 +269,7 @@ impl<'a> Case<'a> {
             command.arg("--recovery-key-file").arg(self.files.path("recovery-key"));
             command.arg("--password-file").arg(self.files.path("password"));
         }
-        if mode == "mount" {
+        if matches!(mode, "mount" | "format,mount") {
             command.arg("--unlock-key-file").arg(self.files.path("password"));
             command.arg("--password-file").arg(self.files.path("password"));
         }
