@@ -1,19 +1,25 @@
 //! What the plan's names are on this machine: nodes, GUIDs, and keys that are only in memory.
+//!
+//! | module | job |
+//! |---|---|
+//! | `esp` | the EFI system partitions, and making them not bootable after a failure |
+
+mod esp;
 
 use crate::block::find::{self, Node};
 use crate::block::sysfs;
 use crate::block::{BlockError, Roots};
-use crate::bootloader::{Partition, Variables, unboot};
+use crate::bootloader::Partition;
 use crate::ensure::Ensured;
-use crate::gpt::{self, TableIds};
+use crate::gpt::TableIds;
 use crate::luks::Kdf;
 use crate::lvm::Group;
 use crate::md::Array;
-use crate::mount::TempMount;
 use crate::seal::{self, Opened, Use};
 use crate::zfs::{self, Zfs};
+use esp::Esps;
 use keystone_protocol::inventory::{DiskIdentity, Inventory};
-use keystone_protocol::plan::{Action, DeviceRef, PartitionTable, Plan, PlannedPartition};
+use keystone_protocol::plan::{DeviceRef, PartitionTable, Plan, PlannedPartition};
 use keystone_protocol::report::{
     ContainerReport, DiskReport, EndsAt, PoolReport, REPORT_VERSION, Report, StepReport,
 };
@@ -91,6 +97,7 @@ pub struct Machine {
     groups: BTreeMap<String, Group>,
     left_out: BTreeSet<String>,
     boot_loader_begun: bool,
+    esps: Esps,
     pools: BTreeMap<String, PoolReport>,
     ssh_host_key: Option<String>,
     opened: Opened,
@@ -106,6 +113,7 @@ pub struct MachineState {
     arrays: BTreeMap<String, Array>,
     groups: BTreeMap<String, Group>,
     left_out: BTreeSet<String>,
+    esps: Esps,
     pools: BTreeMap<String, PoolReport>,
     ssh_host_key: Option<String>,
     opened: Opened,
@@ -116,7 +124,19 @@ pub struct MachineState {
 struct TableState {
     guids: TableIds,
     partitions: Vec<PlannedPartition>,
-    made: bool,
+    came: Came,
+}
+
+/// Where a partition table comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Came {
+    /// It was there.
+    Found,
+    /// It was there, and this plan changed it.
+    Changed,
+    /// This plan made it.
+    Made,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -135,8 +155,8 @@ struct Disk {
     guids: Option<TableIds>,
     /// The partitions that were made or found.
     partitions: Vec<PlannedPartition>,
-    /// Whether this plan made them.
-    made: bool,
+    /// Where their table comes from.
+    came: Came,
 }
 
 /// A container that this plan formatted.
@@ -168,7 +188,7 @@ impl Machine {
                     identity: identity.clone(),
                     guids: None,
                     partitions: Vec::new(),
-                    made: false,
+                    came: Came::Found,
                 };
                 Some((name.clone(), disk))
             })
@@ -182,6 +202,7 @@ impl Machine {
             groups: BTreeMap::new(),
             left_out: BTreeSet::new(),
             boot_loader_begun: false,
+            esps: Esps::default(),
             pools: BTreeMap::new(),
             ssh_host_key: None,
             opened: Opened::default(),
@@ -196,7 +217,7 @@ impl Machine {
             if let Some(disk) = self.disks.get_mut(name) {
                 disk.guids = Some(table.guids.clone());
                 disk.partitions = table.partitions.clone();
-                disk.made = table.made;
+                disk.came = table.came;
             }
         }
         for (name, ContainerState { uuid, keyslots }) in &state.containers {
@@ -208,6 +229,7 @@ impl Machine {
         self.arrays = state.arrays.clone();
         self.groups = state.groups.clone();
         self.left_out = state.left_out.clone();
+        self.esps = state.esps.clone();
         self.pools = state.pools.clone();
         self.ssh_host_key = state.ssh_host_key.clone();
         self.opened = state.opened.clone();
@@ -220,7 +242,7 @@ impl Machine {
     pub fn state(&self) -> MachineState {
         let tables = self.disks.iter().filter_map(|(name, disk)| {
             let guids = disk.guids.clone()?;
-            let table = TableState { guids, partitions: disk.partitions.clone(), made: disk.made };
+            let table = TableState { guids, partitions: disk.partitions.clone(), came: disk.came };
             Some((name.clone(), table))
         });
         let containers = self.containers.iter().map(|(name, container)| {
@@ -233,6 +255,7 @@ impl Machine {
             arrays: self.arrays.clone(),
             groups: self.groups.clone(),
             left_out: self.left_out.clone(),
+            esps: self.esps.clone(),
             pools: self.pools.clone(),
             ssh_host_key: self.ssh_host_key.clone(),
             opened: self.opened.clone(),
@@ -306,7 +329,12 @@ impl Machine {
         if let Some(disk) = table.device.disk().and_then(|disk| self.disks.get_mut(disk)) {
             disk.guids = Some(guids);
             disk.partitions = table.partitions.clone();
-            disk.made |= ensured == Ensured::Created;
+            let came = match (ensured, table.keep) {
+                (Ensured::AlreadySo, _) => Came::Found,
+                (Ensured::Created, true) => Came::Changed,
+                (Ensured::Created, false) => Came::Made,
+            };
+            disk.came = disk.came.max(came);
         }
     }
 
@@ -453,7 +481,10 @@ impl Machine {
         left.extend(unbooted);
         for (name, disk) in &self.disks {
             let said = match (&disk.guids, disk.wiped) {
-                (Some(_), _) if disk.made => "is partly written",
+                (Some(_), _) if disk.came == Came::Made => "is partly written",
+                (Some(_), _) if disk.came == Came::Changed => {
+                    "keeps its partitions; its table was changed"
+                }
                 (Some(_), _) => "keeps its partitions",
                 (None, true) => "was wiped, and not partitioned",
                 (None, false) => "was not partitioned by this run",
@@ -466,55 +497,6 @@ impl Machine {
     /// Notes that from here on the disk may look installed.
     pub fn boot_loader_begins(&mut self) {
         self.boot_loader_begun = true;
-    }
-
-    /// Takes boot loader and boot entries away again from an ESP that this plan made, and says
-    /// so. Where they can't be removed, the whole table of the disk is.
-    fn unboot(&self, plan: &Plan) -> Vec<String> {
-        let esp = plan.steps.iter().find_map(|step| match &step.action {
-            Action::VerifyBootloader { esp, .. } => Some(esp),
-            _ => None,
-        });
-        let Some(DeviceRef::Partition { disk: name, .. }) = esp else { return Vec::new() };
-        let Some((esp, disk)) = esp.zip(self.disks.get(name)).filter(|(_, disk)| disk.made) else {
-            return Vec::new();
-        };
-        let mut said = Vec::new();
-        if let Ok(partition) = self.partition(esp) {
-            let variables = Variables::new(self.roots.sys.join("firmware/efi/efivars"));
-            match unboot::remove_entries(&variables, partition.guid) {
-                Ok(numbers) if numbers.is_empty() => {}
-                Ok(_) => said.push(format!("the boot entries for disk {name} were removed again")),
-                Err(error) => tracing::warn!(%error, "boot entries stay"),
-            }
-        }
-        match self.remove_loaders(esp) {
-            Ok(Ensured::Created) => {
-                said.push(format!(
-                    "the boot loader on disk {name} was removed again: it does not boot"
-                ));
-            }
-            Ok(Ensured::AlreadySo) => {}
-            Err(why) => {
-                tracing::error!("the boot loader can't be removed from the ESP: {why}");
-                said.push(match gpt::invalidate(&self.roots, &disk.kernel_name) {
-                    Ok(()) => {
-                        format!("the partition table of disk {name} was removed: it does not boot")
-                    }
-                    Err(error) => format!("disk {name} MAY LOOK INSTALLED AND BOOT: {error}"),
-                });
-            }
-        }
-        said
-    }
-
-    fn remove_loaders(&self, esp: &DeviceRef) -> Result<Ensured, String> {
-        let node = self.node(esp).map_err(|error| error.to_string())?;
-        let mount = TempMount::new(&self.roots, &node.path, "vfat", false)
-            .map_err(|error| error.to_string())?;
-        let removed = unboot::remove_loaders(mount.path()).map_err(|error| error.to_string());
-        mount.unmount().map_err(|error| error.to_string())?;
-        removed
     }
 
     /// The report as far as it goes now.

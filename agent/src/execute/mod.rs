@@ -157,6 +157,7 @@ impl<'a> Execution<'a> {
             if self.phases.install
                 && (!self.phases.disko || !mounted.iter().any(|other| std::ptr::eq(other, step)))
             {
+                self.machine.look_at_esps(self.plan);
                 self.leave();
             }
             if let Err(failure) = self.run_step(step) {

@@ -95,7 +95,9 @@ pub(super) fn make_vfat(
     label: Option<&str>,
 ) -> StepResult {
     let node = run.machine.node(device)?;
-    Ok(filesystem::vfat::ensure(run.machine.roots(), &node.name, label)?)
+    let ensured = filesystem::vfat::ensure(run.machine.roots(), &node.name, label)?;
+    run.machine.formatted(device, ensured);
+    Ok(ensured)
 }
 
 /// Makes a file system by the running system's program.
@@ -109,7 +111,9 @@ pub(super) fn make_filesystem(
     let node = run.machine.node(device)?;
     let roots = run.machine.roots().clone();
     let mut say = |line: &str| run.output(step, line);
-    Ok(filesystem::mkfs::ensure(&roots, &node.name, fstype, extra_args, &mut say)?)
+    let ensured = filesystem::mkfs::ensure(&roots, &node.name, fstype, extra_args, &mut say)?;
+    run.machine.formatted(device, ensured);
+    Ok(ensured)
 }
 
 /// Makes a btrfs subvolume.
