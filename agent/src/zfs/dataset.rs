@@ -83,7 +83,7 @@ impl Zfs {
         key: Option<&Secret>,
     ) -> Result<Ensured> {
         if self.library.exists(name)? {
-            return self.ensure_existing(name, Kind::Filesystem, properties, key);
+            return self.ensure_existing(name, Kind::Filesystem, properties, &[], key);
         }
         let Some(key) = key else { return self.ensure_filesystem(name, properties, None) };
         self.ensure_parents(name)?;
@@ -94,12 +94,13 @@ impl Zfs {
         Ok(Ensured::Created)
     }
 
-    /// A dataset that exists: what can change is made so, what can't is compared.
+    /// A dataset that exists: what can change is made so, what can't is compared, `numbers` too.
     fn ensure_existing(
         &self,
         name: &str,
         kind: Kind,
         properties: &BTreeMap<String, String>,
+        numbers: &[(&str, u64)],
         key: Option<&Secret>,
     ) -> Result<Ensured> {
         let pool = Pool::open(&self.library, pool_of(name))?;
@@ -111,7 +112,10 @@ impl Zfs {
         let fixed: BTreeMap<_, _> = fixed.map(|(k, v)| (k.clone(), v.clone())).collect();
         let action = format!("cannot look at '{name}'");
         let wanted = NvList::of_strings(&fixed)?;
-        let parsed = self.library.valid_properties(kind, &wanted, &pool, &action)?;
+        let mut parsed = self.library.valid_properties(kind, &wanted, &pool, &action)?;
+        for (number, value) in numbers {
+            parsed.add_u64(number, *value)?;
+        }
         self.compare(name, kind, &parsed)?;
         let loaded = match key {
             Some(key) => self.ensure_key_material_loaded(name, key)?,
@@ -166,7 +170,8 @@ impl Zfs {
     /// by the pool's geometry unless `volblocksize` is among the properties, size rounded
     /// up to it, and everything reserved (`refreservation`).
     ///
-    /// [`Ensured::AlreadySo`] if it exists with that size and these properties.
+    /// If it exists, it must have that size and those of the properties that can't change; the
+    /// others are set. [`Ensured::AlreadySo`] if all are so.
     ///
     /// # Errors
     /// [`Error::Differs`], [`Error::Refused`] with libzfs's words.
@@ -212,11 +217,8 @@ impl Zfs {
         wanted.add_u64("volsize", size)?;
         parsed.add_u64("volsize", size)?;
         if self.library.exists(name)? {
-            self.compare(name, kind, &parsed)?;
-            return match options.key {
-                Some(key) => self.ensure_key_material_loaded(name, key),
-                None => Ok(Ensured::AlreadySo),
-            };
+            let numbers = [("volsize", size), ("volblocksize", block)];
+            return self.ensure_existing(name, kind, properties, &numbers, options.key);
         }
         let reservation = (!options.sparse && !properties.contains_key("refreservation"))
             .then(|| pool.volume_reservation(size, &parsed));
