@@ -25,12 +25,6 @@ pub(super) struct Esps {
     found: Vec<(DeviceRef, Option<unboot::Before>)>,
 }
 
-impl Esps {
-    fn before(&self, esp: &DeviceRef) -> Option<&unboot::Before> {
-        self.found.iter().find(|(found, _)| found == esp).and_then(|(_, before)| before.as_ref())
-    }
-}
-
 impl Machine {
     /// Notes that a file system was made.
     pub fn formatted(&mut self, device: &DeviceRef, ensured: Ensured) {
@@ -97,7 +91,10 @@ impl Machine {
 
     fn unboot_found(&self, esp: &DeviceRef, said: &mut Vec<String>) {
         let name = esp.disk().unwrap_or_default();
-        let removed = match self.esps.before(esp) {
+        // Before it was looked at, nothing was installed.
+        let found = self.esps.found.iter().find(|(found, _)| found == esp);
+        let Some((_, before)) = found else { return };
+        let removed = match before {
             Some(before) => self.on_esp(esp, |path| unboot::remove_new(path, before)),
             None => Err("what was on it before is not known, so nothing was removed".to_owned()),
         };
@@ -344,9 +341,12 @@ mod tests {
 
     #[test]
     fn what_was_there_is_left_if_it_is_not_known() {
-        let bench = Bench::new(true);
+        let mut bench = Bench::new(true);
         bench.put("root", &FILES);
         bench.entry("root", FILES[1]);
+        // Nobody has looked: no boot loader was to be installed yet.
+        assert!(bench.machine.unboot(&bench.plan).is_empty());
+        bench.machine.esps.found.push((esp("root"), None));
         let said = bench.machine.unboot(&bench.plan);
         assert!(said[0].contains("disk root was there before and is left as it is"), "{said:?}");
         assert_eq!((bench.files("root").len(), bench.entries()), (2, 1));
