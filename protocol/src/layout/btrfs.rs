@@ -76,6 +76,7 @@ impl Btrfs {
             subvolumes,
             hooks,
         };
+        shell_words::no_devices(|| object.path_of("extraArgs"), &btrfs.extra_args)?;
         object.finish()?;
         Ok(btrfs)
     }

@@ -2,7 +2,7 @@
 
 use super::error::{LayoutError, closest};
 use super::hooks::Hooks;
-use super::{mount, read::Object};
+use super::{mount, read::Object, shell_words};
 
 /// A file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,6 +101,7 @@ impl Filesystem {
             let path = object.path_of("extraArgs");
             filesystem.label = vfat_label(path, std::mem::take(&mut filesystem.extra_args))?;
         }
+        shell_words::no_devices(|| object.path_of("extraArgs"), &filesystem.extra_args)?;
         object.finish()?;
         Ok(filesystem)
     }

@@ -87,6 +87,7 @@ impl Array {
             content: Content::read_opt(&mut object, Place::Device)?,
             hooks,
         };
+        shell_words::no_devices(|| object.path_of("extraArgs"), &array.extra_args)?;
         object.finish()?;
         Ok(array)
     }

@@ -23,6 +23,24 @@ pub(super) fn split(
     Ok(words)
 }
 
+/// Refuses words that name a device: the program would write to one that the plan does not show.
+pub(super) fn no_devices(
+    path: impl FnOnce() -> String,
+    words: &[String],
+) -> Result<(), LayoutError> {
+    let names_device = |word: &&String| word.contains("dev/") || word.contains("device=");
+    match words.iter().find(names_device) {
+        None => Ok(()),
+        Some(word) => Err(LayoutError::invalid(
+            path(),
+            format!(
+                "`{word}` names a further device, which would be written to without being in the \
+                 plan; leave it out, and add that device by its own command once the system runs"
+            ),
+        )),
+    }
+}
+
 /// A size with a binary unit, in bytes: `20M`, `4096`, `1GiB`.
 pub(super) fn size(text: &str) -> Option<u64> {
     size_in(text, 1)

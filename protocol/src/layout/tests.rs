@@ -186,6 +186,35 @@ fn what_disko_has_and_this_version_has_not_is_named() {
     insta::assert_snapshot!(refusals.join("\n"));
 }
 
+/// A program would write to it, and the plan would not show it.
+#[test]
+fn arguments_that_name_a_further_device_are_refused() {
+    let content = "/zpool/rpool/datasets/credstore/content/content";
+    let with_args = |args: serde_json::Value| with(&format!("{content}/extraArgs"), args);
+    let btrfs = |args: &str| {
+        with(
+            content,
+            serde_json::json!({"type": "btrfs", "device": "/dev/mapper/credstore",
+                "extraArgs": [args]}),
+        )
+    };
+    let raid = |args: &str| {
+        edit(|d| {
+            d["mdadm"]["r"] = serde_json::json!({"type": "mdadm", "level": 1, "extraArgs": [args]});
+        })
+    };
+    let refusals = [
+        refused(&with_args(serde_json::json!(["-J", "device=/dev/sdx"]))),
+        refused(&with_args(serde_json::json!(["-J device=LABEL=journal"]))),
+        refused(&btrfs("-d raid1 /dev/disk/by-id/other")),
+        refused(&btrfs("-f dev/sdx")),
+        refused(&raid("--spare-devices=1 /dev/sdx")),
+    ];
+    insta::assert_snapshot!(refusals.join("\n"));
+    let accepted = with_args(serde_json::json!(["-L", "device", "-O", "^has_journal"]));
+    Layout::parse(&accepted).unwrap();
+}
+
 #[test]
 fn parts_that_do_not_fit_together_are_named() {
     let esp = "/disk/root/content/partitions/esp";
