@@ -153,15 +153,7 @@ impl<'a> Sizes<'a> {
     }
 
     fn vdev(&self, mode: VdevMode, members: &[DeviceRef]) -> Option<u64> {
-        let sizes = self.all(members)?;
-        let least = sizes.iter().copied().min()?;
-        Some(match mode {
-            VdevMode::Stripe => sizes.iter().copied().fold(0, u64::saturating_add),
-            VdevMode::Mirror => least,
-            VdevMode::Raidz(parity) => {
-                least.saturating_mul((sizes.len() as u64).saturating_sub(parity.into()))
-            }
-        })
+        usable(mode, &self.all(members)?)
     }
 
     /// What the volumes of a pool reserve.
@@ -181,5 +173,47 @@ impl<'a> Sizes<'a> {
                 Dataset::Fs(_) => None,
             })
         })
+    }
+}
+
+/// What a vdev of members of these sizes can hold; `None` without members. RAID-Z and mirrors use
+/// of each member only as much as the smallest has.
+fn usable(mode: VdevMode, sizes: &[u64]) -> Option<u64> {
+    let least = sizes.iter().copied().min()?;
+    Some(match mode {
+        VdevMode::Stripe => sizes.iter().copied().fold(0, u64::saturating_add),
+        VdevMode::Mirror => least,
+        VdevMode::Raidz(parity) => {
+            least.saturating_mul((sizes.len() as u64).saturating_sub(parity.into()))
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_vdev_holds() {
+        let table: [(VdevMode, &[u64], Option<u64>); 14] = [
+            (VdevMode::Stripe, &[10], Some(10)),
+            (VdevMode::Stripe, &[10, 20], Some(30)),
+            (VdevMode::Mirror, &[10, 10], Some(10)),
+            (VdevMode::Mirror, &[10, 8, 30], Some(8)),
+            (VdevMode::Raidz(1), &[10, 10], Some(10)),
+            (VdevMode::Raidz(1), &[10, 10, 10], Some(20)),
+            (VdevMode::Raidz(1), &[10, 7, 30], Some(14)),
+            (VdevMode::Raidz(2), &[10, 10, 10], Some(10)),
+            (VdevMode::Raidz(2), &[10, 10, 10, 9], Some(18)),
+            (VdevMode::Raidz(3), &[10, 10, 10, 10], Some(10)),
+            (VdevMode::Raidz(3), &[5, 10, 20, 40, 80], Some(10)),
+            // Fewer members than parity hold nothing, and no size is too large.
+            (VdevMode::Raidz(3), &[10, 10], Some(0)),
+            (VdevMode::Raidz(1), &[u64::MAX; 3], Some(u64::MAX)),
+            (VdevMode::Mirror, &[], None),
+        ];
+        for (mode, sizes, holds) in table {
+            assert_eq!(usable(mode, sizes), holds, "{mode:?} of {sizes:?}");
+        }
     }
 }
