@@ -5,8 +5,9 @@
 //! makes anything. What is something else is refused: nothing here is ever overwritten.
 //!
 //! A partition is told by its disk, number and name, a pool by its GUID and the partitions that
-//! its members are, a RAID and a volume group by what they are made of, never by name alone. What
-//! is in a container, a RAID or a volume group shows only once that is open: the steps look then.
+//! its members are (labels of caches and spares have no GUID of a pool), a RAID and a volume group
+//! by what they are made of, never by name alone. What is in a container, a RAID or a volume group
+//! shows only once that is open: the steps look then.
 
 mod legacy;
 
@@ -57,7 +58,9 @@ pub(super) fn find(context: &Context<'_>, remarks: &mut Remarks) -> Result<Exist
         }
         let disk = context.disks[wanted.name.as_str()];
         if disk.contents.is_blank() {
-            if context.mode.formats() {
+            let auxiliary = matches!(&wanted.content,
+                Some(Content::Zfs(member)) if context.layout.is_auxiliary(member));
+            if context.mode.formats() || auxiliary {
                 continue;
             }
             return Err(refuse(
@@ -318,6 +321,14 @@ fn holds(
             let right = |found: &Signature| matches!(found, Signature::Luks { version: 2, .. });
             (format!("the LUKS2 container {}", luks.name), found.iter().any(right))
         }
+        Some(Content::Zfs(member)) if context.layout.is_auxiliary(member) => {
+            // A spare in use has a label of the pool. One that is blank is done without.
+            let right = |found: &Signature| {
+                found.is_zfs_auxiliary() || matches!(found, Signature::ZfsMember { .. })
+            };
+            let what = format!("a cache or spare of the pool {}", member.pool);
+            (what, found.is_empty() || found.iter().any(right))
+        }
         Some(Content::Zfs(member)) => {
             let right = |found: &Signature| matches!(found, Signature::ZfsMember { .. });
             (format!("a member of the pool {}", member.pool), found.iter().any(right))
@@ -359,34 +370,46 @@ struct Label<'a> {
 }
 
 /// The pool `name`, if it is there; refused if what is there is another one, or not all of it.
+/// Caches and spares may be missing.
 fn pool_of(
     context: &Context<'_>,
     existing: &Existing,
     name: &str,
     remarks: &mut Remarks,
 ) -> Result<Option<ExistingPool>, Refusal> {
-    let members = context.layout.members(name);
-    let hidden = members.iter().any(|member| {
-        !matches!(member, DeviceRef::Disk { .. } | DeviceRef::Partition { .. })
-            && existing.has(context.layout, member)
-    });
-    if hidden {
+    let members = context.layout.data_members(name);
+    let auxiliary = context.layout.auxiliary_members(name);
+    if members.iter().any(|member| is_hidden(context, existing, member)) {
         return in_containers(context, name, remarks);
     }
     let labels: Vec<Label<'_>> =
         members.iter().filter_map(|device| label(context, existing, device)).collect();
-    let Some(first) = labels.first() else {
-        if context.mode.formats() {
-            return Ok(None);
-        }
-        return Err(refuse(
-            RefusalKind::TargetUnfit,
-            format!("there is no pool {name:?} on the layout's disks"),
-            "are they the right disks? To make it: --disko-mode format,mount",
-        ));
-    };
     let other = |message: String| Err(refuse(RefusalKind::TargetUnfit, message, ANEW));
-    if let Some(wrong) = labels.iter().find(|label| label.pool != name) {
+    let Some(first) = labels.first() else {
+        if !context.mode.formats() {
+            return Err(refuse(
+                RefusalKind::TargetUnfit,
+                format!("there is no pool {name:?} on the layout's disks"),
+                "are they the right disks? To make it: --disko-mode format,mount",
+            ));
+        }
+        if auxiliary.iter().any(|device| is_hidden(context, existing, device)) {
+            return in_containers(context, name, remarks);
+        }
+        // Whose it is its label does not say.
+        let held = |device: &&DeviceRef| !signatures(context, existing, device).is_empty();
+        return match auxiliary.iter().find(held) {
+            None => Ok(None),
+            Some(device) => other(format!(
+                "{} holds a cache or spare of a pool, and the layout's disks hold no pool {name:?}",
+                place(context, device)
+            )),
+        };
+    };
+    let in_use: Vec<Label<'_>> =
+        auxiliary.iter().filter_map(|device| label(context, existing, device)).collect();
+    let all = || labels.iter().chain(&in_use);
+    if let Some(wrong) = all().find(|label| label.pool != name) {
         return other(format!(
             "{} belongs to a pool {:?} (guid {}), and in the layout to {name:?}",
             place(context, wrong.device),
@@ -394,7 +417,7 @@ fn pool_of(
             wrong.guid
         ));
     }
-    if let Some(wrong) = labels.iter().find(|label| label.guid != first.guid) {
+    if let Some(wrong) = all().find(|label| label.guid != first.guid) {
         return other(format!(
             "{} and {} belong to two pools named {name:?}, with the GUIDs {} and {}",
             place(context, first.device),
@@ -418,6 +441,16 @@ fn pool_of(
             first.guid,
             place(context, first.device)
         ));
+    }
+    for device in &auxiliary {
+        let seen = matches!(device, DeviceRef::Disk { .. } | DeviceRef::Partition { .. });
+        if seen && signatures(context, existing, device).is_empty() {
+            remarks.warnings.push(format!(
+                "{} holds nothing, where the layout has a cache or spare of the pool {name:?}: the \
+                 pool is imported without it",
+                place(context, device)
+            ));
+        }
     }
     let imported = context.inventory.pools.iter().any(|pool| pool.guid == first.guid);
     let own = first.hostid == Some(context.inventory.system.hostid);
@@ -461,21 +494,35 @@ fn in_containers(
     Ok(Some(ExistingPool { guid: None, any_host: true, imported }))
 }
 
+/// Whether a device is there, in something that has to be opened to see it.
+fn is_hidden(context: &Context<'_>, existing: &Existing, device: &DeviceRef) -> bool {
+    !matches!(device, DeviceRef::Disk { .. } | DeviceRef::Partition { .. })
+        && existing.has(context.layout, device)
+}
+
+/// What is on a disk or partition that stays.
+fn signatures<'a>(
+    context: &'a Context<'_>,
+    existing: &Existing,
+    device: &DeviceRef,
+) -> &'a [Signature] {
+    if !existing.has(context.layout, device) {
+        return &[];
+    }
+    match device {
+        DeviceRef::Disk { disk } => &context.disks[disk.as_str()].contents.signatures,
+        DeviceRef::Partition { disk, number } => numbered(context.disks[disk.as_str()], *number)
+            .map_or(&[], |partition| &partition.signatures),
+        _ => &[],
+    }
+}
+
 fn label<'a>(
     context: &'a Context<'_>,
     existing: &Existing,
     device: &'a DeviceRef,
 ) -> Option<Label<'a>> {
-    if !existing.has(context.layout, device) {
-        return None;
-    }
-    let signatures = match device {
-        DeviceRef::Disk { disk } => &context.disks[disk.as_str()].contents.signatures,
-        DeviceRef::Partition { disk, number } => {
-            &numbered(context.disks[disk.as_str()], *number)?.signatures
-        }
-        _ => return None,
-    };
+    let signatures = signatures(context, existing, device);
     signatures.iter().find_map(|signature| match signature {
         Signature::ZfsMember { pool, guid, hostname, hostid, state, .. } => Some(Label {
             device,

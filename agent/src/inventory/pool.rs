@@ -3,7 +3,9 @@
 use crate::block::{DevNo, Roots, find, sysfs};
 use crate::mount::MountPoint;
 use crate::zfs::{self, LabelState};
-use keystone_protocol::inventory::{Holder, ImportedPool, PoolState, Signature, Zfs};
+use keystone_protocol::inventory::{
+    Holder, ImportedPool, PoolState, Signature, ZFS_CACHE, ZFS_SPARE, Zfs,
+};
 use std::path::{Path, PathBuf};
 
 /// A label of a vdev.
@@ -204,8 +206,8 @@ impl Label {
             LabelState::Exported => PoolState::Exported,
             LabelState::Destroyed => PoolState::Destroyed,
             LabelState::Spare | LabelState::Cache => {
-                let role = if label.state == LabelState::Spare { "spare" } else { "cache" };
-                let signature = Signature::Other { name: format!("a ZFS {role} device") };
+                let name = if label.state == LabelState::Spare { ZFS_SPARE } else { ZFS_CACHE };
+                let signature = Signature::Other { name: name.to_owned() };
                 return Some(Label { signature, vdev_guid: label.vdev_guid });
             }
         };

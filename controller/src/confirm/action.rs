@@ -137,6 +137,9 @@ fn release_lines(release: &Release) -> Vec<String> {
 fn import_lines(pool: &ImportPlan) -> Vec<String> {
     let guid = pool.guid.as_deref().unwrap_or("known once its members are open");
     let mut line = format!("GUID {guid}, from {}", list(&pool.members));
+    if !pool.auxiliary.is_empty() {
+        line.push_str(&format!(", with the caches and spares {}", list(&pool.auxiliary)));
+    }
     if pool.any_host {
         line.push_str(", whichever host had it last");
     }

@@ -233,7 +233,7 @@ impl Tree<'_> {
             }
             Action::CreatePool(pool) => self.pool(pool),
             Action::ImportPool(pool) => {
-                for member in &pool.members {
+                for member in pool.members.iter().chain(&pool.auxiliary) {
                     self.device(member).say(format!("in pool {}", pool.name));
                 }
                 self.at(&Key::Pool(pool.name.clone())).say("as it is");

@@ -483,7 +483,7 @@ impl<'a> Uses<'a> {
                 releases.push(match self.end {
                     End::Destroyed => Release::DestroyPool { name, guid },
                     End::Exported => {
-                        let members = self.context.layout.members(&name);
+                        let members = self.context.layout.data_members(&name);
                         Release::ExportPool { name, guid, members }
                     }
                 });

@@ -27,7 +27,8 @@ impl Builder<'_> {
                 Action::ImportPool(ImportPlan {
                     name: pool.name.clone(),
                     guid: found.guid.clone(),
-                    members: self.context.layout.members(&pool.name),
+                    members: self.context.layout.data_members(&pool.name),
+                    auxiliary: self.context.layout.auxiliary_members(&pool.name),
                     any_host: found.any_host,
                 }),
             );

@@ -5,7 +5,7 @@ use super::*;
 use crate::plan_disks;
 use keystone_protocol::disko_mode::DiskoMode;
 use keystone_protocol::inventory::{
-    Contents, Holder, ImportedPool, Partition, PoolState, Signature, Table,
+    Contents, Holder, ImportedPool, Partition, PoolState, Signature, Table, ZFS_CACHE, ZFS_SPARE,
 };
 use keystone_protocol::layout::{Content, Layout};
 use keystone_protocol::plan::{
@@ -14,13 +14,16 @@ use keystone_protocol::plan::{
 };
 
 /// What a content looks like on its device.
-fn signatures(content: Option<&Content>) -> Vec<Signature> {
+fn signatures(layout: &Layout, content: Option<&Content>) -> Vec<Signature> {
     let filesystem =
         |fstype: &str| Signature::Filesystem { fstype: fstype.into(), label: None, uuid: None };
     match content {
         Some(Content::Filesystem(found)) => vec![filesystem(found.format.name())],
         Some(Content::Btrfs(_)) => vec![filesystem("btrfs")],
         Some(Content::Luks(_)) => vec![Signature::Luks { version: 2, uuid: None, label: None }],
+        Some(Content::Zfs(member)) if layout.is_auxiliary(member) => {
+            vec![Signature::Other { name: ZFS_CACHE.into() }]
+        }
         Some(Content::Zfs(member)) => vec![Signature::ZfsMember {
             pool: member.pool.clone(),
             guid: member.pool.len().to_string(),
@@ -45,7 +48,7 @@ fn laid_out(text: &str) -> Case {
     for disk in &layout.disks {
         let mut contents = Contents::default();
         match &disk.content {
-            Some(Content::Table(legacy)) => {
+            Some(Content::Table(legacy)) if !legacy.gpt => {
                 let table = made.steps.iter().find_map(|step| match &step.action {
                     Action::PartitionMbr(table) if table.device.disk() == Some(&disk.name) => {
                         Some(table)
@@ -66,13 +69,13 @@ fn laid_out(text: &str) -> Case {
                         type_guid: None,
                         guid: None,
                         label: None,
-                        signatures: signatures(wanted.content.as_ref()),
+                        signatures: signatures(&layout, wanted.content.as_ref()),
                         nixos: None,
                         holders: Vec::new(),
                     });
                 }
             }
-            Some(Content::Gpt(gpt)) => {
+            Some(content @ (Content::Gpt(_) | Content::Table(_))) => {
                 let table = made.steps.iter().find_map(|step| match &step.action {
                     Action::Partition(table) if table.device.disk() == Some(&disk.name) => {
                         Some(table)
@@ -81,7 +84,16 @@ fn laid_out(text: &str) -> Case {
                 });
                 contents.table =
                     Some(Table::Gpt { guid: "7f0c9f3e-8f0e-4cf5-b1a2-2d8d0a8a3a55".into() });
-                for (planned, wanted) in table.unwrap().partitions.iter().zip(&gpt.partitions) {
+                let wanted: Vec<Option<&Content>> = match content {
+                    Content::Gpt(gpt) => {
+                        gpt.partitions.iter().map(|p| p.content.as_ref()).collect()
+                    }
+                    Content::Table(table) => {
+                        table.partitions.iter().map(|p| p.content.as_ref()).collect()
+                    }
+                    _ => Vec::new(),
+                };
+                for (planned, wanted) in table.unwrap().partitions.iter().zip(wanted) {
                     contents.partitions.push(Partition {
                         number: planned.number,
                         kernel_name: format!("x{}", planned.number),
@@ -93,13 +105,13 @@ fn laid_out(text: &str) -> Case {
                             .clone()
                             .or(Some("0f0c9f3e-8f0e-4cf5-b1a2-2d8d0a8a3a55".into())),
                         label: Some(planned.label.clone()),
-                        signatures: signatures(wanted.content.as_ref()),
+                        signatures: signatures(&layout, wanted),
                         nixos: None,
                         holders: Vec::new(),
                     });
                 }
             }
-            content => contents.signatures = signatures(content.as_ref()),
+            content => contents.signatures = signatures(&layout, content.as_ref()),
         }
         let found =
             case.inventory.disks.iter_mut().find(|found| found.links.contains(&disk.device));
@@ -172,6 +184,139 @@ fn every_example_is_mounted_again() {
         }
     }
     assert!(mounted >= 25, "{mounted}");
+}
+
+/// A mirror with logs, a cache and a spare.
+const AUXILIARY: &str = include_str!("../../../tests/layouts/written/zfs-caches-and-spares.json");
+
+/// What is on a partition of a disk of [`AUXILIARY`].
+fn on<'a>(case: &'a mut Case, disk: &str, number: u32) -> &'a mut Vec<Signature> {
+    let link = format!("/dev/sd{disk}");
+    let mut disks = case.inventory.disks.iter_mut();
+    let disk = disks.find(|found| found.links.contains(&link)).unwrap();
+    let mut partitions = disk.contents.partitions.iter_mut();
+    &mut partitions.find(|partition| partition.number == number).unwrap().signatures
+}
+
+fn part(disk: &str, number: u32) -> DeviceRef {
+    DeviceRef::Partition { disk: disk.into(), number }
+}
+
+fn other(name: &str) -> Vec<Signature> {
+    vec![Signature::Other { name: name.into() }]
+}
+
+fn of_pool(guid: &str) -> Vec<Signature> {
+    vec![Signature::ZfsMember {
+        pool: "tank".into(),
+        guid: guid.into(),
+        hostname: None,
+        hostid: None,
+        state: PoolState::Exported,
+        txg: 1,
+    }]
+}
+
+/// The labels of caches and spares do not say which pool they are of.
+#[test]
+fn a_pool_is_opened_with_its_caches_and_spares_and_without() {
+    let planned = |mode, change: fn(&mut Case)| {
+        let case = laid_out(AUXILIARY).with(change);
+        let options = InstallOptions { disko_mode: mode, ..InstallOptions::default() };
+        plan_disks(&case.inventory, &case.layout, &options)
+    };
+    let changes: [(&str, usize, fn(&mut Case)); 4] = [
+        ("as it is made", 0, |case| *on(case, "c", 2) = other(ZFS_SPARE)),
+        ("the spare is in use", 0, |case| *on(case, "c", 2) = of_pool("4")),
+        ("one has no label", 1, |case| on(case, "c", 1).clear()),
+        ("none has a label", 2, |case| {
+            on(case, "c", 1).clear();
+            on(case, "c", 2).clear();
+        }),
+    ];
+    for (name, warnings, change) in changes {
+        for mode in [DiskoMode::Mount, DiskoMode::Format, DiskoMode::FormatMount] {
+            let plan = planned(mode, change).unwrap_or_else(|refusal| panic!("{name}: {refusal}"));
+            let import = plan.steps.iter().find_map(|step| match &step.action {
+                Action::ImportPool(import) => Some(import),
+                _ => None,
+            });
+            let import = import.unwrap();
+            assert_eq!(import.guid.as_deref(), Some("4"), "{name}");
+            let data = [part("a", 2), part("a", 3), part("b", 1), part("b", 2)];
+            assert_eq!(import.members, data, "{name}");
+            assert_eq!(import.auxiliary, [part("c", 1), part("c", 2)], "{name}");
+            let without = plan.warnings.iter().filter(|said| said.contains("without it"));
+            assert_eq!(without.count(), warnings, "{name}: {:?}", plan.warnings);
+        }
+    }
+}
+
+#[test]
+fn a_cache_is_no_data_and_data_no_cache() {
+    let changes: [(&str, DiskoMode, fn(&mut Case)); 5] = [
+        ("a file system in the cache's place", DiskoMode::Mount, |case| {
+            *on(case, "c", 1) = vec![Signature::Swap];
+        }),
+        ("another pool's member as the spare", DiskoMode::Mount, |case| {
+            *on(case, "c", 2) = of_pool("77");
+        }),
+        ("a cache's label in a log's place", DiskoMode::Mount, |case| {
+            *on(case, "a", 2) = other(ZFS_CACHE);
+        }),
+        ("a log without a label", DiskoMode::Format, |case| on(case, "a", 2).clear()),
+        ("only a cache is there", DiskoMode::Format, |case| {
+            for (disk, number) in [("a", 2), ("a", 3), ("b", 1), ("b", 2), ("c", 2)] {
+                on(case, disk, number).clear();
+            }
+        }),
+    ];
+    let mut refusals = Vec::new();
+    for (name, mode, change) in changes {
+        let case = laid_out(AUXILIARY).with(change);
+        let options = InstallOptions { disko_mode: mode, ..InstallOptions::default() };
+        let refusal = match plan_disks(&case.inventory, &case.layout, &options) {
+            Err(refusal) => refusal,
+            Ok(plan) => panic!("{name}: not refused: {:?}", ids(&plan)),
+        };
+        refusals.push(format!("{name}:\n  {refusal}"));
+    }
+    insta::assert_snapshot!(refusals.join("\n"));
+}
+
+/// Only labels that say so can prove that a pool is exported.
+#[test]
+fn a_pool_is_proven_exported_by_the_labels_of_its_data() {
+    let case = laid_out(AUXILIARY).with(|case| {
+        case.inventory.pools = vec![ImportedPool {
+            name: "tank".into(),
+            guid: "4".into(),
+            health: "ONLINE".into(),
+            devices: vec!["x2".into()],
+            volumes: Default::default(),
+            mounts: Vec::new(),
+        }];
+    });
+    let options = InstallOptions { disko_mode: DiskoMode::Unmount, ..InstallOptions::default() };
+    let plan = plan_disks(&case.inventory, &case.layout, &options).unwrap();
+    let exported = plan.steps.iter().find_map(|step| match &step.action {
+        Action::Release(Release::ExportPool { members, .. }) => Some(members.clone()),
+        _ => None,
+    });
+    assert_eq!(exported.unwrap(), [part("a", 2), part("a", 3), part("b", 1), part("b", 2)]);
+}
+
+#[test]
+fn a_blank_disk_for_a_cache_keeps_no_pool_closed() {
+    let text = include_str!("more.json");
+    let cache = "/dev/disk/by-id/cache".to_owned();
+    let case = laid_out(text).with(|case| {
+        let disk = case.inventory.disks.iter_mut().find(|disk| disk.links.contains(&cache));
+        disk.unwrap().contents = Contents::default();
+    });
+    let options = InstallOptions { disko_mode: DiskoMode::Mount, ..InstallOptions::default() };
+    let plan = plan_disks(&case.inventory, &case.layout, &options).unwrap();
+    assert!(plan.warnings.iter().any(|said| said.contains("without it")), "{:?}", plan.warnings);
 }
 
 #[test]

@@ -101,7 +101,7 @@ pub(super) fn assert_uses_what_is_there(layout: &str, steps: &[Step]) {
 pub(super) fn documents() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/layouts");
     let mut found = Vec::new();
-    for directory in ["keystone", "keystone-derived", "disko"] {
+    for directory in ["keystone", "keystone-derived", "disko", "written"] {
         let entries = std::fs::read_dir(root.join(directory)).unwrap();
         let paths = entries.map(|entry| entry.unwrap().path());
         found.extend(paths.filter(|path| path.extension().is_some_and(|ext| ext == "json")));
@@ -113,7 +113,7 @@ pub(super) fn documents() -> Vec<PathBuf> {
 #[test]
 fn every_example_is_planned() {
     let documents = documents();
-    assert!(documents.len() >= 31, "{} documents", documents.len());
+    assert!(documents.len() >= 34, "{} documents", documents.len());
     for path in documents {
         let layout = std::fs::read_to_string(&path).unwrap();
         let case = machine_for(&layout, 64 << 30, 512);

@@ -183,6 +183,18 @@ pub enum Signature {
     },
 }
 
+/// A read cache of a ZFS pool, as [`Signature::Other`]: its label does not say of which.
+pub const ZFS_CACHE: &str = "a ZFS cache device";
+/// A hot spare of ZFS pools, as [`Signature::Other`]: its label does not say of which.
+pub const ZFS_SPARE: &str = "a ZFS spare device";
+
+impl Signature {
+    /// Whether it is the label of a read cache or hot spare of ZFS.
+    pub fn is_zfs_auxiliary(&self) -> bool {
+        matches!(self, Signature::Other { name } if name == ZFS_CACHE || name == ZFS_SPARE)
+    }
+}
+
 /// A pool's state in its label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

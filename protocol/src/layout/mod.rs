@@ -196,6 +196,29 @@ impl Layout {
         self.devices_with(|content| matches!(content, Content::Zfs(zfs) if zfs.pool == pool))
     }
 
+    /// The members of a pool that hold its data: vdevs for data, log, metadata, deduplication.
+    pub fn data_members(&self, pool: &str) -> Vec<DeviceRef> {
+        self.devices_with(|content| {
+            matches!(content, Content::Zfs(zfs) if zfs.pool == pool && !self.is_auxiliary(zfs))
+        })
+    }
+
+    /// The members of a pool that it can do without: read caches and hot spares. Their labels do
+    /// not say which pool they belong to.
+    pub fn auxiliary_members(&self, pool: &str) -> Vec<DeviceRef> {
+        self.devices_with(|content| {
+            matches!(content, Content::Zfs(zfs) if zfs.pool == pool && self.is_auxiliary(zfs))
+        })
+    }
+
+    /// Whether a member is a read cache or hot spare of its pool.
+    pub fn is_auxiliary(&self, member: &ZfsMember) -> bool {
+        let pool = self.zpools.iter().find(|pool| pool.name == member.pool);
+        let Some(PoolMode::Topology(topology)) = pool.map(|pool| &pool.mode) else { return false };
+        let mut words = topology.cache.iter().chain(&topology.spare);
+        words.any(|word| member.device.as_ref() == Some(&member_path(word)))
+    }
+
     /// The physical volumes of a volume group, in the order of disko.
     pub fn physical_volumes(&self, group: &str) -> Vec<DeviceRef> {
         self.devices_with(
@@ -213,10 +236,7 @@ impl Layout {
     /// The member of a pool that its topology calls `word`: by its path, or by the name of a disk
     /// whose partition is labelled `disk-NAME-zfs`. Source: disko lib/types/zpool.nix.
     pub fn member(&self, pool: &str, word: &str) -> Option<DeviceRef> {
-        let path = match word.starts_with('/') {
-            true => word.to_owned(),
-            false => format!("/dev/disk/by-partlabel/disk-{word}-zfs"),
-        };
+        let path = member_path(word);
         let is_it = |content: &Content| match content {
             Content::Zfs(zfs) => zfs.pool == pool && zfs.device.as_ref() == Some(&path),
             _ => false,
@@ -267,6 +287,14 @@ impl Layout {
     /// What is mounted in the installed system, outermost first and by name at the same depth.
     pub fn mounts(&self) -> Vec<Mount<'_>> {
         mounts::mounts(self)
+    }
+}
+
+/// The path of what a topology calls `word`.
+fn member_path(word: &str) -> String {
+    match word.starts_with('/') {
+        true => word.to_owned(),
+        false => format!("/dev/disk/by-partlabel/disk-{word}-zfs"),
     }
 }
 

@@ -328,7 +328,7 @@ pub enum Release {
         name: String,
         /// Its GUID, decimal.
         guid: String,
-        /// Its members.
+        /// Its members, those whose labels say whether it is exported.
         members: Vec<DeviceRef>,
     },
     /// Destroys an imported pool that lives only on disks the plan destroys.

@@ -45,8 +45,13 @@ pub struct ImportPlan {
     /// Its GUID, decimal; `None` if it can't be seen before a container is open: then all
     /// members must be of one pool of that name.
     pub guid: Option<String>,
-    /// The devices that it is looked for on, and no others.
+    /// The devices that it is looked for on, and no others: those that hold its data, whose
+    /// labels say which pool it is.
     pub members: Vec<DeviceRef>,
+    /// Its read caches and hot spares, whose labels say nothing of it; it is imported without one
+    /// that has none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub auxiliary: Vec<DeviceRef>,
     /// Import it although another host had it last and did not export it.
     pub any_host: bool,
 }

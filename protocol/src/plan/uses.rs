@@ -35,7 +35,9 @@ impl Action {
                 members.clone()
             }
             Action::CreatePool(pool) => pool.members(),
-            Action::ImportPool(pool) => pool.members.clone(),
+            Action::ImportPool(pool) => {
+                pool.members.iter().chain(&pool.auxiliary).cloned().collect()
+            }
             Action::CreateDataset { key: Some(DatasetKey::Made { device, .. }), .. }
             | Action::CreateVolume { key: Some(DatasetKey::Made { device, .. }), .. }
             | Action::UnlockDataset { key: DatasetKey::Made { device, .. }, .. } => {

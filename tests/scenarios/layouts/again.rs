@@ -36,8 +36,12 @@ fn opened(step: &Value, all: &[Value]) -> Vec<Value> {
             let vdevs =
                 classes.iter().flat_map(|class| step[class].as_array().into_iter().flatten());
             let members: Vec<Value> = vdevs.flat_map(members).collect();
+            let auxiliary = ["cache", "spare"];
+            let auxiliary =
+                auxiliary.iter().flat_map(|class| step[class].as_array().into_iter().flatten());
+            let auxiliary: Vec<&Value> = auxiliary.collect();
             let import = json!({"do": "import-pool", "name": step["name"], "guid": null,
-                "any_host": false, "members": members});
+                "any_host": false, "members": members, "auxiliary": auxiliary});
             [import].into_iter().chain(unlock(&step["name"], &step["root_key"])).collect()
         }
         // A key that is in a container is loaded from there; others are asked for again.

@@ -47,17 +47,18 @@ pub(super) fn partitions(run: &mut Execution<'_>, table: &PartitionTable) -> Ste
 
 /// Imports a pool, told by GUID, from its members and nothing else.
 pub(super) fn import(run: &mut Execution<'_>, plan: &ImportPlan) -> StepResult {
-    let mut devices = Vec::new();
-    for member in &plan.members {
-        devices.push(run.machine.node(member)?.path);
-    }
+    let nodes = |members: &[DeviceRef]| -> Result<Vec<PathBuf>, StepError> {
+        members.iter().map(|member| Ok(run.machine.node(member)?.path)).collect()
+    };
+    let devices = nodes(&plan.members)?;
+    let auxiliary = nodes(&plan.auxiliary)?;
     let guid = match &plan.guid {
         Some(guid) => guid.parse().map_err(|_| StepError::PoolGuid(guid.clone()))?,
         None => guid_of(&plan.name, &devices)?,
     };
     let import = Import {
         guid,
-        devices: devices.clone(),
+        devices: devices.iter().chain(&auxiliary).cloned().collect(),
         altroot: Some(TARGET.to_owned()),
         any_host: plan.any_host,
     };
