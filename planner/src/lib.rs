@@ -148,7 +148,7 @@ pub fn plan_with(
         closure_agrees(&context, closure)?;
     }
     if closure.is_some() || mode.formats() {
-        conflicts::check(&context)?;
+        conflicts::pools(&context)?;
     }
     let existing = match mode.formats() || mode.mounts() {
         true => existing::find(&context, &mut remarks)?,
@@ -210,6 +210,9 @@ fn to_be_made(
         containers: unlock::containers(context, existing, remarks)?,
         esp_copies: mirror::copies(context)?,
     };
+    if context.closure.is_some() || context.mode.formats() {
+        conflicts::labels(context, &decisions.tables)?;
+    }
     let sizes = Sizes::new(context, &decisions.tables);
     if context.mode.formats() {
         capacity::devices(context, &sizes)?;

@@ -72,3 +72,17 @@ fn it_is_refused_where_there_is_nothing_to_mirror_to() {
         assert!(refusal.message.contains("--mirror-esp"), "{refusal}");
     }
 }
+
+/// The installed system mounts it by its name.
+#[test]
+fn a_copys_name_on_another_disk_is_refused() {
+    let case = mirrored(OS_MIRROR, 512).with(|case| {
+        let disk = case.inventory.disks.iter_mut().find(|disk| disk.kernel_name == "other");
+        let partition = super::occupied::partition(1, "disk-disk1-ESP", 1 << 30);
+        disk.unwrap().contents.partitions = vec![partition];
+    });
+    let refusal = case.refusal();
+    assert!(refusal.message.contains("is named \"disk-disk1-ESP\""), "{refusal}");
+    let plain = case.with(|case| case.options.mirror_esp = false);
+    assert!(!ids(&plain.plan()).is_empty());
+}
