@@ -3,10 +3,10 @@
 use super::refuse::refuse;
 use super::words::human;
 use super::{Context, Remarks, programs, words};
-use keystone_protocol::layout::{Content, Format, Mounted};
+use keystone_protocol::layout::Mounted;
 use keystone_protocol::message::{Refusal, RefusalKind};
 use keystone_protocol::options::ClosureFacts;
-use keystone_protocol::plan::HookKind;
+use keystone_protocol::plan::{Action, Release, Step};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Least memory, in bytes: ZFS, the argon2id of LUKS2 (which takes up to half of it) and the
@@ -28,7 +28,6 @@ pub(super) fn check(context: &Context<'_>, remarks: &mut Remarks) -> Result<(), 
     let mode = context.mode;
     if mode.formats() {
         memory(context)?;
-        tools(context)?;
     }
     if mode.formats() || mode.mounts() {
         zfs(context)?;
@@ -135,56 +134,45 @@ fn hostid(
     }
 }
 
-/// Programs of the running system that steps need: each with what needs it.
-fn needed_tools(context: &Context<'_>) -> BTreeMap<String, String> {
-    let mut needed = BTreeMap::new();
-    let mut need = |tool: &str, path: &str| {
-        needed.entry(tool.to_owned()).or_insert_with(|| path.to_owned());
-    };
-    let layout = context.layout;
-    for placed in layout.placed() {
-        let path = placed.content.path();
-        match placed.content {
-            Content::Filesystem(fs) if fs.format == Format::Vfat => {}
-            Content::Filesystem(fs) => need(&format!("mkfs.{}", fs.format.name()), path),
-            Content::Btrfs(btrfs) => {
-                need("mkfs.btrfs", path);
-                if !btrfs.subvolumes.is_empty() || !btrfs.swap.is_empty() {
-                    need("btrfs", path);
-                }
+/// The program of the running system that a step needs, if it needs one.
+fn needed_tool(action: &Action) -> Option<String> {
+    Some(match action {
+        Action::MakeFilesystem { fstype, .. } => format!("mkfs.{fstype}"),
+        Action::CreateSubvolume { extra_args, .. } if !extra_args.is_empty() => "btrfs".to_owned(),
+        Action::CreateArray(_) | Action::AssembleArray(_) => "mdadm".to_owned(),
+        Action::CreatePhysicalVolume { .. }
+        | Action::CreateVolumeGroup { .. }
+        | Action::CreateLogicalVolume(_)
+        | Action::ActivateGroup { .. }
+        | Action::DeactivateGroup { .. }
+        | Action::Release(Release::DeactivateGroup { .. }) => "lvm".to_owned(),
+        Action::Hook(_) => "bash".to_owned(),
+        _ => return None,
+    })
+}
+
+/// Refuses a plan whose steps need programs that the running system lacks.
+pub(super) fn tools(context: &Context<'_>, steps: &[Step]) -> Result<(), Refusal> {
+    let mut missing: BTreeMap<String, &str> = BTreeMap::new();
+    for step in steps {
+        match needed_tool(&step.action) {
+            Some(tool) if !context.inventory.tools.contains_key(&tool) => {
+                missing.entry(tool).or_insert(&step.title);
             }
-            Content::PhysicalVolume(_) => need("lvm", path),
-            Content::ArrayMember(_) => need("mdadm", path),
             _ => {}
         }
     }
-    for hook in layout.hooks(&[
-        HookKind::PreCreate,
-        HookKind::PostCreate,
-        HookKind::PreMount,
-        HookKind::PostMount,
-    ]) {
-        need("bash", &hook.path);
-    }
-    needed
-}
-
-fn tools(context: &Context<'_>) -> Result<(), Refusal> {
-    let missing: Vec<(String, String)> = needed_tools(context)
-        .into_iter()
-        .filter(|(tool, _)| !context.inventory.tools.contains_key(tool))
-        .collect();
     if missing.is_empty() {
         return Ok(());
     }
     let packages: BTreeSet<&str> =
-        missing.iter().filter_map(|(tool, _)| programs::package(tool)).collect();
+        missing.keys().filter_map(|tool| programs::package(tool)).collect();
     let packages: Vec<&str> = packages.into_iter().collect();
     let missing: Vec<String> =
-        missing.iter().map(|(tool, path)| format!("{tool} (for {path})")).collect();
+        missing.iter().map(|(tool, step)| format!("{tool} (to {step})")).collect();
     Err(refuse(
         RefusalKind::TargetUnfit,
-        format!("the running system lacks what the layout needs: {}", words::list(&missing)),
+        format!("the running system lacks what the plan needs: {}", words::list(&missing)),
         format!(
             "boot an installer with {}; programs are looked for in PATH, {}",
             words::list(&packages),

@@ -156,13 +156,15 @@ pub fn plan_with(
     };
     let occupancy = occupancy::find(&context, &mut remarks)?;
     let (steps, containers) = if mode.formats() || mode.mounts() {
-        to_be_made(&context, &existing, &occupancy, &mut remarks)?
+        to_be_made(&context, &existing, &mut remarks)?
     } else {
         (storage::wipes(&context, &mut remarks), Vec::new())
     };
-    let mut all = occupancy.steps;
-    all.extend(steps);
-    all.extend(occupancy.proof);
+    let all = [occupancy.steps.as_slice(), &steps, &occupancy.proof].concat();
+    fit::tools(&context, &all)?;
+    if mode.formats() || mode.mounts() {
+        occupancy.require_consent(&context)?;
+    }
 
     let basis = Basis {
         layout: layout.canonical().to_owned(),
@@ -201,7 +203,6 @@ fn mode(options: &InstallOptions, closure: Option<&ClosureFacts>) -> Result<Disk
 fn to_be_made(
     context: &Context<'_>,
     existing: &Existing,
-    occupancy: &occupancy::Occupancy,
     remarks: &mut Remarks,
 ) -> Result<(Vec<Step>, Vec<ContainerPlan>), Refusal> {
     let decisions = Decisions {
@@ -225,7 +226,6 @@ fn to_be_made(
         }
         None => None,
     };
-    occupancy.require_consent(context)?;
     let mut steps = storage::steps(context, &decisions, existing, remarks);
     match esp {
         Some((closure, esp)) => {

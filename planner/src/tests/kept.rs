@@ -320,6 +320,43 @@ fn a_blank_disk_for_a_cache_keeps_no_pool_closed() {
 }
 
 #[test]
+fn programs_are_needed_by_what_the_plan_does() {
+    let lacks = |case: &Case, mode| {
+        let options = InstallOptions { disko_mode: mode, ..InstallOptions::default() };
+        plan_disks(&case.inventory, &case.layout, &options).map(|_| ()).map_err(|r| r.message)
+    };
+    let document = |name: &str| {
+        let path = documents().into_iter().find(|path| path.ends_with(name)).unwrap();
+        let mut case = laid_out(&std::fs::read_to_string(path).unwrap());
+        case.inventory.tools.clear();
+        case
+    };
+    let mut said = Vec::new();
+    for name in ["lvm-raid.json", "complex.json", "simple-efi.json", "os-zfs-single.json"] {
+        for mode in [DiskoMode::Mount, DiskoMode::Unmount, DiskoMode::Destroy] {
+            let lacks = lacks(&document(name), mode);
+            said.push(format!("{name}, {mode}: {}", lacks.err().unwrap_or("nothing".into())));
+        }
+    }
+    // A group that is active has to be deactivated.
+    let mut active = document("lvm-raid.json");
+    let of_layout = |disk: &&mut Disk| !disk.boot_medium && !disk.contents.partitions.is_empty();
+    let disk = active.inventory.disks.iter_mut().find(of_layout).unwrap();
+    let slaves = vec![disk.contents.partitions[1].kernel_name.clone()];
+    active.inventory.mappers = vec![Mapper {
+        kernel_name: "dm-0".into(),
+        name: "pool-root".into(),
+        uuid: "LVM-0123".into(),
+        slaves,
+        mounts: Vec::new(),
+    }];
+    for mode in [DiskoMode::Unmount, DiskoMode::Destroy] {
+        said.push(format!("active, {mode}: {}", lacks(&active, mode).unwrap_err()));
+    }
+    insta::assert_snapshot!(said.join("\n"));
+}
+
+#[test]
 fn what_is_missing_on_a_kept_disk_is_added_to_its_table() {
     let options = |mode| InstallOptions { disko_mode: mode, ..InstallOptions::default() };
     let mut case = laid_out(SINGLE);

@@ -116,7 +116,7 @@ fn machines() {
         ("no mkfs.ext4", TargetUnfit, |case| case.inventory.tools.clear()),
         ("no shell for a hook", TargetUnfit, |case| {
             case.layout =
-                case.layout.replacen("\"postMountHook\": \"\"", "\"postMountHook\": \"ls\"", 1);
+                case.layout.replacen("\"preCreateHook\": \"\"", "\"preCreateHook\": \"ls\"", 1);
         }),
         ("no TPM", TargetUnfit, |case| {
             case.options.unlock = Unlock::Tpm2;
