@@ -2,10 +2,10 @@
 //! and becoming root afterwards. A real sshd, real PAM, real sudo and doas.
 
 mod common;
+mod token;
 
 use common::agent;
 use common::sshd::{Sshd, identities, keygen, with_people};
-use common::token::{self, User};
 use keystone_controller::ssh::config::Files;
 use keystone_controller::ssh::exec::Exit;
 use keystone_controller::ssh::login::Given as GivenPassword;
@@ -20,6 +20,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use token::User;
 use tokio::io::AsyncReadExt;
 use zeroize::Zeroizing;
 

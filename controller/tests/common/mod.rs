@@ -7,7 +7,6 @@ pub mod flake;
 pub mod flaky;
 pub mod nix;
 pub mod sshd;
-pub mod token;
 pub mod web;
 
 use std::path::PathBuf;
