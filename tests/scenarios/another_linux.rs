@@ -50,13 +50,19 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     drop(watching);
     let seen = String::from_utf8_lossy(&fs::read(&arguments)?).into_owned();
     ensure!(seen.contains("kexec/run"), "the image's program was not seen, so nothing was");
-    ensure!(!seen.contains(PASSWORD), "sudo's password was among arguments or environments");
-    for (what, text) in [("output", &ended.stdout), ("log", &ended.stderr)] {
+    let report = files.report()?;
+    let report_text = report.to_string();
+    for (what, text) in [
+        ("arguments and environments", &seen),
+        ("output", &ended.stdout),
+        ("log", &ended.stderr),
+        ("report", &report_text),
+    ] {
         files.no_secret_in(what, text)?;
         ensure!(!text.contains(PASSWORD), "the password of sudo is in the {what}");
+        ensure!(!text.contains(phases::SECRET), "the operator's secret is in the {what}");
     }
 
-    let report = files.report()?;
     ensure!(report["ends_at"] == "verified", "the report ends at {}", report["ends_at"]);
     let ssh = running.ssh(&medium.key)?;
     Installed { ssh: &ssh, toplevel, report: &report, unlock: "tpm2" }.check()?;

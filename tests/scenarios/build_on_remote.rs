@@ -65,12 +65,7 @@ pub(super) fn run(cx: &Context) -> Result<()> {
         install.end(BOUND)?.ok()
     })?;
 
-    let built: BTreeSet<&str> = ended
-        .stdout
-        .split("building '/nix/store/")
-        .skip(1)
-        .filter_map(|rest| rest.split('\'').next())
-        .collect();
+    let built = built(&ended.stdout);
     ensure!(built.len() == 1, "not one thing was built, but {built:?}:\n{}", ended.stdout);
     let words = "the system is built on root@127.0.0.1";
     ensure!(ended.stdout.contains(words), "{words} is not in the output:\n{}", ended.stdout);
@@ -92,8 +87,14 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     running.kill()
 }
 
+/// What Nix said it builds.
+pub(super) fn built(said: &str) -> BTreeSet<&str> {
+    let after = said.split("building '/nix/store/").skip(1);
+    after.filter_map(|rest| rest.split('\'').next()).collect()
+}
+
 /// Makes the flake in `dir`.
-fn flake(system: &System, layout: &Path, dir: &Path) -> Result<()> {
+pub(super) fn flake(system: &System, layout: &Path, dir: &Path) -> Result<()> {
     fs::write(dir.join("flake.nix"), FLAKE)?;
     fs::copy(&system.inputs, dir.join("inputs.json"))?;
     fs::copy(layout, dir.join("layout.json"))?;

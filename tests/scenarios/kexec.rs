@@ -95,5 +95,16 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     // the TPM is left after a jump, decides what `auto` takes.
     let plan = keystone.plan(&request, &[])?;
     println!("    after a kexec: {}", plan["containers"][0]["reason"]);
+    let outputs = [files.outputs(), files.password()].concat();
+    timed("phase disko", || {
+        keystone.install(&request, &["--phases", "disko"], &steps::words(&outputs))?.ok()
+    })?;
+    ensure!(files.report()?["ends_at"] == "mounted", "the report does not end with the mounts");
+    let report = ["--report".to_owned(), files.path("report").display().to_string()];
+    timed("phase install", || {
+        keystone.install(&request, &["--phases", "install"], &steps::words(&report))?.ok()
+    })?;
+    ensure!(files.report()?["ends_at"] == "sealed", "the report does not end with the seal");
+    ensure!(ssh.run("findmnt /mnt")?.status.code() == Some(1), "something is mounted still");
     running.kill()
 }

@@ -3,6 +3,7 @@
 mod another_linux;
 mod broken;
 mod broken_lines;
+mod build_here;
 mod build_on_remote;
 mod by_hand;
 mod deltas;
@@ -108,6 +109,12 @@ pub const ALL: &[Scenario] = &[
         gate: false,
         about: "one command from a running Debian by kexec to the installed system, with files, owners and the host key the machine had",
         run: another_linux::run,
+    },
+    Scenario {
+        name: "build-here",
+        about: "one command from a flake, built by the operator's own Nix, to the installed system",
+        gate: false,
+        run: build_here::run,
     },
     Scenario {
         name: "build-on-remote",

@@ -8,7 +8,7 @@ use crate::machine::Hardware;
 use crate::machine::disk::Disk;
 use crate::machine::ssh::Ssh;
 use crate::runner::{Context, Live};
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
@@ -21,7 +21,10 @@ const PLAN_CHANGED: i32 = 72;
 const LONG: &str = "/var/lib/a rather long name with spaces/and another directory in it";
 
 /// A secret that must be where it belongs, and nowhere else.
-const SECRET: &str = "the-value-of-the-operators-secret";
+pub(super) const SECRET: &str = "the-value-of-the-operators-secret";
+
+/// An extended attribute of a file there.
+const ATTRIBUTE: &str = "user.keystone";
 
 /// Runs the scenario.
 pub(super) fn run(cx: &Context) -> Result<()> {
@@ -94,6 +97,8 @@ pub(super) fn operators_files(dir: &Path) -> Result<()> {
     let mode = |path: &str, mode| fs::set_permissions(at(path), fs::Permissions::from_mode(mode));
     fs::create_dir_all(at(LONG))?;
     fs::write(at(&format!("{LONG}/file")), "")?;
+    xattr::set(at(&format!("{LONG}/file")), ATTRIBUTE, b"of the operator's")
+        .context("an extended attribute of a file")?;
     symlink("/etc/hostname", at(&format!("{LONG}/link")))?;
     fs::create_dir_all(at("var/lib/secrets"))?;
     fs::write(at("var/lib/secrets/key"), SECRET)?;
@@ -129,6 +134,11 @@ pub(super) fn additions_are_there(ssh: &Ssh, installer_key: &str) -> Result<()> 
         is(&format!("stat -c %u:%g '{LONG}{below}'"), "1000:100")?;
     }
     is("stat -c %u:%g /var/lib", "0:0")?;
+    // An archive has it as a header: SCHILY.xattr.NAME=VALUE.
+    let attributes = format!(
+        "tar --xattrs -cf - '{LONG}/file' 2> /dev/null | grep -ao \"{ATTRIBUTE}=of the operator's\""
+    );
+    is(&attributes, &format!("{ATTRIBUTE}=of the operator's"))?;
     let key = ssh.ok("cat /etc/ssh/ssh_host_ed25519_key.pub")?;
     let first = |line: &str| line.split(' ').take(2).collect::<Vec<_>>().join(" ");
     ensure!(first(&key) == first(installer_key), "another host key than the installer's: {key}");

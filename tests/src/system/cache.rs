@@ -29,6 +29,15 @@ impl System {
         Ok(BinaryCache { image: dir.join("cache.squashfs"), public_key })
     }
 
+    /// Copies the closure of `toplevel` into the store below `root`, by Nix.
+    ///
+    /// # Errors
+    /// Nix failed.
+    pub fn copy_to(&self, root: &Path, toplevel: &str) -> Result<()> {
+        let to = format!("local?root={}", root.display());
+        run(self.own_nix().args(["copy", "--no-check-sigs", "--to", &to, toplevel])).map(drop)
+    }
+
     fn fill(&self, toplevel: &str, dir: &Path) -> Result<()> {
         let (cache, key) = (dir.join("cache"), dir.join("key"));
         let secret = text(self.own_nix().args(["key", "generate-secret", "--key-name", "lab"]))?;
