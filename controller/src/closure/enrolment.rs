@@ -97,6 +97,12 @@ mod tests {
         );
         write(&format!("{script}/bin/provision.sh"), "sbctl create-keys\n");
         let members: HashSet<&str> = [top.as_str(), script.as_str()].into();
+        // As the store of the running system has it: a masked unit leads to a device.
+        let units = dir.path().join(&top[1..]).join("etc/systemd/system");
+        std::fs::create_dir_all(&units).unwrap();
+        std::fs::create_dir(dir.path().join("dev")).unwrap();
+        nix::unistd::mkfifo(&dir.path().join("dev/null"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        std::os::unix::fs::symlink("/dev/null", units.join("masked.service")).unwrap();
         let store = Store::below(dir.path());
         assert!(!enrols_keys(&store, &top, &members).unwrap());
         write(&format!("{script}/bin/provision.sh"), "sbctl enroll-keys --microsoft\n");

@@ -19,6 +19,9 @@ pub enum Node {
     Directory,
     /// A symbolic link.
     Link(PathBuf),
+    /// A device, a pipe or a socket. No store path has one, but links lead there: what is masked in systemd's
+    /// directories is a link to `/dev/null`.
+    Special,
 }
 
 /// The files of store paths, by logical path (`/nix/store/…`).
@@ -73,6 +76,9 @@ pub trait Files: Send + Sync {
     /// A file's bytes; `None` if it is not there.
     fn read(&self, logical: &Path) -> io::Result<Option<Vec<u8>>> {
         let read = self.resolve(logical).and_then(|path| {
+            if self.node(&path)? == Node::Special {
+                return Err(io::Error::other("it is not a file"));
+            }
             let mut bytes = Vec::new();
             self.open(&path)?.read_to_end(&mut bytes)?;
             Ok(bytes)

@@ -95,7 +95,7 @@ impl Files for Store {
         } else if meta.is_file() {
             Ok(Node::File { size: meta.len() })
         } else {
-            Err(io::Error::other("it is neither a file nor a directory nor a link"))
+            Ok(Node::Special)
         }
     }
 
