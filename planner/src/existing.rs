@@ -4,9 +4,10 @@
 //! there: then the plan only looks that it is still so. What is missing is made, if the mode
 //! makes anything. What is something else is refused: nothing here is ever overwritten.
 //!
-//! A partition is told by its disk, number and name, a pool by its GUID and the partitions that
-//! its members are (labels of caches and spares have no GUID of a pool), a RAID and a volume group
-//! by what they are made of, never by name alone. What is in a container, a RAID or a volume group
+//! A partition is told by its disk and number, and by its name, type and GUID unless the mode makes
+//! things: then one that holds what the layout puts there gets the layout's. A pool is told by its GUID
+//! and the partitions that its members are (labels of caches and spares have no GUID of a pool), a
+//! RAID and a volume group by what they are made of, never by name alone. What is in a container, a RAID or a volume group
 //! shows only once that is open: the steps look then.
 
 mod legacy;
@@ -29,6 +30,8 @@ pub(super) struct Existing {
     mbr: BTreeMap<String, MbrTable>,
     /// Partitions of those tables that are to be made.
     missing: BTreeSet<DeviceRef>,
+    /// Disks whose tables give a partition another name, type, GUID or attribute than the layout.
+    relabelled: BTreeSet<String>,
     /// Partitions that are there and hold nothing.
     empty: BTreeSet<DeviceRef>,
     pools: BTreeMap<String, ExistingPool>,
@@ -77,9 +80,19 @@ pub(super) fn find(context: &Context<'_>, remarks: &mut Remarks) -> Result<Exist
         existing.disks.insert(name.clone());
         match &wanted.content {
             Some(Content::Gpt(gpt)) => {
-                let (table, missing) = table(context, wanted, gpt, disk)?;
-                existing.tables.insert(name, table);
-                existing.missing.extend(missing.into_iter().map(|number| whole.partition(number)));
+                let found = table(context, wanted, gpt, disk)?;
+                if !found.changes.is_empty() {
+                    existing.relabelled.insert(name.clone());
+                    remarks.warnings.push(format!(
+                        "the partition table of disk {:?}, {}, stays, and is made the layout's: {}",
+                        wanted.name,
+                        words::disk(&disk.identity),
+                        found.changes.join(", ")
+                    ));
+                }
+                existing.tables.insert(name, found.table);
+                let missing = found.missing.into_iter().map(|number| whole.partition(number));
+                existing.missing.extend(missing);
             }
             Some(Content::Table(table)) => match legacy::find(wanted, table, disk)? {
                 legacy::Found::Gpt(table) => drop(existing.tables.insert(name, table)),
@@ -110,10 +123,11 @@ impl Existing {
         self.mbr.get(disk)
     }
 
-    /// Whether all partitions of a table of the plan are there.
+    /// Whether all partitions of a table of the plan are there, as the layout has them.
     pub(super) fn has_all_of(&self, table: &PartitionTable) -> bool {
         let disk = table.device.disk().unwrap_or_default();
         self.tables.contains_key(disk)
+            && !self.relabelled.contains(disk)
             && !table
                 .partitions
                 .iter()
@@ -151,14 +165,23 @@ impl Existing {
     }
 }
 
-/// The table that is there, as a table of the layout: geometry and GUIDs are the disk's. With the
-/// numbers of the partitions that are to be added to it, where the layout would have them.
+/// A table that is there.
+struct FoundTable {
+    /// As a table of the layout: geometry and GUIDs are the disk's.
+    table: PartitionTable,
+    /// Numbers of the partitions that are to be added to it, where the layout would have them.
+    missing: Vec<u32>,
+    /// What of its partitions is not as the layout says and is made so, each a phrase.
+    changes: Vec<String>,
+}
+
+/// The table that is there, and how it becomes the layout's.
 fn table(
     context: &Context<'_>,
     wanted: &layout::Disk,
     gpt: &Gpt,
     disk: &Disk,
-) -> Result<(PartitionTable, Vec<u32>), Refusal> {
+) -> Result<FoundTable, Refusal> {
     let other = |what: String| {
         let shown = words::disk(&disk.identity);
         refuse(RefusalKind::TargetUnfit, format!("disk {:?}, {shown}, {what}", wanted.name), ANEW)
@@ -174,6 +197,7 @@ fn table(
     let last = |found: &Partition| found.first_lba + (found.size / sector).max(1) - 1;
     let mut partitions = Vec::new();
     let mut missing = Vec::new();
+    let mut changes = Vec::new();
     for planned in &wanted_partitions(context, wanted, gpt, disk)? {
         let number = planned.number;
         let Some(found) = numbered(disk, number) else {
@@ -195,35 +219,28 @@ fn table(
             partitions.push(planned.clone());
             continue;
         };
-        let label = found.label.as_deref().unwrap_or_default();
-        if label != planned.label {
-            return Err(other(format!(
-                "has a partition {number} named {label:?}, and the layout names it {:?}",
-                planned.label
-            )));
+        // With other marks it is the layout's only if it holds what the layout puts there, which
+        // is looked at below.
+        let content = (number as usize).checked_sub(1).and_then(|at| gpt.partitions.get(at));
+        let told = content.is_some_and(|partition| partition.content.is_some())
+            && !found.signatures.is_empty();
+        let marks = marks(found, planned);
+        if let Some(mark) = marks.first()
+            && !(context.mode.formats() && told)
+        {
+            return Err(other(format!("has a partition {number} {}", mark.refused)));
         }
-        let same = |found: &Option<String>, wanted: &str| {
-            found.as_deref().is_some_and(|found| found.eq_ignore_ascii_case(wanted))
-        };
-        if !same(&found.type_guid, &planned.type_guid) {
-            return Err(other(format!(
-                "has a partition {number} ({label:?}) of type {}, and the layout gives it the \
-                 type {}",
-                found.type_guid.as_deref().unwrap_or("unknown"),
-                planned.type_guid
-            )));
-        }
-        if let Some(guid) = planned.guid.as_deref().filter(|guid| !same(&found.guid, guid)) {
-            return Err(other(format!(
-                "has a partition {number} ({label:?}) with the GUID {}, and the layout gives it \
-                 {guid}",
-                found.guid.as_deref().unwrap_or("unknown")
-            )));
+        changes.extend(marks.iter().map(|mark| format!("partition {number} gets {}", mark.change)));
+        let lacks = planned.attributes & !found.attributes.unwrap_or(planned.attributes);
+        if lacks != 0 && context.mode.formats() {
+            changes.push(format!("partition {number} gets the attributes {lacks:#x}"));
         }
         partitions.push(PlannedPartition {
-            guid: found.guid.clone(),
+            guid: planned.guid.clone().or_else(|| found.guid.clone()),
             first_lba: found.first_lba,
             last_lba: last(found),
+            // Those of which the layout says nothing stay.
+            attributes: planned.attributes | found.attributes.unwrap_or_default(),
             ..planned.clone()
         });
     }
@@ -233,7 +250,46 @@ fn table(
         partitions,
         hybrid: None,
     };
-    Ok((table, missing))
+    Ok(FoundTable { table, missing, changes })
+}
+
+/// A mark of a partition that is not the layout's.
+struct Mark {
+    /// After "has a partition 1".
+    refused: String,
+    /// After "partition 1 gets".
+    change: String,
+}
+
+/// What a partition is told by besides its number, where it is not the layout's: name, type, GUID.
+fn marks(found: &Partition, planned: &PlannedPartition) -> Vec<Mark> {
+    let mut marks = Vec::new();
+    let label = found.label.as_deref().unwrap_or_default();
+    if label != planned.label {
+        marks.push(Mark {
+            refused: format!("named {label:?}, and the layout names it {:?}", planned.label),
+            change: format!("the name {:?} (now {label:?})", planned.label),
+        });
+    }
+    let same = |found: &Option<String>, wanted: &str| {
+        found.as_deref().is_some_and(|found| found.eq_ignore_ascii_case(wanted))
+    };
+    let or_unknown = |found: &Option<String>| found.clone().unwrap_or_else(|| "unknown".to_owned());
+    if !same(&found.type_guid, &planned.type_guid) {
+        let (is, wanted) = (or_unknown(&found.type_guid), &planned.type_guid);
+        marks.push(Mark {
+            refused: format!("({label:?}) of type {is}, and the layout gives it the type {wanted}"),
+            change: format!("the type {wanted} (now {is})"),
+        });
+    }
+    if let Some(guid) = planned.guid.as_deref().filter(|guid| !same(&found.guid, guid)) {
+        let is = or_unknown(&found.guid);
+        marks.push(Mark {
+            refused: format!("({label:?}) with the GUID {is}, and the layout gives it {guid}"),
+            change: format!("the GUID {guid} (now {is})"),
+        });
+    }
+    marks
 }
 
 /// The layout's partitions. Where they would be on a blank disk matters only where some are to be

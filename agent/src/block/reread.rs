@@ -24,6 +24,8 @@ pub struct Expected {
     pub length: u64,
     /// Unique GUID, lower case.
     pub guid: String,
+    /// Its name, in a GPT.
+    pub label: Option<String>,
 }
 
 /// Makes the kernel forget the disk's old partitions and know exactly `expected`: by rereading
@@ -150,6 +152,13 @@ fn unsettled(roots: &Roots, disk: &str, expected: &[Expected]) -> Option<String>
                 }
                 None => return Some(format!("udev has no GUID of {} yet", partition.name)),
             }
+            let label = record.get("ID_PART_ENTRY_NAME").unwrap_or_default();
+            // Blanks may have been trimmed.
+            let bare = |encoded: &str| encoded.replace(r"\x20", "");
+            let wanted = expected.label.as_deref().map(udev::encoded);
+            if wanted.is_some_and(|wanted| bare(&wanted) != bare(label)) {
+                return Some(format!("udev still has {} named {label:?}", partition.name));
+            }
         }
     }
     (udev::is_running(roots) && !udev::is_idle(roots)).then(|| "udev is busy".to_owned())
@@ -185,7 +194,7 @@ mod tests {
     use crate::block::DevNo;
 
     fn expected(number: u32, start: u64, length: u64) -> Expected {
-        Expected { number, start, length, guid: "aa".into() }
+        Expected { number, start, length, guid: "aa".into(), label: None }
     }
 
     fn known(number: u32, start: u64, length: u64) -> KernelPartition {

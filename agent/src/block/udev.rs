@@ -56,9 +56,32 @@ pub fn is_idle(roots: &Roots) -> bool {
     !roots.run.join("udev/queue").exists()
 }
 
+/// A name as udev records it: of ASCII only letters, digits and `#+-.:=@_` stay, the rest is
+/// `\x2f`. Source: util-linux 2.41, `libblkid/src/encode.c`, `blkid_encode_string`.
+pub fn encoded(name: &str) -> String {
+    let mut encoded = String::new();
+    for character in name.chars() {
+        if character.is_ascii()
+            && !character.is_ascii_alphanumeric()
+            && !"#+-.:=@_".contains(character)
+        {
+            encoded.push_str(&format!("\\x{:02x}", character as u32));
+        } else {
+            encoded.push(character);
+        }
+    }
+    encoded
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_encoded() {
+        assert_eq!(encoded("disk-main-ESP"), "disk-main-ESP");
+        assert_eq!(encoded("a b/c\\ü"), "a\\x20b\\x2fc\\x5cü");
+    }
 
     #[test]
     fn parses_a_record() {

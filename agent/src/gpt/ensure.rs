@@ -200,6 +200,7 @@ pub fn find(roots: &Roots, disk: &str, table: &PartitionTable) -> Result<TableId
             start: entry.first_lba * sector,
             length: (entry.last_lba - entry.first_lba + 1) * sector,
             guid: entry.guid.clone(),
+            label: Some(entry.label.clone()),
         })
         .collect();
     reread::settled(roots, disk, &expected)?;
@@ -342,6 +343,7 @@ fn expected(table: &PartitionTable, sector_size: u32, guids: &Guids) -> Vec<Expe
             start: planned.first_lba * sector,
             length: (planned.last_lba - planned.first_lba + 1) * sector,
             guid: guids.partitions[&planned.number].to_string(),
+            label: Some(planned.label.clone()),
         })
         .collect()
 }

@@ -318,8 +318,9 @@ fn a_table_that_is_kept_gets_what_is_missing_while_it_is_in_use() {
         read(device.file(), device.size(), 512).unwrap()
     };
 
-    let mut wanted = table(&[(2048, 20479, "kept"), (24576, 40959, "new")]);
+    let mut wanted = table(&[(2048, 20479, "renamed"), (24576, 40959, "new")]);
     wanted.keep = true;
+    wanted.partitions[0].attributes = 1 << 2;
     let (made, ids) = ensure(&roots, disk.name(), &wanted).unwrap();
     assert_eq!(made, Ensured::Created);
     assert_eq!(ensure(&roots, disk.name(), &wanted).unwrap().0, Ensured::AlreadySo);
@@ -329,7 +330,8 @@ fn a_table_that_is_kept_gets_what_is_missing_while_it_is_in_use() {
     let after = read(device.file(), device.size(), 512).unwrap();
     let labels: Vec<(u32, &str)> =
         after.partitions.iter().map(|e| (e.number, e.label.as_str())).collect();
-    assert_eq!(labels, [(1, "kept"), (2, "new"), (3, "")]);
+    assert_eq!(labels, [(1, "renamed"), (2, "new"), (3, "")]);
+    assert_eq!((before.partitions[0].label.as_str(), after.partitions[0].attributes), ("", 4));
     assert_eq!(after.disk_guid, before.disk_guid);
     assert_eq!(after.partitions[0].guid, before.partitions[0].guid);
     assert_eq!(after.partitions[2], before.partitions[1]);

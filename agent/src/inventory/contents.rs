@@ -85,6 +85,7 @@ fn partition(
         type_guid: entry.map(|entry| entry.type_guid.clone()),
         guid: entry.map(|entry| entry.guid.clone()),
         label: entry.map(|entry| entry.label.clone()).filter(|label| !label.is_empty()),
+        attributes: entry.map(|entry| entry.attributes),
         signatures,
         nixos,
         holders: used_by(surroundings, &known.name),

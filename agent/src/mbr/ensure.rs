@@ -214,6 +214,7 @@ fn expected(table: &MbrTable, sector_size: u32, signature: u32) -> Vec<Expected>
                     MbrKind::Primary | MbrKind::Logical => length,
                 },
                 guid: format!("{signature:08x}-{:02x}", partition.number),
+                label: None,
             }
         })
         .collect();

@@ -41,6 +41,7 @@ impl Builder<'_> {
         }
         if self.existing.pool(&pool.name).is_some() {
             self.load_key(&pool.name, pool.root.key.as_ref());
+            self.root_properties(pool);
         }
         // The root dataset is there already.
         let mut made: BTreeSet<String> = BTreeSet::from([pool.name.clone()]);
@@ -76,6 +77,20 @@ impl Builder<'_> {
             self.snapshots(&pool.snapshots);
         }
         self.hook(&pool.hooks, HookKind::PostCreate, "");
+    }
+
+    /// Gives the root dataset of a pool that is there the layout's properties.
+    fn root_properties(&mut self, pool: &Zpool) {
+        let properties = pool.root.properties();
+        if !self.context.mode.formats() || properties.is_empty() {
+            return;
+        }
+        self.push(
+            format!("dataset:{}", pool.name),
+            format!("set the properties of {}", pool.name),
+            // Its key, if it has one, is loaded.
+            Action::CreateDataset { dataset: pool.name.clone(), properties, key: None },
+        );
     }
 
     /// Parents that the layout does not name, without properties, as `zfs create -p` makes them.

@@ -69,6 +69,7 @@ fn laid_out(text: &str) -> Case {
                         type_guid: None,
                         guid: None,
                         label: None,
+                        attributes: None,
                         signatures: signatures(&layout, wanted.content.as_ref()),
                         nixos: None,
                         holders: Vec::new(),
@@ -105,6 +106,7 @@ fn laid_out(text: &str) -> Case {
                             .clone()
                             .or(Some("0f0c9f3e-8f0e-4cf5-b1a2-2d8d0a8a3a55".into())),
                         label: Some(planned.label.clone()),
+                        attributes: Some(planned.attributes),
                         signatures: signatures(&layout, wanted),
                         nixos: None,
                         holders: Vec::new(),
@@ -395,6 +397,57 @@ fn what_is_missing_on_a_kept_disk_is_added_to_its_table() {
     assert!(refused.message.contains("partition 4 is in its place"), "{refused}");
 }
 
+/// As `sgdisk` leaves it for disko: what holds the right thing gets the layout's name, type, GUID
+/// and attributes, and stays where it is.
+#[test]
+fn a_partition_that_is_there_gets_the_marks_of_the_layout() {
+    let options = |mode| InstallOptions { disko_mode: mode, ..InstallOptions::default() };
+    let mut case = laid_out(SINGLE);
+    let disk =
+        case.inventory.disks.iter_mut().find(|disk| !disk.contents.is_blank() && !disk.boot_medium);
+    let esp = &mut disk.unwrap().contents.partitions[0];
+    esp.label = Some("EFI".into());
+    esp.type_guid = Some("EBD0A0A2-B9E5-4433-87C0-68B6B72699C7".into());
+    esp.attributes = Some(1 << 60);
+    for mode in [DiskoMode::Format, DiskoMode::FormatMount] {
+        let plan = plan_disks(&case.inventory, &case.layout, &options(mode)).unwrap();
+        let table = plan.steps.iter().find_map(|step| match &step.action {
+            Action::Partition(table) => Some(table),
+            _ => None,
+        });
+        let table = table.expect("the table is written");
+        let made = &table.partitions[0];
+        assert!(table.keep);
+        assert_eq!(made.label, "disk-root-ESP");
+        assert_eq!(made.type_guid, "C12A7328-F81F-11D2-BA4B-00A0C93EC93B");
+        assert_eq!(made.guid.as_deref(), Some("0f0c9f3e-8f0e-4cf5-b1a2-2d8d0a8a3a55"));
+        assert_eq!((made.first_lba, made.attributes), (2048, 1 << 60));
+        let said = plan.warnings.iter().find(|said| said.contains("is made the layout's"));
+        let said = said.expect("it is said");
+        assert!(
+            said.contains("partition 1 gets the name \"disk-root-ESP\" (now \"EFI\")"),
+            "{said}"
+        );
+        assert!(said.contains("(now EBD0A0A2-"), "{said}");
+    }
+    let refused =
+        plan_disks(&case.inventory, &case.layout, &options(DiskoMode::Mount)).unwrap_err();
+    assert!(refused.message.contains("named \"EFI\""), "{refused}");
+}
+
+/// `rootFsOptions` that changed are set on a pool that is there, as disko does.
+#[test]
+fn the_root_dataset_of_a_pool_that_is_there_gets_the_properties_of_the_layout() {
+    let case = laid_out(SINGLE);
+    for (mode, sets) in [(DiskoMode::Format, true), (DiskoMode::Mount, false)] {
+        let options = InstallOptions { disko_mode: mode, ..InstallOptions::default() };
+        let plan = plan_disks(&case.inventory, &case.layout, &options).unwrap();
+        let at = |wanted: &str| ids(&plan).iter().position(|id| *id == wanted);
+        assert_eq!(at("dataset:rpool").is_some(), sets, "{mode}");
+        assert!(!sets || at("pool:rpool") < at("dataset:rpool"), "{:?}", ids(&plan));
+    }
+}
+
 /// A system moved to a smaller disk can still be mounted and repaired.
 #[test]
 fn what_is_there_is_mounted_from_a_disk_that_is_too_small_for_the_layout() {
@@ -524,6 +577,7 @@ fn a_legacy_table_in_a_gpt_is_kept_too() {
         type_guid: Some(planned.type_guid.clone()),
         guid: Some("0f0c9f3e-8f0e-4cf5-b1a2-2d8d0a8a3a55".into()),
         label: Some("a name of its own".into()),
+        attributes: Some(0),
         signatures: vec![Signature::Filesystem { fstype: fstype.into(), label: None, uuid: None }],
         nixos: None,
         holders: Vec::new(),

@@ -166,13 +166,19 @@ fn destroying_frees_the_disks_and_makes_nothing() {
 
 #[test]
 fn what_is_not_the_layouts_is_never_overwritten() {
-    let cases: [(&str, Change); 12] = [
+    let cases: [(&str, Change); 13] = [
         ("another partition's name", |case| {
+            let partition = &mut case.disk("vda").contents.partitions[1];
+            (partition.label, partition.signatures) = (Some("windows".into()), Vec::new());
+        }),
+        ("another name, and nothing may be written", |case| {
+            case.options.disko_mode = DiskoMode::Mount;
             case.disk("vda").contents.partitions[1].label = Some("windows".into());
         }),
         ("another type", |case| {
-            case.disk("vda").contents.partitions[0].type_guid =
-                Some("EBD0A0A2-B9E5-4433-87C0-68B6B72699C7".into());
+            let partition = &mut case.disk("vda").contents.partitions[0];
+            partition.type_guid = Some("EBD0A0A2-B9E5-4433-87C0-68B6B72699C7".into());
+            partition.signatures.clear();
         }),
         ("a partition is missing", |case| {
             case.options.disko_mode = DiskoMode::Mount;

@@ -13,6 +13,7 @@ pub(super) fn partition(number: u32, label: &str, size: u64) -> Partition {
         type_guid: None,
         guid: Some(format!("00000000-0000-0000-0000-00000000000{number}")),
         label: Some(label.into()),
+        attributes: None,
         signatures: Vec::new(),
         nixos: None,
         holders: Vec::new(),

@@ -111,6 +111,9 @@ pub struct Partition {
     pub guid: Option<String>,
     /// GPT name.
     pub label: Option<String>,
+    /// GPT attribute bits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attributes: Option<u64>,
     /// What is on it.
     pub signatures: Vec<Signature>,
     /// The NixOS that boots from it, as its boot entries say it.

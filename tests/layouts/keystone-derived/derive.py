@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the documents beside this file from ../keystone/os-zfs-mirror.json; see README.md."""
+"""Makes the documents beside this file from those in ../keystone; see README.md."""
 
 import copy
 import json
@@ -7,6 +7,7 @@ import pathlib
 
 HERE = pathlib.Path(__file__).parent
 MIRROR = json.loads((HERE / "../keystone/os-zfs-mirror.json").read_text())
+SINGLE = json.loads((HERE / "../keystone/os-zfs-single.json").read_text())
 
 
 def renamed(value, old, new):
@@ -31,6 +32,19 @@ def layout(mode, count, swap):
     return document
 
 
+def write(name, document):
+    (HERE / f"{name}.json").write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")
+
+
+def single():
+    document = copy.deepcopy(SINGLE)
+    partitions = document["disk"]["disk0"]["content"]["partitions"]
+    del partitions["encryptedSwap"]
+    partitions["zfs"]["end"] = "-0"
+    return document
+
+
+write("os-zfs-single-no-swap", single())
 for name, mode, count in [
     ("stripe", "", 2),
     ("mirror", "mirror", 2),
@@ -41,5 +55,4 @@ for name, mode, count in [
     for swap in (True, False):
         if name == "mirror" and swap:
             continue  # it is ../keystone/os-zfs-mirror.json itself
-        path = HERE / f"os-zfs-{name}{'' if swap else '-no-swap'}.json"
-        path.write_text(json.dumps(layout(mode, count, swap), indent=2, sort_keys=True) + "\n")
+        write(f"os-zfs-{name}{'' if swap else '-no-swap'}", layout(mode, count, swap))
