@@ -181,7 +181,9 @@ impl Session {
 }
 
 /// `id -u`, and of the tools that are there whether they ask for a password.
-const FIND: &str = r#"id -u
+const FIND: &str = r#"u=$(id -u)
+echo "$u"
+[ "$u" != 0 ] || exit 0
 for t in sudo doas; do
   p=$(command -v $t) || continue
   if $p -n true </dev/null >/dev/null 2>&1; then echo "free $t $p"; else echo "asks $t $p"; fi

@@ -1,6 +1,7 @@
 //! The agent that this controller ships.
 
 use super::UploadError;
+use blake2::Blake2b512;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
@@ -17,8 +18,6 @@ pub struct LocalAgent {
     pub bytes: Bytes,
     /// Blake3 of the bytes.
     pub hash: blake3::Hash,
-    /// SHA-256 of them, which machines can tell without help.
-    pub sha256: [u8; 32],
     /// The processor it is for, as `uname -m` names it.
     pub machine: &'static str,
 }
@@ -48,8 +47,31 @@ impl LocalAgent {
         let machine =
             elf_machine(&bytes).ok_or_else(|| UploadError::NotAnAgent { path: path.to_owned() })?;
         let hash = blake3::hash(&bytes);
-        let sha256 = Sha256::digest(&bytes).into();
-        Ok(LocalAgent { path: path.to_owned(), bytes: bytes.into(), hash, sha256, machine })
+        Ok(LocalAgent { path: path.to_owned(), bytes: bytes.into(), hash, machine })
+    }
+
+    /// SHA-256 of the bytes, hexadecimal.
+    pub fn sha256(&self) -> String {
+        hex::encode(Sha256::digest(&self.bytes))
+    }
+
+    /// What the machine says of a file: `b2 SUM` or `sha256 SUM` from the program there is, or
+    /// `bytes` and a line feed with the file after it (see [`TELL`](super::place::TELL)). Whether
+    /// it is this agent.
+    pub fn is_told(&self, said: &[u8]) -> bool {
+        if let Some(bytes) = said.strip_prefix(b"bytes\n") {
+            return blake3::hash(bytes) == self.hash;
+        }
+        let said = String::from_utf8_lossy(said);
+        let mut words = said.split_whitespace();
+        match (words.next(), words.next()) {
+            (Some("b2"), Some(sum)) => {
+                let own = <Blake2b512 as blake2::Digest>::digest(&self.bytes);
+                sum == hex::encode(own)
+            }
+            (Some("sha256"), Some(sum)) => sum == self.sha256(),
+            _ => false,
+        }
     }
 }
 
@@ -72,6 +94,27 @@ fn elf_machine(bytes: &[u8]) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_is_told_by_its_sum_or_by_all_of_it() {
+        use std::process::Command;
+        let own = LocalAgent::read(&std::env::current_exe().unwrap()).unwrap();
+        for (word, program) in [("b2", "b2sum"), ("sha256", "sha256sum")] {
+            let file = std::fs::File::open(&own.path).unwrap();
+            let said = Command::new(program).stdin(file).output().expect("coreutils").stdout;
+            let said = [word.as_bytes(), b" ", &said].concat();
+            assert!(own.is_told(&said), "{program}");
+            let other = String::from_utf8(said).unwrap().replacen(' ', " 0", 1);
+            assert!(!own.is_told(other.as_bytes()), "{program}");
+        }
+        let all = [b"bytes\n", &own.bytes[..]].concat();
+        assert!(own.is_told(&all) && !own.is_told(&all[..all.len() - 1]));
+        // Sums count only where a program said them.
+        let sum = format!("bytes\nsha256 {}", own.sha256());
+        for said in [b"".as_slice(), b"b2", b"bytes\n", sum.as_bytes()] {
+            assert!(!own.is_told(said));
+        }
+    }
 
     #[test]
     fn only_executables_are_agents() {

@@ -6,7 +6,7 @@
 //! | [`place`] | a fresh directory on the machine from which programs may run |
 //! | [`transfer`] | SFTP, or `cat` where the server has none; reads back and compares |
 //!
-//! Nothing but POSIX sh and its utilities is used on the machine, and `sha256sum` where it is. The
+//! Nothing but POSIX sh and its utilities is used on the machine, and `b2sum` or `sha256sum` where it is. The
 //! shell that starts the agent removes the directory when the agent ends, however it ends, also
 //! when the connection is gone. Where another connection is to follow, it waits for that before:
 //! what was sent, also a part, is not sent again. A directory in which no agent is ever started
@@ -121,7 +121,6 @@ impl RemoteAgent {
     ) -> Result<Self, UploadError> {
         trail.gets_on = false;
         let session = &session.as_root().await?;
-        place::check_machine(session, agent).await?;
         let mut tried = Vec::new();
         for dir in place::CANDIDATES {
             let place = match Place::make(session, dir, agent, trail.dir.as_deref()).await {
@@ -130,7 +129,7 @@ impl RemoteAgent {
                     tried.push(format!("{dir} ({why})"));
                     continue;
                 }
-                Err(place::NotHere::Connection(error)) => return Err(error.into()),
+                Err(place::NotHere::Nowhere(error)) => return Err(error),
             };
             trail.dir = Some(place.dir().to_owned());
             let found = place.found.bytes(agent.bytes.len() as u64);

@@ -10,20 +10,29 @@ use std::time::Duration;
 pub const CANDIDATES: &[&str] = &["/run", "/tmp", "/var/tmp", "/dev/shm", "/root"];
 /// A file that says that the agent was started, so that whoever started it removes the directory.
 const STARTED: &str = "started";
-/// Bound of each command; `cp` from a slow medium included.
-const COMMAND: Duration = Duration::from_secs(60);
+/// Bound of looking, copying from a slow medium, and reading it back from a machine that has no
+/// program for sums.
+const FILE: Duration = Duration::from_secs(370);
 
 /// How long a directory stays whose agent is never started, in steps of [`GUARD_STEP`] s: longer
 /// than sending the agent and reading it back may take.
 const GUARD_STEPS: u32 = 140;
 const GUARD_STEP: u32 = 5;
 
+/// A function of POSIX sh, `tell FILE`, that says what a file is: by BLAKE2b, which takes the least
+/// time, by SHA-256, or by all its bytes (see [`LocalAgent::is_told`]).
+pub const TELL: &str = r#"tell() {
+  if command -v b2sum >/dev/null; then printf 'b2 '; b2sum <"$1"
+  elif command -v sha256sum >/dev/null; then printf 'sha256 '; sha256sum <"$1"
+  else echo bytes; cat "$1"; fi
+}"#;
+
 /// What a directory was made with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Found {
     /// Nothing of use.
     Nothing,
-    /// A file of the agent's size, found on the machine and copied here.
+    /// The agent, found on the machine and copied here.
     Whole,
     /// The first so many bytes of what an earlier connection sent.
     Part(u64),
@@ -55,30 +64,31 @@ pub struct Place {
 pub enum NotHere {
     /// Why; another may.
     Unfit(String),
-    /// Nothing was found out.
-    Connection(SshError),
+    /// No other will either: the machine can't run the agent, or nothing was found out.
+    Nowhere(UploadError),
 }
 
-/// Refuses machines on which the agent can't run.
-pub async fn check_machine(session: &Session, agent: &LocalAgent) -> Result<(), UploadError> {
-    let script = "uname -s; uname -m";
-    let out = session.script("looking at the machine", script, COMMAND).await?;
-    let text = String::from_utf8_lossy(&out);
-    let mut lines = text.lines().map(str::trim);
-    let mut next = || lines.next().unwrap_or_default().to_owned();
-    let (kernel, machine) = (next(), next());
+impl From<UploadError> for NotHere {
+    fn from(error: UploadError) -> Self {
+        NotHere::Nowhere(error)
+    }
+}
+
+/// Refuses machines on which the agent can't run, by what `uname -s` and `uname -m` say.
+fn check_machine(kernel: &str, machine: &str, agent: &LocalAgent) -> Result<(), UploadError> {
     if kernel != "Linux" {
-        return Err(UploadError::NotLinux { found: kernel });
+        return Err(UploadError::NotLinux { found: kernel.to_owned() });
     }
     if machine != agent.machine {
-        return Err(UploadError::OtherMachine { machine, agent: agent.machine.to_owned() });
+        let (machine, agent) = (machine.to_owned(), agent.machine.to_owned());
+        return Err(UploadError::OtherMachine { machine, agent });
     }
     Ok(())
 }
 
 impl Place {
-    /// Makes a directory in `parent`, tries whether programs run there, and copies an agent that
-    /// the machine already has: part of the ISO, or of an earlier connection, also one that broke
+    /// Looks whether the machine can run the agent, makes a directory in `parent`, tries whether
+    /// programs run there, and copies an agent that the machine already has: part of the ISO, or of an earlier connection, also one that broke
     /// while it was sent. `earlier` is the directory of this controller's last connection, which
     /// goes.
     pub async fn make(
@@ -90,11 +100,15 @@ impl Place {
         let random: [u8; 8] = rand::rng().random();
         let dir = format!("{parent}/{NAME}.{}", hex::encode(random));
         let program = format!("{dir}/{NAME}");
+        // All in one go: each command is a round trip, and a process of the server's.
         // `mkdir` fails if there is anything of that name, so what it makes is ours alone. What
         // is found elsewhere is copied here first, where nobody can change it any more, and
         // compared then.
         let script = format!(
-            r#"umask 077
+            r#"{TELL}
+uname -s; m=$(uname -m); echo "$m"
+[ "$m" = {machine} ] || exit 13
+umask 077
 d={dir}
 mkdir "$d" || exit 10
 chmod 700 "$d"
@@ -104,7 +118,7 @@ rm -f "$d/try"
 e={earlier}
 for f in ${{e:+"$e/{NAME}"}} /run/{NAME}.*/{NAME} /tmp/{NAME}.*/{NAME} /var/tmp/{NAME}.*/{NAME} "$(command -v {NAME})" /usr/libexec/keystone/{NAME}; do
   [ -f "$f" ] && [ ! -h "$f" ] && [ "$(wc -c < "$f")" -eq {size} ] || continue
-  cp "$f" {program} && chmod 700 {program} && echo whole && break
+  cp "$f" {program} && chmod 700 {program} && echo whole && w=1 && break
   rm -f {program}
 done
 if [ -n "$e" ]; then
@@ -117,19 +131,25 @@ while [ $n -lt {GUARD_STEPS} ]; do
   [ -d "$d" ] && [ ! -e "$d/{STARTED}" ] || exit 0
 done
 rm -rf "$d") </dev/null >/dev/null 2>&1 &
+[ -z "$w" ] || tell {program}
 exit 0"#,
             earlier = earlier.unwrap_or_default(),
             size = agent.bytes.len(),
+            machine = agent.machine,
         );
-        let made = session.output("making a directory", "/bin/sh -s", script, 4096, COMMAND).await;
-        let output = made.map_err(NotHere::Connection)?;
+        let limit = agent.bytes.len() + 4096;
+        let made = session.output("making a directory", "/bin/sh -s", script, limit, FILE).await;
+        let output = made.map_err(|error| NotHere::Nowhere(error.into()))?;
         use crate::ssh::exec::Exit;
+        let mut said = &output.stdout[..];
+        let (kernel, machine) = (line(&mut said), line(&mut said));
+        check_machine(&kernel, &machine, agent)?;
         let why = match output.exit {
             Exit::Status(0) => {
-                let said = String::from_utf8_lossy(&output.stdout);
-                let mut words = said.split_whitespace();
+                let first = line(&mut said);
+                let mut words = first.split_whitespace();
                 let found = match (words.next(), words.next().map(str::parse)) {
-                    (Some("whole"), _) => Found::Whole,
+                    (Some("whole"), _) if agent.is_told(said) => Found::Whole,
                     (Some("part"), Some(Ok(bytes))) => Found::Part(bytes),
                     _ => Found::Nothing,
                 };
@@ -184,4 +204,12 @@ exit 0"#,
             tracing::debug!("{} may still be there: {e}", self.dir);
         }
     }
+}
+
+/// Takes a line off the front, without its end.
+fn line(said: &mut &[u8]) -> String {
+    let end = said.iter().position(|byte| *byte == b'\n').unwrap_or(said.len());
+    let (line, rest) = said.split_at(end);
+    *said = rest.strip_prefix(b"\n").unwrap_or(rest);
+    String::from_utf8_lossy(line).trim().to_owned()
 }

@@ -2,7 +2,7 @@
 
 use super::UploadError;
 use super::local::LocalAgent;
-use super::place::{Found, Place};
+use super::place::{Found, Place, TELL};
 use crate::ssh::exec::Exit;
 use crate::ssh::{Session, SshError};
 use russh_sftp::client::SftpSession;
@@ -38,7 +38,7 @@ pub async fn ensure(
     agent: &LocalAgent,
 ) -> Result<bool, TransferError> {
     match place.found {
-        Found::Whole if is_equal(session, place, agent).await? => return Ok(false),
+        Found::Whole => return Ok(false),
         Found::Part(bytes) if bytes < agent.bytes.len() as u64 => {
             by_cat(session, place, agent, bytes as usize).await?;
             if is_equal(session, place, agent).await? {
@@ -101,22 +101,16 @@ async fn by_cat(
     }
 }
 
-/// Whether the file on the machine is the agent: by its SHA-256 where there is a program that
-/// says it, or else by reading all of it back.
+/// Whether the file on the machine is the agent: by its sum where there is a program that says
+/// it, or else by reading all of it back.
 async fn is_equal(
     session: &Session,
     place: &Place,
     agent: &LocalAgent,
 ) -> Result<bool, TransferError> {
-    let program = place.program();
-    let script = format!(
-        "if command -v sha256sum >/dev/null; then sha256sum <{program}; else cat {program}; fi"
-    );
-    let limit = agent.bytes.len() + 1;
+    let script = format!("{TELL}\ntell {}", place.program());
+    let limit = agent.bytes.len() + 4096;
     let output =
         session.output("reading the agent back", "/bin/sh -s", script, limit, FILE).await?;
-    let said = &output.stdout;
-    // A file that begins with the sum's text is not the sum.
-    let is_sum = said.len() < 200 && said.starts_with(hex::encode(agent.sha256).as_bytes());
-    Ok(output.exit == Exit::Status(0) && (is_sum || blake3::hash(said) == agent.hash))
+    Ok(output.exit == Exit::Status(0) && agent.is_told(&output.stdout))
 }
