@@ -108,3 +108,70 @@ fn a_flakes_layout_as_a_document() {
     let last: serde_json::Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
     assert_eq!(last["kind"], "build");
 }
+
+/// The module that keeps copies of the ESP, with as much of nixpkgs' library as it uses: what it
+/// sets for copies, and that it sets nothing without.
+#[test]
+fn the_module_for_copies_of_the_esp_is_evaluated() {
+    let expression = r#"
+      let
+        lib = {
+          types = { str = "str"; listOf = of: { inherit of; }; attrsOf = of: { inherit of; }; submodule = module: { inherit module; }; };
+          mkOption = option: option;
+          mkIf = condition: value: if condition then value else { };
+          hasPrefix = prefix: text: builtins.substring 0 (builtins.stringLength prefix) text == prefix;
+          escapeShellArgs = builtins.concatStringsSep " ";
+        };
+        pkgs = {
+          coreutils = "coreutils"; rsync = "rsync"; util-linux = "util-linux";
+          writeShellApplication = application:
+            assert builtins.stringLength application.text > 100;
+            "/nix/store/${builtins.concatStringsSep "+" application.runtimeInputs}-${application.name}";
+        };
+        evaluated = copies:
+          let
+            module = import MODULE {
+              inherit lib pkgs;
+              config = {
+                keystone.mirrorEsp.copies = copies;
+                boot.loader = {
+                  efi.efiSysMountPoint = "/boot";
+                  systemd-boot.enable = true;
+                  grub = { enable = false; efiSupport = false; };
+                };
+              };
+            };
+            container = module.options.boot.initrd.luks.devices.type.of.module;
+            options = device: (container { config = { inherit device; }; }).config.crypttabExtraOpts;
+          in
+          {
+            inherit (module) config;
+            default = module.options.keystone.mirrorEsp.copies.default;
+            volume = options "/dev/zvol/rpool/credstore";
+            disk = options "/dev/disk/by-partlabel/x";
+          };
+      in
+      { with = evaluated [ "/dev/a" "/dev/b" ]; without = evaluated [ ]; }
+    "#;
+    let module = concat!(env!("CARGO_MANIFEST_DIR"), "/../nix/mirror-esp.nix");
+    let ended = Command::new(common::tool("nix-instantiate", "nix-bin"))
+        .args(["--eval", "--strict", "--json", "--expr", &expression.replace("MODULE", module)])
+        .env("NIX_STATE_DIR", tempfile::tempdir().unwrap().path())
+        .env("NIX_REMOTE", "dummy://")
+        .output()
+        .unwrap();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    let value: serde_json::Value = serde_json::from_slice(&ended.stdout).unwrap();
+    let (with, without) = (&value["with"], &value["without"]);
+    let command =
+        "/nix/store/coreutils+rsync+util-linux-mirror-esp/bin/mirror-esp /boot /dev/a /dev/b";
+    let config = &with["config"];
+    assert_eq!(config["boot"]["loader"]["systemd-boot"]["extraInstallCommands"], command);
+    assert_eq!(config["boot"]["loader"]["grub"]["extraInstallCommands"], serde_json::json!({}));
+    assert_eq!(config["fileSystems"]["/boot"]["options"], serde_json::json!(["nofail"]));
+    assert_eq!(config["assertions"][0]["assertion"], true);
+    assert_eq!(with["volume"], serde_json::json!(["x-systemd.device-timeout=5min"]));
+    assert_eq!(with["disk"], serde_json::json!({}));
+    assert_eq!(without["config"], serde_json::json!({}));
+    assert_eq!((&without["volume"], &without["default"]), (&with["disk"], &serde_json::json!([])));
+}

@@ -7,10 +7,12 @@ mod common;
 
 use keystone_controller::confirm::Consent;
 use keystone_controller::kexec::Ending;
-use keystone_controller::operator::{Operator, Proposal};
+use keystone_controller::operator::{Notice, Operator, Proposal};
 use keystone_controller::ui::CommandLine;
+use keystone_controller::ui::Screen;
 use keystone_controller::ui::command_line::Answers;
 use keystone_controller::ui::plain::Plain;
+use keystone_protocol::event::{Event, EventKind, Outcome, StepSummary, Unit};
 use keystone_protocol::inventory::Inventory;
 use keystone_protocol::plan::{Basis, ContainerPlan, ContainerUnlock, Plan, basis_hash};
 use keystone_protocol::secret::Secret;
@@ -38,6 +40,8 @@ fn main() -> ExitCode {
         ("an_unknown_host_key_is_asked_about", host_key),
         ("the_system_that_ends_is_typed", the_system_that_ends_is_typed),
         ("the_password_of_sudo_is_typed_once_and_not_shown", sudo_password),
+        ("plans_and_progress_fit_the_terminal", fits),
+        ("colours_are_for_terminals_that_want_them", colours),
     ];
     println!("\nrunning {} tests", tests.len());
     for (name, test) in tests {
@@ -113,6 +117,7 @@ fn child_main(what: &str) -> ExitCode {
                     Err(error) => println!("NO: {error}"),
                 }
             }
+            "progress" => progress(),
             "password" => {
                 let password = operator.password(&["credstore"]).await.unwrap();
                 println!("GOT {} BYTES", password.len());
@@ -128,6 +133,30 @@ fn child_main(what: &str) -> ExitCode {
         }
     });
     ExitCode::SUCCESS
+}
+
+/// Amid a closure, on the live display.
+fn progress() {
+    let mut screen = keystone_controller::ui::terminal::Terminal::new(false);
+    let mut event = |at_ms, kind| screen.show(&Notice::Event(&Event { at_ms, kind }));
+    let step = || "closure".to_owned();
+    let title = "receive the closure: 312 paths, 1.2 GiB".to_owned();
+    let steps = vec![StepSummary { id: step(), title }];
+    event(0, EventKind::Started { plan: "hash".into(), steps });
+    event(10, EventKind::StepStarted { step: step() });
+    for second in 1..=6u64 {
+        let total = Some(1200 << 20);
+        let done = (second * 100) << 20;
+        let kind = EventKind::Progress { step: step(), done, total, unit: Unit::Bytes };
+        event(30 + second * 1000, kind);
+        std::thread::sleep(Duration::from_millis(150));
+    }
+    let message = "a warning that is longer than a narrow terminal has columns, and so is broken at \
+                   spaces instead of amid a word";
+    event(9_000, EventKind::Warning { step: step(), message: message.into() });
+    let outcome = Outcome::Created;
+    event(10_000, EventKind::StepFinished { step: step(), outcome, elapsed_ms: 9_990 });
+    screen.finish();
 }
 
 /// A program at a pseudo-terminal.
@@ -354,4 +383,69 @@ fn sudo_password() {
     let (shown, status) = terminal.end();
     assert_eq!(status, 71, "{shown}");
     assert!(!shown.contains("ivy") && !shown.contains(question), "{shown}");
+}
+
+/// `keystone plan` for the fixture's machine.
+fn plan_command() -> String {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    format!(
+        "{} plan --inventory {root}/planner/src/fixtures/machine.json --layout \
+         {root}/tests/layouts/keystone/single-disk-root.json",
+        env!("CARGO_BIN_EXE_keystone")
+    )
+}
+
+fn progress_command() -> String {
+    format!("{} child progress", std::env::current_exe().unwrap().display())
+}
+
+/// What a command shows on a terminal of so many columns, with more in its environment.
+fn shown(command: &str, columns: usize, environment: &str) -> String {
+    let at = format!("stty cols {columns} rows 50; cd /; env -u NO_COLOR {environment} {command}");
+    let (shown, status) = Terminal::run(&at).end();
+    assert_eq!(status, 0, "{shown}");
+    shown
+}
+
+/// The lines, each as it was at its longest: without what moves the cursor and emphasises.
+fn lines(shown: &str) -> Vec<String> {
+    shown.split(['\r', '\n']).map(|line| console::strip_ansi_codes(line).into_owned()).collect()
+}
+
+/// Whether anything is emphasised: escape sequences that end with `m`.
+fn is_coloured(shown: &str) -> bool {
+    shown.split("\x1b[").skip(1).any(|rest| {
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != ';').unwrap_or(rest.len());
+        rest[end..].starts_with('m')
+    })
+}
+
+fn fits() {
+    for columns in [80, 140] {
+        for command in [plan_command(), progress_command()] {
+            let shown = shown(&command, columns, "TERM=xterm");
+            let lines = lines(&shown);
+            let longest = lines.iter().max_by_key(|line| line.chars().count()).unwrap();
+            assert!(longest.chars().count() <= columns, "{columns} columns: {longest:?}");
+            // It does use what there is.
+            assert!(longest.chars().count() > columns / 2, "{columns} columns: {longest:?}");
+        }
+    }
+    let lines = lines(&shown(&progress_command(), 80, "TERM=xterm"));
+    for words in ["312 paths", "MiB/s", "a warning that is longer"] {
+        assert!(lines.iter().any(|line| line.contains(words)), "{words}: {lines:?}");
+    }
+}
+
+fn colours() {
+    for command in [plan_command(), progress_command()] {
+        assert!(is_coloured(&shown(&command, 80, "TERM=xterm")), "{command}");
+        for environment in ["TERM=xterm NO_COLOR=1", "TERM=dumb"] {
+            let shown = shown(&command, 80, environment);
+            assert!(!is_coloured(&shown), "{environment}: {shown:?}");
+        }
+        // Into a file or a pipe.
+        let shown = shown(&format!("{command} 2>&1 | cat"), 80, "TERM=xterm");
+        assert!(!is_coloured(&shown), "{shown:?}");
+    }
 }

@@ -2,7 +2,6 @@
 //! installer by kexec, and from there to the installed system, which boots from the same disk and
 //! has what the operator gave it and the host key that the machine had from the beginning.
 
-use super::installed::Installed;
 use super::{phases, steps};
 use crate::installer::running::{HOSTNAME, PASSWORD, USER};
 use crate::keystone;
@@ -63,9 +62,7 @@ pub(super) fn run(cx: &Context) -> Result<()> {
         ensure!(!text.contains(phases::SECRET), "the operator's secret is in the {what}");
     }
 
-    ensure!(report["ends_at"] == "verified", "the report ends at {}", report["ends_at"]);
-    let ssh = running.ssh(&medium.key)?;
-    Installed { ssh: &ssh, toplevel, report: &report, unlock: "tpm2" }.check()?;
+    let ssh = steps::rebooted(&running, &medium, toplevel, &files)?;
     phases::additions_are_there(&ssh, &host_key)?;
     running.kill()
 }

@@ -4,7 +4,7 @@
 //! is known: the path that the lab's own Nix built, with the same contents.
 
 use super::build_on_remote::{built, flake};
-use super::installed::{Installed, check_store};
+use super::installed::check_store;
 use super::steps;
 use crate::keystone::{run as run_command, with_store};
 use crate::lab::timed;
@@ -44,10 +44,7 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     let built = built(&ended.stdout);
     ensure!(built.len() == 1, "not one thing was built, but {built:?}:\n{}", ended.stdout);
     ensure!(built_path.exists(), "{} was not built here", built_path.display());
-    let report = files.report()?;
-    ensure!(report["ends_at"] == "verified", "the report ends at {}", report["ends_at"]);
-    let ssh = running.ssh(&medium.key)?;
-    Installed { ssh: &ssh, toplevel, report: &report, unlock: "tpm2" }.check()?;
+    let ssh = steps::rebooted(&running, &medium, toplevel, &files)?;
     check_store(&ssh, system, toplevel)?;
     running.kill()
 }

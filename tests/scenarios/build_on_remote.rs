@@ -4,7 +4,7 @@
 //! The flake is that of the reference system, so what has to come of it is known: the path that the
 //! lab's own Nix built, with the same contents. Its SSH host key is given, and known before it boots.
 
-use super::installed::{Installed, check_store};
+use super::installed::check_store;
 use super::steps;
 use crate::keystone::{Started, with_store};
 use crate::lab::timed;
@@ -73,10 +73,7 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     let left = fs::read_dir(files.path("tmp"))?.count();
     ensure!(left == 0, "{left} temporary files are left");
 
-    let report = files.report()?;
-    ensure!(report["ends_at"] == "verified", "the report ends at {}", report["ends_at"]);
-    let ssh = running.ssh(&medium.key)?;
-    Installed { ssh: &ssh, toplevel, report: &report, unlock: "tpm2" }.check()?;
+    let ssh = steps::rebooted(&running, &medium, toplevel, &files)?;
     check_store(&ssh, system, toplevel)?;
     let given = fs::read_to_string(host_key.with_extension("pub"))?;
     let known = fs::read_to_string(ssh.known_hosts())?;

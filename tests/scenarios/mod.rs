@@ -8,7 +8,9 @@ mod build_on_remote;
 mod by_hand;
 mod deltas;
 mod disk_keys;
+mod disks;
 mod equals_the_tools;
+mod hazards;
 pub mod installed;
 mod kexec;
 mod layouts;
@@ -145,6 +147,12 @@ pub const ALL: &[Scenario] = &[
         gate: true,
         about: "what can't be installed is refused before the first write, with a sentence that helps",
         run: refusals::run,
+    },
+    Scenario {
+        name: "hazards",
+        gate: false,
+        about: "what is on other disks, or of others on the disk, is never touched: pools, groups, RAIDs and containers over two disks, names that two have, disks that are to be kept",
+        run: hazards::run,
     },
     Scenario {
         name: "modes",

@@ -1,6 +1,7 @@
 //! disko's modes on a machine: format, again with a file that survives, unmount, mount by TPM and
 //! by recovery key, a system installed into what is there, rescue, destroy; and what is refused.
 
+use super::disks::{Disks, NOT_CONFIRMED, STORAGE, TARGET_UNFIT, blank, closed};
 use super::steps;
 use crate::keystone::{Ended, run as run_command};
 use crate::lab::timed;
@@ -8,16 +9,16 @@ use crate::machine::Hardware;
 use crate::machine::disk::Disk;
 use crate::machine::ssh::Ssh;
 use crate::runner::{Context, Live};
+use crate::terminal::Terminal;
 use anyhow::{Context as _, Result, ensure};
-use std::path::{Path, PathBuf};
-
-/// Exit codes: docs/exit-codes.md.
-const TARGET_UNFIT: i32 = 66;
-const NOT_CONFIRMED: i32 = 67;
-const STORAGE: i32 = 73;
+use std::path::Path;
+use std::time::Duration;
 
 /// A file that is written once, and must be there in the end.
 const SURVIVOR: &str = "/mnt/var/survivor";
+
+/// How long a rescue may take to open everything, and to close it.
+const RESCUE: Duration = Duration::from_secs(180);
 
 /// Where the firmware's TPM is for programs.
 const TPM: &str = "/dev/tpmrm0";
@@ -29,13 +30,8 @@ pub(super) fn run(cx: &Context) -> Result<()> {
         Hardware::new("modes").disk(Disk::blank("target", 24)).disk(Disk::blank("other", 8)).tpm();
     let Live { running, machine: _machine, ssh } = Live::boot(hardware, &medium)?;
     let files = steps::Files::new()?;
-    let disks = Disks {
-        cx,
-        ssh: &ssh,
-        key: &medium.key,
-        layout: cx.layout("single-disk-root.json"),
-        recovery: files.path("recovery-key"),
-    };
+    let layout = cx.layout("single-disk-root.json");
+    let disks = Disks::new(cx, &ssh, &medium.key, &layout, &files);
 
     timed("what uses the disk is refused by name", || hazards(&disks))?;
     disks.refused("mount", &[], TARGET_UNFIT, &["blank", "format,mount"])?;
@@ -75,54 +71,6 @@ pub(super) fn run(cx: &Context) -> Result<()> {
         blank(&ssh, "target")
     })?;
     running.kill()
-}
-
-/// The disks of a machine, dealt with by `keystone disko`.
-struct Disks<'a> {
-    cx: &'a Context,
-    ssh: &'a Ssh,
-    key: &'a Path,
-    layout: PathBuf,
-    recovery: PathBuf,
-}
-
-/// What a mode did.
-struct Done {
-    changed: usize,
-    what: Vec<String>,
-}
-
-impl Disks<'_> {
-    fn run(&self, mode: &str, more: &[&str]) -> Result<Ended> {
-        let mut command = self.cx.keystone()?.on("disko", self.ssh, self.key);
-        command.args(["--disko-mode", mode, "--json", "--layout"]).arg(&self.layout).args(more);
-        run_command(command)
-    }
-
-    fn refused(&self, mode: &str, more: &[&str], code: i32, words: &[&str]) -> Result<()> {
-        let ended = self.run(mode, &[more, &["--dry-run"]].concat())?;
-        let error = ended.stderr.lines().find(|line| line.starts_with("error"));
-        println!("    {mode} refused: {}", error.unwrap_or_default());
-        ended.refused(code, words)
-    }
-
-    /// Agrees to the plan that was shown, and has it done.
-    fn agreed(&self, mode: &str, more: &[&str]) -> Result<Done> {
-        let planned = self.run(mode, &[more, &["--dry-run"]].concat())?.ok()?;
-        let plan = planned.plan()?;
-        let hash = plan["hash"].as_str().context("a plan has a hash")?;
-        let recovery = self.recovery.display().to_string();
-        let mut agreed = vec!["--yes", "--plan-hash", hash];
-        if !self.recovery.exists() {
-            agreed.extend(["--recovery-key-file", &recovery]);
-        }
-        let ended = self.run(mode, &[more, &agreed].concat())?.ok().map_err(|error| {
-            let kernel = self.ssh.ok("dmesg | grep -i tpm | tail -n 20").unwrap_or_default();
-            error.context(format!("{mode} failed; of the TPM the kernel says:\n{kernel}"))
-        })?;
-        let what = ended.changed()?;
-        Ok(Done { changed: what.len(), what })
-    }
 }
 
 /// Foreign uses of the disk, each refused by a plan that would wipe it.
@@ -194,7 +142,7 @@ fn recovery_key(path: &Path) -> Result<String> {
 fn rescue(cx: &Context, disks: &Disks<'_>, files: &steps::Files) -> Result<()> {
     let toplevel = &cx.system()?.toplevels.reference;
     let medium = cx.medium()?;
-    let request = steps::request(cx, disks.ssh, &medium, toplevel, &disks.layout)?;
+    let request = steps::request(cx, disks.ssh, &medium, toplevel, disks.layout)?;
     let report = files.path("report").display().to_string();
     let install = ["--no-reboot", "--report", &report];
     cx.keystone()?.install(&request, &["--disko-mode", "format,mount"], &install)?.ok()?;
@@ -202,7 +150,7 @@ fn rescue(cx: &Context, disks: &Disks<'_>, files: &steps::Files) -> Result<()> {
 
     let rescue = |command: &[&str]| -> Result<Ended> {
         let mut keystone = cx.keystone()?.on("rescue", disks.ssh, disks.key);
-        keystone.arg("--layout").arg(&disks.layout).arg("--").args(command);
+        keystone.arg("--layout").arg(disks.layout).arg("--").args(command);
         run_command(keystone)
     };
     let said = rescue(&["cat", "/var/survivor", "/etc/hostname"])?.ok()?;
@@ -211,6 +159,23 @@ fn rescue(cx: &Context, disks: &Disks<'_>, files: &steps::Files) -> Result<()> {
     // It ends as the command did, and closes all the same, whatever was left running.
     let ended = rescue(&["sh", "-c", "sleep 1000 & exit 7"])?;
     ensure!(ended.code == Some(7), "rescue ended with {ended:?}");
+    closed(disks.ssh)?;
+    rescue_by_hand(cx, disks)
+}
+
+/// A person at a terminal gets a login shell in the system, and what that ends with.
+fn rescue_by_hand(cx: &Context, disks: &Disks<'_>) -> Result<()> {
+    let mut keystone = cx.keystone()?.on("rescue", disks.ssh, disks.key);
+    keystone.arg("--layout").arg(disks.layout);
+    let mut terminal = Terminal::start(&keystone)?;
+    terminal.type_until("echo $((40 + 2)) is the answer", "42 is the answer", RESCUE)?;
+    terminal.type_until("cat /var/survivor", "still here", RESCUE)?;
+    // A terminal of its own, in the system, as a login shell.
+    terminal.type_until("test -t 0 && echo a ter''minal", "a terminal", RESCUE)?;
+    terminal.type_until("shopt -q login_shell && echo a lo''gin", "a login", RESCUE)?;
+    terminal.type_until("cat /etc/host''name | sed s/^/host:/", "host:keystone-ref", RESCUE)?;
+    let code = terminal.end("exit 5", RESCUE)?;
+    ensure!(code == Some(5), "the rescue ended with {code:?}");
     closed(disks.ssh)
 }
 
@@ -228,18 +193,5 @@ fn mounted(ssh: &Ssh) -> Result<()> {
 fn survives(ssh: &Ssh) -> Result<()> {
     let found = ssh.ok(&format!("cat {SURVIVOR}"))?;
     ensure!(found == "still here", "the file holds {found:?}");
-    Ok(())
-}
-
-fn closed(ssh: &Ssh) -> Result<()> {
-    ssh.ok("! grep -q ' /mnt' /proc/mounts").context("something is mounted below /mnt")?;
-    ssh.ok("! test -d /proc/spl/kstat/zfs/rpool").context("the pool is imported")?;
-    ssh.ok("! grep -qsx credstore /sys/block/dm-*/dm/name").context("the credstore is open")?;
-    Ok(())
-}
-
-fn blank(ssh: &Ssh, serial: &str) -> Result<()> {
-    let found = ssh.ok(&format!("wipefs -n /dev/disk/by-id/virtio-{serial}"))?;
-    ensure!(found.is_empty(), "the disk is not blank: {found}");
     Ok(())
 }

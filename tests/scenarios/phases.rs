@@ -1,7 +1,6 @@
 //! An installation phase by phase, with files, owners and host keys of the operator's: a wrong
 //! order is refused, another plan is too, and what each phase leaves the next goes on with.
 
-use super::installed::Installed;
 use super::steps;
 use crate::lab::timed;
 use crate::machine::Hardware;
@@ -50,8 +49,10 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     before.refused(TARGET_UNFIT, &["nothing was installed", "not restarted"])?;
 
     let outputs = files.outputs();
-    timed("phase disko", || {
-        keystone.install(&request, &phase("disko"), &steps::words(&outputs))?.ok()
+    // As `--phases disko`, on an installer.
+    let disko = [&added[..], &["--stop-after-disko"]].concat();
+    timed("up to the phase disko", || {
+        keystone.install(&request, &disko, &steps::words(&outputs))?.ok()
     })?;
     ensure!(files.report()?["ends_at"] == "mounted", "the report does not end with the mounts");
     ensure!(
@@ -83,10 +84,7 @@ pub(super) fn run(cx: &Context) -> Result<()> {
         let all = [&phase("reboot")[..], &steps::words(&report)].concat();
         keystone.run("install", &request, &all)?.ok()
     })?;
-    let report = files.report()?;
-    ensure!(report["ends_at"] == "verified", "the report does not end with the new system");
-    let ssh = running.ssh(&medium.key)?;
-    Installed { ssh: &ssh, toplevel, report: &report, unlock: "tpm2" }.check()?;
+    let ssh = steps::rebooted(&running, &medium, toplevel, &files)?;
     additions_are_there(&ssh, &installer_key)?;
     running.kill()
 }

@@ -4,7 +4,7 @@
 //! What the operator's computer knows as one port of the cache is the other one for the machine, so that
 //! the cache can tell who asked.
 
-use super::installed::{Installed, check_store};
+use super::installed::check_store;
 use super::steps;
 use crate::keystone::{self, Ended};
 use crate::lab::timed;
@@ -69,10 +69,7 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     println!("    {} checks passed, {} failed", count("pass"), count("fail"));
     ensure!(count("pass") >= 15, "too few checks: {checks:?}");
 
-    let report = files.report()?;
-    ensure!(report["ends_at"] == "verified", "the report ends at {}", report["ends_at"]);
-    let ssh = running.ssh(&medium.key)?;
-    Installed { ssh: &ssh, toplevel, report: &report, unlock: "tpm2" }.check()?;
+    let ssh = steps::rebooted(&running, &medium, toplevel, &files)?;
     check_store(&ssh, system, toplevel)?;
     running.kill()
 }

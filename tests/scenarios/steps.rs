@@ -1,6 +1,7 @@
 //! What several scenarios do.
 
 use super::BOOT;
+use super::installed::Installed;
 use crate::installer::Medium;
 use crate::keystone::Request;
 use crate::lab::timed;
@@ -34,6 +35,21 @@ pub(super) fn request<'a>(
     layout: &'a Path,
 ) -> Result<Request<'a>> {
     Ok(Request { ssh, key: &medium.key, store: &cx.system()?.root, toplevel, layout })
+}
+
+/// The machine was restarted by the installation, whose report ends with the new system, which is
+/// what it should be.
+pub(super) fn rebooted(
+    running: &Running,
+    medium: &Medium,
+    toplevel: &str,
+    files: &Files,
+) -> Result<Ssh> {
+    let report = files.report()?;
+    ensure!(report["ends_at"] == "verified", "the report ends at {}", report["ends_at"]);
+    let ssh = running.ssh(&medium.key)?;
+    Installed { ssh: &ssh, toplevel, report: &report, unlock: "tpm2" }.check()?;
+    Ok(ssh)
 }
 
 /// Files that an installation reads and writes on the operator's computer.

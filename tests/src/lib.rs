@@ -16,6 +16,7 @@
 //! | [`scenarios`] | what is seen happening |
 //! | [`keystone`] | the programs under test |
 //! | [`loopback`] | a copy's two ends on this computer, and a line that breaks |
+//! | [`terminal`] | a program at a terminal, typed to |
 //! | [`web`] | a binary cache on a web server |
 //! | [`demo`] | `cargo lab demo` |
 //! | [`shell`] | a live system to look around in |
@@ -37,4 +38,5 @@ pub mod scenarios;
 pub mod setup;
 pub mod shell;
 pub mod system;
+pub mod terminal;
 pub mod web;

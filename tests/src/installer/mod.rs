@@ -87,6 +87,8 @@ impl Variant {
                 "lvm2",
                 "mdadm",
                 "btrfs-progs",
+                "f2fs-tools",
+                "thin-provisioning-tools",
                 "xfsprogs",
             ]);
             packages.extend([

@@ -192,8 +192,10 @@ impl Machine {
             errors,
             ssh_port,
             started: Instant::now(),
+            done: false,
         };
         running.wait_for_monitor()?;
+        running.serial.keep()?;
         Ok(running)
     }
 }
@@ -216,6 +218,8 @@ pub struct Running {
     errors: PathBuf,
     ssh_port: u16,
     started: Instant,
+    /// Whether whoever started it is done with it.
+    done: bool,
 }
 
 impl Running {
@@ -318,6 +322,7 @@ impl Running {
 
     /// Pulls the plug.
     pub fn kill(mut self) -> Result<()> {
+        self.done = true;
         self.end()
     }
 
@@ -347,6 +352,13 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        if !self.done {
+            println!(
+                "    {}: the console's end, as it is given up:\n{}",
+                self.name,
+                self.serial.tail(40)
+            );
+        }
         if let Err(error) = self.end() {
             eprintln!("{}: ending the machine: {error:#}", self.name);
         }

@@ -1,8 +1,8 @@
 //! The serial console: everything it ever said, and a way to type.
 
 use anyhow::{Context, Result, bail};
-use std::fs;
-use std::io::Write;
+use std::fs::File;
+use std::io::{Read, Seek, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -12,17 +12,31 @@ use std::time::{Duration, Instant};
 pub struct Serial {
     log: PathBuf,
     socket: PathBuf,
+    /// The log, which the machine's directory may be gone before.
+    kept: Option<File>,
     connection: Option<UnixStream>,
 }
 
 impl Serial {
     pub(super) fn new(log: PathBuf, socket: PathBuf) -> Serial {
-        Serial { log, socket, connection: None }
+        Serial { log, socket, kept: None, connection: None }
+    }
+
+    /// Holds on to the log, which is there now.
+    pub(super) fn keep(&mut self) -> Result<()> {
+        let log = self.log.display();
+        self.kept = Some(File::open(&self.log).with_context(|| format!("opening {log}"))?);
+        Ok(())
     }
 
     /// Everything it said so far, without escape sequences.
     pub fn text(&self) -> String {
-        strip_escapes(&String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()))
+        let mut bytes = Vec::new();
+        if let Some(mut log) = self.kept.as_ref() {
+            // What could not be read is missing from a message, no more.
+            let _ = log.rewind().and_then(|()| log.read_to_end(&mut bytes));
+        }
+        strip_escapes(&String::from_utf8_lossy(&bytes))
     }
 
     /// Its last lines.
