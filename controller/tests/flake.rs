@@ -151,7 +151,7 @@ fn the_module_for_copies_of_the_esp_is_evaluated() {
             disk = options "/dev/disk/by-partlabel/x";
           };
       in
-      { with = evaluated [ "/dev/a" "/dev/b" ]; without = evaluated [ ]; }
+      { copies = evaluated [ "/dev/a" "/dev/b" ]; without = evaluated [ ]; }
     "#;
     let module = concat!(env!("CARGO_MANIFEST_DIR"), "/../nix/mirror-esp.nix");
     let ended = Command::new(common::tool("nix-instantiate", "nix-bin"))
@@ -162,7 +162,7 @@ fn the_module_for_copies_of_the_esp_is_evaluated() {
         .unwrap();
     assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
     let value: serde_json::Value = serde_json::from_slice(&ended.stdout).unwrap();
-    let (with, without) = (&value["with"], &value["without"]);
+    let (with, without) = (&value["copies"], &value["without"]);
     let command =
         "/nix/store/coreutils+rsync+util-linux-mirror-esp/bin/mirror-esp /boot /dev/a /dev/b";
     let config = &with["config"];

@@ -422,19 +422,29 @@ fn is_coloured(shown: &str) -> bool {
 
 fn fits() {
     for columns in [80, 140] {
-        for command in [plan_command(), progress_command()] {
-            let shown = shown(&command, columns, "TERM=xterm");
-            let lines = lines(&shown);
-            let longest = lines.iter().max_by_key(|line| line.chars().count()).unwrap();
-            assert!(longest.chars().count() <= columns, "{columns} columns: {longest:?}");
-            // It does use what there is.
-            assert!(longest.chars().count() > columns / 2, "{columns} columns: {longest:?}");
-        }
+        let plan = shown(&plan_command(), columns, "TERM=xterm");
+        let lines = lines(&plan);
+        let longest = lines.iter().max_by_key(|line| line.chars().count()).unwrap();
+        assert!(longest.chars().count() <= columns, "{columns} columns: {longest:?}");
+        // It does use what there is.
+        assert!(longest.chars().count() > columns / 2, "{columns} columns: {longest:?}");
+
+        let screen = screen(&shown(&progress_command(), columns, "TERM=xterm"), columns);
+        let begins = |words: &str| screen.lines().any(|line| line.starts_with(words));
+        assert!(begins("! a warning that is longer"), "{columns} columns:\n{screen}");
+        let finished = screen.lines().find(|line| line.contains("receive the closure: 312 paths"));
+        assert!(finished.is_some_and(|line| line.ends_with(" s)")), "{columns} columns:\n{screen}");
+        // What is broken is broken at spaces, and indented.
+        assert_eq!(begins("  at spaces instead of"), columns == 80, "{columns} columns:\n{screen}");
+        assert!(screen.lines().count() <= 4, "what was drawn stayed:\n{screen}");
     }
-    let lines = lines(&shown(&progress_command(), 80, "TERM=xterm"));
-    for words in ["312 paths", "MiB/s", "a warning that is longer"] {
-        assert!(lines.iter().any(|line| line.contains(words)), "{words}: {lines:?}");
-    }
+}
+
+/// What is on a screen of so many columns after all of that.
+fn screen(shown: &str, columns: usize) -> String {
+    let screen = indicatif::InMemoryTerm::new(50, columns as u16);
+    indicatif::TermLike::write_str(&screen, shown).unwrap();
+    screen.contents()
 }
 
 fn colours() {

@@ -54,10 +54,6 @@ fn foreign_pool(disks: &Disks<'_>) -> Result<()> {
         ssh.ok(&format!("zdb -l {OTHER}-part2 | awk '/^ *pool_guid:/ {{ print $2; exit }}'"))?;
     ensure!(guid.parse::<u64>().is_ok(), "no pool was made: {guid:?}");
 
-    // Its partitions have the names of the layout's: which would be mounted is chance.
-    refused(disks, &["disk-root-ESP", "serial other"])?;
-    disks.refused("format,mount", &[], TARGET_UNFIT, &["disk-root-ESP", "serial other"])?;
-    ssh.ok(&format!("sgdisk -c 1:one -c 2:two -c 3:three {OTHER} && udevadm settle"))?;
     for mode in ["disko", "format,mount"] {
         let erase: &[&str] = if mode == "disko" { &["--erase"] } else { &[] };
         disks.refused(mode, erase, TARGET_UNFIT, &["rpool", &guid, "serial other"])?;
@@ -70,7 +66,15 @@ fn foreign_pool(disks: &Disks<'_>) -> Result<()> {
     ssh.ok("zpool export rpool")?;
     std::fs::remove_file(&disks.recovery).context("the recovery key of the other disk")?;
     disks.agreed("destroy", &elsewhere)?;
-    blank(ssh, "other")
+    blank(ssh, "other")?;
+
+    // A partition with the name of one of the layout's: which would be mounted is chance.
+    ssh.ok(&format!("sgdisk -n 1:0:+1G -c 1:disk-root-ESP {OTHER} && udevadm settle"))?;
+    for mode in ["disko", "format,mount"] {
+        let erase: &[&str] = if mode == "disko" { &["--erase"] } else { &[] };
+        disks.refused(mode, erase, TARGET_UNFIT, &["disk-root-ESP", "serial other"])?;
+    }
+    clean(ssh)
 }
 
 /// Pools, groups, RAIDs that also live on a disk that was not named.

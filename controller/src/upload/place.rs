@@ -2,7 +2,7 @@
 
 use super::UploadError;
 use super::local::{LocalAgent, NAME};
-use crate::ssh::{Session, SshError};
+use crate::ssh::Session;
 use rand::Rng;
 use std::time::Duration;
 
