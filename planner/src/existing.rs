@@ -4,11 +4,11 @@
 //! there: then the plan only looks that it is still so. What is missing is made, if the mode
 //! makes anything. What is something else is refused: nothing here is ever overwritten.
 //!
-//! A partition is told by its disk and number, and by its name, type and GUID unless the mode makes
-//! things: then one that holds what the layout puts there gets the layout's. A pool is told by its GUID
-//! and the partitions that its members are (labels of caches and spares have no GUID of a pool), a
-//! RAID and a volume group by what they are made of, never by name alone. What is in a container, a RAID or a volume group
-//! shows only once that is open: the steps look then.
+//! A partition is told by its disk, number, name and type, a pool by its GUID and the partitions that
+//! its members are (labels of caches and spares have no GUID of a pool), a RAID and a volume group by
+//! what they are made of, never by name alone. In modes that make things, what of name, type, GUID
+//! and attributes is not the layout's is made so, of a partition that is known all the same. What is
+//! in a container, a RAID or a volume group shows only once that is open: the steps look then.
 
 mod legacy;
 
@@ -30,8 +30,8 @@ pub(super) struct Existing {
     mbr: BTreeMap<String, MbrTable>,
     /// Partitions of those tables that are to be made.
     missing: BTreeSet<DeviceRef>,
-    /// Disks whose tables give a partition another name, type, GUID or attribute than the layout.
-    relabelled: BTreeSet<String>,
+    /// Disks whose tables give a partition of the layout another name, type, GUID or attribute.
+    changed: BTreeSet<String>,
     /// Partitions that are there and hold nothing.
     empty: BTreeSet<DeviceRef>,
     pools: BTreeMap<String, ExistingPool>,
@@ -82,7 +82,7 @@ pub(super) fn find(context: &Context<'_>, remarks: &mut Remarks) -> Result<Exist
             Some(Content::Gpt(gpt)) => {
                 let found = table(context, wanted, gpt, disk)?;
                 if !found.changes.is_empty() {
-                    existing.relabelled.insert(name.clone());
+                    existing.changed.insert(name.clone());
                     remarks.warnings.push(format!(
                         "the partition table of disk {:?}, {}, stays, and is made the layout's: {}",
                         wanted.name,
@@ -127,7 +127,7 @@ impl Existing {
     pub(super) fn has_all_of(&self, table: &PartitionTable) -> bool {
         let disk = table.device.disk().unwrap_or_default();
         self.tables.contains_key(disk)
-            && !self.relabelled.contains(disk)
+            && !self.changed.contains(disk)
             && !table
                 .partitions
                 .iter()
@@ -200,6 +200,16 @@ fn table(
     let mut changes = Vec::new();
     for planned in &wanted_partitions(context, wanted, gpt, disk)? {
         let number = planned.number;
+        let twin =
+            disk.contents.partitions.iter().find(|found| {
+                found.number != number && found.label.as_deref() == Some(&planned.label)
+            });
+        if let Some(twin) = twin.filter(|_| context.mode.formats()) {
+            let (label, twin) = (&planned.label, twin.number);
+            return Err(other(format!(
+                "has a partition {twin} named {label:?}, as partition {number} of the layout"
+            )));
+        }
         let Some(found) = numbered(disk, number) else {
             let none =
                 format!("has no partition {number}, which is {:?} in the layout", planned.label);
@@ -219,14 +229,11 @@ fn table(
             partitions.push(planned.clone());
             continue;
         };
-        // With other marks it is the layout's only if it holds what the layout puts there, which
-        // is looked at below.
         let content = (number as usize).checked_sub(1).and_then(|at| gpt.partitions.get(at));
-        let told = content.is_some_and(|partition| partition.content.is_some())
-            && !found.signatures.is_empty();
-        let marks = marks(found, planned);
+        let content = content.and_then(|partition| partition.content.as_ref());
+        let marks = marks(found, planned, &disk.identity.name);
         if let Some(mark) = marks.first()
-            && !(context.mode.formats() && told)
+            && !(context.mode.formats() && is_known(context, planned, content, found))
         {
             return Err(other(format!("has a partition {number} {}", mark.refused)));
         }
@@ -244,6 +251,18 @@ fn table(
             ..planned.clone()
         });
     }
+    let numbers = partitions.iter().map(|planned| planned.number);
+    let numbers: BTreeSet<u32> =
+        numbers.chain(disk.contents.partitions.iter().map(|found| found.number)).collect();
+    if !(changes.is_empty() && missing.is_empty())
+        && numbers.iter().zip(1..).any(|(found, number)| *found != number)
+    {
+        return Err(other(
+            "has a table whose partitions are not numbered 1, 2, 3, …, and that would have to be \
+             changed"
+                .to_owned(),
+        ));
+    }
     let table = PartitionTable {
         device: DeviceRef::Disk { disk: wanted.name.clone() },
         keep: true,
@@ -251,6 +270,34 @@ fn table(
         hybrid: None,
     };
     Ok(FoundTable { table, missing, changes })
+}
+
+/// Whether a partition with other marks is the layout's all the same: it has the name, or the GUID
+/// that the layout gives, or is of the layout's pool; and what is on it can be told to be what the
+/// layout puts there (which [`contents`] does), or it is empty.
+fn is_known(
+    context: &Context<'_>,
+    planned: &PlannedPartition,
+    content: Option<&Content>,
+    found: &Partition,
+) -> bool {
+    let guid = planned.guid.as_deref().zip(found.guid.as_deref());
+    let of_pool = match content {
+        Some(Content::Zfs(member)) if !context.layout.is_auxiliary(member) => {
+            let its = |signature: &Signature| matches!(signature, Signature::ZfsMember { pool, .. } if *pool == member.pool);
+            found.signatures.iter().any(its)
+        }
+        _ => false,
+    };
+    let nothing_to_tell = match content {
+        Some(Content::Swap(swap)) => swap.random_encryption,
+        Some(Content::Gpt(_) | Content::Table(_)) | None => true,
+        Some(_) => false,
+    };
+    let known = found.label.as_deref() == Some(&planned.label)
+        || guid.is_some_and(|(wanted, found)| wanted.eq_ignore_ascii_case(found))
+        || of_pool;
+    known && (found.signatures.is_empty() || !nothing_to_tell)
 }
 
 /// A mark of a partition that is not the layout's.
@@ -261,14 +308,19 @@ struct Mark {
     change: String,
 }
 
-/// What a partition is told by besides its number, where it is not the layout's: name, type, GUID.
-fn marks(found: &Partition, planned: &PlannedPartition) -> Vec<Mark> {
+/// What a partition of `disk` is told by besides its number, where it is not the layout's: name,
+/// type, GUID.
+fn marks(found: &Partition, planned: &PlannedPartition, disk: &str) -> Vec<Mark> {
     let mut marks = Vec::new();
     let label = found.label.as_deref().unwrap_or_default();
-    if label != planned.label {
+    let (number, wanted) = (planned.number, &planned.label);
+    if label != wanted {
         marks.push(Mark {
-            refused: format!("named {label:?}, and the layout names it {:?}", planned.label),
-            change: format!("the name {:?} (now {label:?})", planned.label),
+            refused: format!(
+                "named {label:?}, and the layout names it {wanted:?} (if it is the layout's: \
+                 sgdisk -c '{number}:{wanted}' {disk})"
+            ),
+            change: format!("the name {wanted:?} (now {label:?})"),
         });
     }
     let same = |found: &Option<String>, wanted: &str| {
@@ -351,7 +403,9 @@ fn contents(context: &Context<'_>, wanted: &layout::Disk, disk: &Disk) -> Result
         return holds(context, &place, wanted.content.as_ref(), &disk.contents.signatures);
     }
     for (number, label, content) in partitions {
-        let found = numbered(disk, number).map_or(&[][..], |partition| &partition.signatures);
+        let partition = numbered(disk, number);
+        let found = partition.map_or(&[][..], |partition| &partition.signatures);
+        let label = partition.and_then(|found| found.label.as_deref()).unwrap_or(label);
         let name = if label.is_empty() { String::new() } else { format!(" ({label:?})") };
         let place = format!("partition {number}{name} of disk {:?}, {shown},", wanted.name);
         holds(context, &place, content, found)?;

@@ -24,7 +24,7 @@ pub struct Expected {
     pub length: u64,
     /// Unique GUID, lower case.
     pub guid: String,
-    /// Its name, in a GPT.
+    /// Its name in a GPT, if it has to be that one.
     pub label: Option<String>,
 }
 
@@ -154,7 +154,10 @@ fn unsettled(roots: &Roots, disk: &str, expected: &[Expected]) -> Option<String>
             }
             let label = record.get("ID_PART_ENTRY_NAME").unwrap_or_default();
             // Blanks may have been trimmed.
-            let bare = |encoded: &str| encoded.replace(r"\x20", "");
+            let bare = |encoded: &str| {
+                let blanks = [r"\x20", r"\x09", r"\x0a", r"\x0b", r"\x0c", r"\x0d"];
+                blanks.iter().fold(encoded.to_owned(), |text, blank| text.replace(blank, ""))
+            };
             let wanted = expected.label.as_deref().map(udev::encoded);
             if wanted.is_some_and(|wanted| bare(&wanted) != bare(label)) {
                 return Some(format!("udev still has {} named {label:?}", partition.name));

@@ -7,7 +7,7 @@ use crate::block::reread::{self, Expected};
 use crate::block::{BlockError, Device, DiskLock, Roots, wipe};
 use crate::ensure::Ensured;
 use keystone_protocol::plan::PartitionTable;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -105,6 +105,7 @@ pub fn ensure(
     let lock = DiskLock::take(roots, disk)?;
     let device = Device::open_read(roots, disk)?;
     let (size, sector_size) = (device.size(), device.sector_size());
+    let ours = numbers(table);
     let found = read(device.file(), size, sector_size);
     let merged = match &found {
         Some(found) if table.keep => Some(merge::merged(&device, table, found)?),
@@ -131,7 +132,7 @@ pub fn ensure(
     };
     drop(device);
     let Target { guids, change } = change;
-    let expected = expected(&table, sector_size, &guids);
+    let expected = expected(&table, &ours, sector_size, &guids);
     let ensured = match change {
         None => {
             reread::missing(roots, &lock, disk, &expected)?;
@@ -191,6 +192,7 @@ pub fn find(roots: &Roots, disk: &str, table: &PartitionTable) -> Result<TableId
         guids.partitions.insert(number, guid);
     }
     let sector = u64::from(sector_size);
+    let ours = numbers(table);
     // Partitions beside the layout's are there too.
     let expected: Vec<Expected> = found
         .partitions
@@ -200,7 +202,7 @@ pub fn find(roots: &Roots, disk: &str, table: &PartitionTable) -> Result<TableId
             start: entry.first_lba * sector,
             length: (entry.last_lba - entry.first_lba + 1) * sector,
             guid: entry.guid.clone(),
-            label: Some(entry.label.clone()),
+            label: ours.contains(&entry.number).then(|| entry.label.clone()),
         })
         .collect();
     reread::settled(roots, disk, &expected)?;
@@ -333,7 +335,17 @@ fn guids_if_same(device: &Device, table: &PartitionTable, found: &Gpt) -> Option
     matches!(is_on_disk(device.file(), &image), Ok(None)).then_some(guids)
 }
 
-fn expected(table: &PartitionTable, sector_size: u32, guids: &Guids) -> Vec<Expected> {
+fn numbers(table: &PartitionTable) -> BTreeSet<u32> {
+    table.partitions.iter().map(|planned| planned.number).collect()
+}
+
+/// Names of the layout's partitions matter, `ours`; what others have may be none that udev shows.
+fn expected(
+    table: &PartitionTable,
+    ours: &BTreeSet<u32>,
+    sector_size: u32,
+    guids: &Guids,
+) -> Vec<Expected> {
     let sector = u64::from(sector_size);
     table
         .partitions
@@ -343,7 +355,7 @@ fn expected(table: &PartitionTable, sector_size: u32, guids: &Guids) -> Vec<Expe
             start: planned.first_lba * sector,
             length: (planned.last_lba - planned.first_lba + 1) * sector,
             guid: guids.partitions[&planned.number].to_string(),
-            label: Some(planned.label.clone()),
+            label: ours.contains(&planned.number).then(|| planned.label.clone()),
         })
         .collect()
 }

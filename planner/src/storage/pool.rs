@@ -88,7 +88,7 @@ impl Builder<'_> {
         self.push(
             format!("dataset:{}", pool.name),
             format!("set the properties of {}", pool.name),
-            // Its key, if it has one, is loaded.
+            // A key it has was loaded by the step before.
             Action::CreateDataset { dataset: pool.name.clone(), properties, key: None },
         );
     }

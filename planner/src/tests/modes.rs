@@ -168,17 +168,16 @@ fn destroying_frees_the_disks_and_makes_nothing() {
 fn what_is_not_the_layouts_is_never_overwritten() {
     let cases: [(&str, Change); 13] = [
         ("another partition's name", |case| {
-            let partition = &mut case.disk("vda").contents.partitions[1];
-            (partition.label, partition.signatures) = (Some("windows".into()), Vec::new());
+            case.disk("vda").contents.partitions[0].label = Some("windows".into());
         }),
         ("another name, and nothing may be written", |case| {
             case.options.disko_mode = DiskoMode::Mount;
             case.disk("vda").contents.partitions[1].label = Some("windows".into());
         }),
         ("another type", |case| {
-            let partition = &mut case.disk("vda").contents.partitions[0];
-            partition.type_guid = Some("EBD0A0A2-B9E5-4433-87C0-68B6B72699C7".into());
-            partition.signatures.clear();
+            case.options.disko_mode = DiskoMode::Mount;
+            case.disk("vda").contents.partitions[0].type_guid =
+                Some("EBD0A0A2-B9E5-4433-87C0-68B6B72699C7".into());
         }),
         ("a partition is missing", |case| {
             case.options.disko_mode = DiskoMode::Mount;
