@@ -6,11 +6,11 @@
 //! | [`place`] | a fresh directory on the machine from which programs may run |
 //! | [`transfer`] | SFTP, or `cat` where the server has none; reads back and compares |
 //!
-//! Nothing but POSIX sh and its utilities is used on the machine, and `b2sum` or `sha256sum` where it is. The
-//! shell that starts the agent removes the directory when the agent ends, however it ends, also
-//! when the connection is gone. Where another connection is to follow, it waits for that before:
-//! what was sent, also a part, is not sent again. A directory in which no agent is ever started
-//! is removed by the machine after some minutes.
+//! Nothing but POSIX sh and its utilities is used on the machine, and `b2sum` or `sha256sum` where
+//! it is. The shell that starts the agent removes the directory when the agent ends, however it
+//! ends, also when the connection is gone. Where another connection is to follow, it waits for that
+//! before: what was sent, also a part, is not sent again. A directory in which no agent is ever
+//! started is removed by the machine after some minutes.
 
 pub mod local;
 pub mod place;

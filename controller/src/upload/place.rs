@@ -88,9 +88,9 @@ fn check_machine(kernel: &str, machine: &str, agent: &LocalAgent) -> Result<(), 
 
 impl Place {
     /// Looks whether the machine can run the agent, makes a directory in `parent`, tries whether
-    /// programs run there, and copies an agent that the machine already has: part of the ISO, or of an earlier connection, also one that broke
-    /// while it was sent. `earlier` is the directory of this controller's last connection, which
-    /// goes.
+    /// programs run there, and copies an agent that the machine already has: part of the ISO, or
+    /// of an earlier connection, also one that broke while it was sent. `earlier` is the directory
+    /// of this controller's last connection, which goes.
     pub async fn make(
         session: &Session,
         parent: &str,
@@ -106,8 +106,8 @@ impl Place {
         // compared then.
         let script = format!(
             r#"{TELL}
-uname -s; m=$(uname -m); echo "$m"
-[ "$m" = {machine} ] || exit 13
+s=$(uname -s); m=$(uname -m); echo "$s"; echo "$m"
+[ "$s" = Linux ] && [ "$m" = {machine} ] || exit 13
 umask 077
 d={dir}
 mkdir "$d" || exit 10
@@ -143,7 +143,9 @@ exit 0"#,
         use crate::ssh::exec::Exit;
         let mut said = &output.stdout[..];
         let (kernel, machine) = (line(&mut said), line(&mut said));
-        check_machine(&kernel, &machine, agent)?;
+        if let Exit::Status(0 | 10..=13) = output.exit {
+            check_machine(&kernel, &machine, agent)?;
+        }
         let why = match output.exit {
             Exit::Status(0) => {
                 let first = line(&mut said);
