@@ -59,7 +59,7 @@ fn foreign_pool(disks: &Disks<'_>) -> Result<()> {
         disks.refused(mode, erase, TARGET_UNFIT, &["rpool", &guid, "serial other"])?;
     }
     ssh.ok("zpool import -N rpool")?;
-    refused(disks, &["rpool", &guid, "is imported", "zpool export rpool"])?;
+    refused(disks, &["rpool", &guid, "serial other"])?;
     let found = ssh.ok("zpool get -Ho value guid,health rpool | xargs")?;
     ensure!(found == format!("{guid} ONLINE"), "the other machine's pool is {found}");
     blank(ssh, "target")?;
@@ -80,7 +80,11 @@ fn foreign_pool(disks: &Disks<'_>) -> Result<()> {
 /// Pools, groups, RAIDs that also live on a disk that was not named.
 fn shared(disks: &Disks<'_>) -> Result<()> {
     let ssh = disks.ssh;
-    ssh.ok(&format!("zpool create -f tank mirror {TARGET} {OTHER}"))?;
+    // On partitions of ours: zpool does not wait long enough for those it makes of a disk.
+    ssh.ok(&format!(
+        "for d in {TARGET} {OTHER}; do sgdisk -n 1 $d; done && udevadm settle && \
+         zpool create -f tank mirror {TARGET}-part1 {OTHER}-part1"
+    ))?;
     refused(disks, &["\"tank\"", "serial other", "zpool export tank"])?;
     ensure!(ssh.ok("zpool get -Ho value health tank")? == "ONLINE", "the pool was touched");
     // Nobody uses it any more: it is said, and needs consent.
@@ -104,7 +108,7 @@ fn shared(disks: &Disks<'_>) -> Result<()> {
     clean(ssh)?;
 
     ssh.ok(&format!(
-        "echo y | mdadm -q --create /dev/md/both --level=1 --raid-devices=2 --metadata=1.2 \
+        "mdadm -q --create /dev/md/both --run --bitmap=none --level=1 --raid-devices=2 --metadata=1.2 \
          --assume-clean {TARGET} {OTHER} 2>&1 && udevadm settle"
     ))?;
     refused(disks, &["RAID", "serial other", "mdadm --stop"])?;
@@ -130,7 +134,8 @@ fn taken(disks: &Disks<'_>) -> Result<()> {
 fn stacked(disks: &Disks<'_>) -> Result<()> {
     let ssh = disks.ssh;
     ssh.ok(&format!(
-        "printf secretsecret > /run/key && zpool create -f mine {TARGET} && zfs create -s -V 1G mine/volume && udevadm settle && \
+        "printf secretsecret > /run/key && sgdisk -n 1 {TARGET} && udevadm settle && \
+         zpool create -f -O mountpoint=none mine {TARGET}-part1 && zfs create -s -V 1G mine/volume && udevadm settle && \
          cryptsetup -q luksFormat --pbkdf pbkdf2 --pbkdf-force-iterations 1000 \
          /dev/zvol/mine/volume /run/key && \
          cryptsetup open --key-file /run/key /dev/zvol/mine/volume secret && \
@@ -144,8 +149,8 @@ fn stacked(disks: &Disks<'_>) -> Result<()> {
     let steps = plan["steps"].as_array().context("a plan has steps")?;
     let released: Vec<&str> = steps
         .iter()
-        .filter(|step| step["do"] == "release")
-        .filter_map(|step| step["what"].as_str())
+        .filter(|step| step["action"]["do"] == "release")
+        .filter_map(|step| step["action"]["what"].as_str())
         .collect();
     ensure!(released == ["close-mapper", "destroy-pool"], "it takes down {released:?}");
     disks.agreed("destroy", &[])?;
@@ -163,17 +168,26 @@ fn adopted(cx: &Context, disks: &Disks<'_>, files: &steps::Files) -> Result<()> 
     disks.agreed("unmount", &[])?;
     let guids = format!("for n in 1 2 3; do sgdisk -i $n {TARGET} | grep 'unique GUID'; done");
     let before = ssh.ok(&guids)?;
-    ssh.ok(&format!("sgdisk -c 1:EFI -t 1:0700 -A 2:set:60 {TARGET} && udevadm settle"))?;
-
-    disks.refused("mount", &[], TARGET_UNFIT, &["partition 1 named \"EFI\""])?;
+    // By its name alone the ESP is known: without it, it may be anybody's.
+    ssh.ok(&format!("sgdisk -c 1:EFI {TARGET} && udevadm settle"))?;
+    for mode in ["mount", "format"] {
+        let words = ["partition 1 named \"EFI\"", "sgdisk -c '1:disk-root-ESP'"];
+        disks.refused(mode, &[], TARGET_UNFIT, &words)?;
+    }
+    ssh.ok(&format!(
+        "sgdisk -c '1:disk-root-ESP' {TARGET} && \
+         sgdisk -t 1:0700 -c 2:windows -A 2:set:60 {TARGET} && udevadm settle"
+    ))?;
+    disks.refused("mount", &[], TARGET_UNFIT, &["partition 1", "of type EBD0A0A2-"])?;
     let changed = disks.agreed("format", &[])?.what;
     ensure!(changed == ["partition:root"], "it changed {changed:?}");
     ensure!(ssh.ok(&guids)? == before, "the partitions have other GUIDs");
-    let esp =
-        ssh.ok(&format!("sgdisk -i 1 {TARGET}; test -e /dev/disk/by-partlabel/disk-root-ESP"))?;
+    let esp = ssh.ok(&format!("sgdisk -i 1 {TARGET}"))?;
     ensure!(esp.contains("(EFI system partition)") && esp.contains("'disk-root-ESP'"), "{esp}");
-    let attributes = ssh.ok(&format!("sgdisk -i 2 {TARGET} | grep Attribute"))?;
-    ensure!(attributes.contains("1000000000000000"), "an attribute was cleared: {attributes}");
+    let link = "/dev/disk/by-partlabel/disk-root-zfs";
+    let pool = ssh.ok(&format!("test -b {link} && sgdisk -i 2 {TARGET}"))?;
+    ensure!(pool.contains("'disk-root-zfs'"), "{pool}");
+    ensure!(pool.contains("1000000000000000"), "an attribute was cleared: {pool}");
 
     // Properties that changed in the document.
     let other = edited(disks.layout, &files.path("other.json"), |layout| {

@@ -32,9 +32,15 @@ impl Serial {
     /// Everything it said so far, without escape sequences.
     pub fn text(&self) -> String {
         let mut bytes = Vec::new();
-        if let Some(mut log) = self.kept.as_ref() {
-            // What could not be read is missing from a message, no more.
-            let _ = log.rewind().and_then(|()| log.read_to_end(&mut bytes));
+        // What can't be read is missing from a message, no more.
+        match (self.kept.as_ref(), File::open(&self.log)) {
+            (Some(mut log), _) => {
+                let _ = log.rewind().and_then(|()| log.read_to_end(&mut bytes));
+            }
+            (None, Ok(mut log)) => {
+                let _ = log.read_to_end(&mut bytes);
+            }
+            (None, Err(_)) => {}
         }
         strip_escapes(&String::from_utf8_lossy(&bytes))
     }
