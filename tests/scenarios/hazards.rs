@@ -1,7 +1,7 @@
 //! What others have on a machine's disks: refused with the culprit's name, and left as it is. Then
 //! what is the layout's and differs from it: marks of partitions, properties, a disk to be kept.
 
-use super::disks::{Disks, NOT_CONFIRMED, TARGET_UNFIT, blank, closed};
+use super::disks::{Disks, Done, NOT_CONFIRMED, TARGET_UNFIT, blank, closed};
 use super::steps;
 use crate::lab::timed;
 use crate::machine::Hardware;
@@ -179,7 +179,8 @@ fn adopted(cx: &Context, disks: &Disks<'_>, files: &steps::Files) -> Result<()> 
          sgdisk -t 1:0700 -c 2:windows -A 2:set:60 {TARGET} && udevadm settle"
     ))?;
     disks.refused("mount", &[], TARGET_UNFIT, &["partition 1", "of type EBD0A0A2-"])?;
-    let changed = disks.agreed("format", &[])?.what;
+    // What is closed is opened for it, and closed again.
+    let changed = made(disks.agreed("format", &[])?);
     ensure!(changed == ["partition:root"], "it changed {changed:?}");
     ensure!(ssh.ok(&guids)? == before, "the partitions have other GUIDs");
     let esp = ssh.ok(&format!("sgdisk -i 1 {TARGET}"))?;
@@ -196,16 +197,24 @@ fn adopted(cx: &Context, disks: &Disks<'_>, files: &steps::Files) -> Result<()> 
         pool["rootFsOptions"]["org.keystone:note"] = json!("changed");
     })?;
     let others = Disks::new(cx, ssh, disks.key, &other, files);
+    others.agreed("mount", &[])?;
     let changed = others.agreed("format", &[])?.what;
     ensure!(changed == ["dataset:rpool"], "it changed {changed:?}");
     ensure!(others.agreed("format", &[])?.changed == 0, "a second format changed something");
-    others.agreed("mount", &[])?;
     let set = ssh.ok("zfs get -Ho value atime,org.keystone:note rpool | xargs")?;
     ensure!(set == "off changed", "the root dataset has {set}");
     let read = ssh.ok("cat /mnt/var/survivor /mnt/boot/survivor")?;
     ensure!(read == "still here\nhere too", "the files hold {read:?}");
     others.agreed("unmount", &[])?;
     closed(ssh)
+}
+
+/// What was done but opening and closing.
+fn made(done: Done) -> Vec<String> {
+    let opens = ["pool:", "luks:", "dataset:rpool/crypt", "close:", "export:"];
+    let mut steps = done.what;
+    steps.retain(|step| !opens.iter().any(|word| step.starts_with(word)));
+    steps
 }
 
 /// `destroy = false`: even `disko` makes only what is missing, and `destroy` leaves it.
@@ -215,13 +224,8 @@ fn kept(cx: &Context, disks: &Disks<'_>, files: &steps::Files) -> Result<()> {
         layout["disk"]["root"]["destroy"] = json!(false);
     })?;
     let keeping = Disks::new(cx, ssh, disks.key, &keeping, files);
-    let changed = keeping.agreed("disko", &[])?.what;
-    let made = changed.iter().find(|step| {
-        ["wipe", "partition", "vfat", "luks", "dataset", "volume", "ext4"]
-            .iter()
-            .any(|word| step.starts_with(word))
-    });
-    ensure!(made.is_none() && !changed.is_empty(), "it made {changed:?}");
+    let made = made(keeping.agreed("disko", &[])?);
+    ensure!(made.iter().all(|step| step.starts_with("mount:")), "it made {made:?}");
     let read = || ssh.ok("cat /mnt/var/survivor");
     ensure!(read()? == "still here", "the file is not as it was");
     keeping.agreed("unmount", &[])?;
