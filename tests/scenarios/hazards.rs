@@ -29,6 +29,7 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     let layout = cx.layout("single-disk-root.json");
     let disks = Disks::new(cx, ssh, &medium.key, &layout, &files);
 
+    timed("a file system that the kernel has not", || unmountable(cx, &disks, &files))?;
     timed("a pool of that name on another disk", || foreign_pool(&disks))?;
     timed("what lies on two disks", || shared(&disks))?;
     timed("a name that is taken", || taken(&disks))?;
@@ -42,6 +43,18 @@ pub(super) fn run(cx: &Context) -> Result<()> {
 /// A plan over everything on the target is refused.
 fn refused(disks: &Disks<'_>, words: &[&str]) -> Result<()> {
     disks.refused("disko", &["--erase"], TARGET_UNFIT, words)
+}
+
+/// What can be made and not mounted is refused before it is made.
+fn unmountable(cx: &Context, disks: &Disks<'_>, files: &steps::Files) -> Result<()> {
+    disks.ssh.ok("! modprobe -n f2fs 2>/dev/null && command -v mkfs.f2fs > /dev/null")?;
+    let other = edited(disks.layout, &files.path("f2fs.json"), |layout| {
+        let esp = &mut layout["disk"]["root"]["content"]["partitions"]["esp"]["content"];
+        esp["format"] = json!("f2fs");
+    })?;
+    let others = Disks::new(cx, disks.ssh, disks.key, &other, files);
+    others.refused("disko", &[], TARGET_UNFIT, &["kernel has no file system f2fs", "/boot"])?;
+    blank(disks.ssh, "target")
 }
 
 /// Another Keystone machine's disk: its pool is neither adopted nor destroyed.

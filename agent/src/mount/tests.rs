@@ -201,3 +201,11 @@ fn a_read_only_mount_is_writable_for_one_thread_alone() {
     fs::write(&file, "y").expect_err("mounted read-only for all others");
     assert_eq!(unmount(&roots, dir.path()).unwrap(), Ensured::Created);
 }
+
+#[test]
+fn types_of_file_systems_are_known_or_not() {
+    assert!(super::is_known("ext4"));
+    assert!(!super::is_known("nosuchfs"));
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    assert!(!mounts.contains("/dev/null"), "{mounts}");
+}

@@ -12,7 +12,7 @@ use crate::execute::failure::chain;
 use crate::execute::journal::{JOURNAL, Journal};
 use crate::execute::lock::{LOCK, Lock};
 use crate::execute::machine::Machine;
-use crate::{inventory, plan};
+use crate::{inventory, mount, plan};
 use keystone_protocol::event::Failure;
 use keystone_protocol::inventory::Inventory;
 use keystone_protocol::message::{
@@ -20,7 +20,7 @@ use keystone_protocol::message::{
 };
 use keystone_protocol::options::HostKeys;
 use keystone_protocol::phase::Phases;
-use keystone_protocol::plan::{Action, ContainerUnlock, DatasetKey, Plan};
+use keystone_protocol::plan::{Action, ContainerUnlock, DatasetKey, MountPlan, MountSource, Plan};
 use keystone_protocol::version::PROTOCOL_VERSION;
 use nix::fcntl::{FcntlArg, fcntl};
 use std::cell::RefCell;
@@ -369,12 +369,32 @@ fn inventory_and_plan(request: &PlanRequest) -> Result<(Inventory, Plan, Option<
     if request.phases.disko || request.closure.is_none() {
         let closure = request.closure.as_ref();
         let plan = plan::plan_with(&inventory, &request.layout, &request.options, closure)?;
+        if let Some(refusal) = unmountable(&plan) {
+            return Err(refusal);
+        }
         return Ok((inventory, plan, None));
     }
     let begun = Begun::read(Path::new(BEGUN)).map_err(|error| unreadable(&error))?;
     let begun = begun.ok_or_else(|| nothing_begun(request.phases))?;
     begun.goes_on_with(request)?;
     Ok((inventory, begun.plan.clone(), Some(begun)))
+}
+
+/// A file system that the plan mounts and that the running kernel does not have: found out before
+/// the first step, as are missing programs.
+fn unmountable(plan: &Plan) -> Option<Refusal> {
+    let mounted = plan.steps.iter().filter_map(|step| match &step.action {
+        Action::Mount(MountPlan { source: MountSource::Filesystem { fstype, .. }, .. }) => {
+            Some((step, fstype))
+        }
+        _ => None,
+    });
+    let (step, fstype) = mounted.into_iter().find(|(_, fstype)| !mount::is_known(fstype))?;
+    Some(Refusal {
+        kind: RefusalKind::TargetUnfit,
+        message: format!("the running kernel has no file system {fstype}, and: {}", step.title),
+        hint: Some("boot an installer whose kernel has it".to_owned()),
+    })
 }
 
 fn unreadable(error: &dyn std::error::Error) -> Refusal {
