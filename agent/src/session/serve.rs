@@ -383,13 +383,13 @@ fn inventory_and_plan(request: &PlanRequest) -> Result<(Inventory, Plan, Option<
 /// A file system that the plan mounts and that the running kernel does not have: found out before
 /// the first step, as are missing programs.
 fn unmountable(plan: &Plan) -> Option<Refusal> {
-    let mounted = plan.steps.iter().filter_map(|step| match &step.action {
+    let mut mounted = plan.steps.iter().filter_map(|step| match &step.action {
         Action::Mount(MountPlan { source: MountSource::Filesystem { fstype, .. }, .. }) => {
             Some((step, fstype))
         }
         _ => None,
     });
-    let (step, fstype) = mounted.into_iter().find(|(_, fstype)| !mount::is_known(fstype))?;
+    let (step, fstype) = mounted.find(|(_, fstype)| !mount::is_known(fstype))?;
     Some(Refusal {
         kind: RefusalKind::TargetUnfit,
         message: format!("the running kernel has no file system {fstype}, and: {}", step.title),

@@ -2,6 +2,7 @@
 
 use super::UploadError;
 use super::local::{LocalAgent, NAME};
+use super::transfer::FILE;
 use crate::ssh::Session;
 use rand::Rng;
 use std::time::Duration;
@@ -10,9 +11,6 @@ use std::time::Duration;
 pub const CANDIDATES: &[&str] = &["/run", "/tmp", "/var/tmp", "/dev/shm", "/root"];
 /// A file that says that the agent was started, so that whoever started it removes the directory.
 const STARTED: &str = "started";
-/// Bound of looking, copying from a slow medium, and reading it back from a machine that has no
-/// program for sums.
-const FILE: Duration = Duration::from_secs(370);
 
 /// How long a directory stays whose agent is never started, in steps of [`GUARD_STEP`] s: longer
 /// than sending the agent and reading it back may take.
@@ -137,6 +135,7 @@ exit 0"#,
             size = agent.bytes.len(),
             machine = agent.machine,
         );
+        // A machine that has no program for sums sends what it found.
         let limit = agent.bytes.len() + 4096;
         let made = session.output("making a directory", "/bin/sh -s", script, limit, FILE).await;
         let output = made.map_err(|error| NotHere::Nowhere(error.into()))?;

@@ -12,7 +12,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 /// Bound of sending or reading the file: 14 MiB at 40 kB/s.
-const FILE: Duration = Duration::from_secs(370);
+pub(super) const FILE: Duration = Duration::from_secs(370);
 /// Bound of finding out whether the server speaks SFTP.
 const GREETING: Duration = Duration::from_secs(20);
 
