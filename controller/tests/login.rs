@@ -223,7 +223,7 @@ impl Agent {
             .spawn()
             .unwrap();
         let agent = Agent { child, socket };
-        while !agent.socket.exists() {
+        while !common::listens(&agent.socket) {
             std::thread::sleep(Duration::from_millis(20));
         }
         agent.add(key);

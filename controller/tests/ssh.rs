@@ -194,7 +194,7 @@ async fn protected_keys_and_agents() {
         .stdout(std::process::Stdio::null())
         .spawn()
         .unwrap();
-    while !socket.exists() {
+    while !common::listens(&socket) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     common::run(

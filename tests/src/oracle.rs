@@ -101,7 +101,7 @@ impl SoftwareTpm {
             .context("starting swtpm: install swtpm")?;
         let tpm = SoftwareTpm { process, socket };
         let began = Instant::now();
-        while !tpm.socket.exists() {
+        while !crate::machine::listens(&tpm.socket)? {
             if began.elapsed() > Duration::from_secs(20) {
                 bail!("waited 20 s for swtpm's socket");
             }

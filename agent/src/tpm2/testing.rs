@@ -5,10 +5,14 @@ use super::command::{Authorization, Command};
 use super::inventory::Bank;
 use super::transport::Socket;
 use super::wire::{Writer, cc};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command as Process, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
+
+/// How long swtpm may take to listen.
+const START: Duration = Duration::from_secs(20);
 
 /// A running swtpm with its state.
 pub(crate) struct SoftwareTpm {
@@ -33,7 +37,18 @@ impl SoftwareTpm {
 
     /// Connects. One connection at a time.
     pub(crate) fn connect(&self) -> Tpm {
-        Tpm::over(Socket::connect(&self.socket()).unwrap())
+        let started = Instant::now();
+        loop {
+            match Socket::connect(&self.socket()) {
+                Ok(socket) => return Tpm::over(socket),
+                // The socket has its name before swtpm listens on it.
+                Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                    assert!(started.elapsed() < START, "swtpm does not listen: {error}");
+                    sleep(Duration::from_millis(20));
+                }
+                Err(error) => panic!("connecting to swtpm: {error}"),
+            }
+        }
     }
 
     /// The data socket; the control socket has `.ctrl` at its end.
@@ -60,7 +75,7 @@ fn spawn(directory: &Path) -> Child {
         .expect("this test needs swtpm: apt-get install swtpm");
     let started = Instant::now();
     while !socket.exists() {
-        assert!(started.elapsed() < Duration::from_secs(20), "swtpm makes no socket");
+        assert!(started.elapsed() < START, "swtpm makes no socket");
         sleep(Duration::from_millis(20));
     }
     process

@@ -24,6 +24,14 @@ pub fn tool(name: &str, package: &str) -> PathBuf {
         .unwrap_or_else(|| panic!("this test needs {name}: apt-get install {package}"))
 }
 
+/// Whether somebody listens on the Unix socket of this path: it has its name a moment before
+/// (`SO_ACCEPTCON` in the flags of `/proc/net/unix`, unix(7)).
+pub fn listens(socket: &std::path::Path) -> bool {
+    let sockets = std::fs::read_to_string("/proc/net/unix").unwrap();
+    let path = socket.to_str().unwrap();
+    sockets.lines().any(|line| line.contains(" 00010000 ") && line.ends_with(path))
+}
+
 /// Runs to success and returns standard output.
 pub fn run(command: &mut Command) -> String {
     let Output { status, stdout, stderr } =

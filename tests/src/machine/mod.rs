@@ -30,6 +30,8 @@ mod spawn;
 pub mod ssh;
 pub mod tpm;
 
+pub(crate) use spawn::listens;
+
 use anyhow::{Context, Result, bail};
 use disk::Disk;
 use emulator::Emulator;
@@ -339,7 +341,7 @@ impl Running {
 
     fn wait_for_monitor(&mut self) -> Result<()> {
         let began = Instant::now();
-        while !self.monitor.exists() {
+        while !spawn::listens(&self.monitor)? {
             self.alive()?;
             if began.elapsed() > Duration::from_secs(20) {
                 bail!("{}: waited 20 s for QEMU's monitor", self.name);

@@ -5,6 +5,7 @@
 
 use std::{
     ffi::OsStr,
+    path::Path,
     process::{Child, Command},
     sync::{OnceLock, mpsc},
     thread,
@@ -46,9 +47,34 @@ pub(super) fn spawn(command: Command) -> Result<Child> {
     answer.recv()?.with_context(|| format!("starting {name}"))
 }
 
+/// Whether somebody listens on the Unix socket that was given this path. A socket has its name a
+/// moment before; connecting to ask would be a client more than some programs take.
+///
+/// # Errors
+/// `/proc/net/unix` (unix(7)) can't be read.
+pub(crate) fn listens(socket: &Path) -> Result<bool> {
+    /// `SO_ACCEPTCON` in the column of flags.
+    const ACCEPTS: &str = "00010000";
+    let sockets = std::fs::read_to_string("/proc/net/unix").context("reading /proc/net/unix")?;
+    let path = socket.to_str();
+    Ok(sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).any(|fields| {
+        fields.get(3) == Some(&ACCEPTS) && path.is_some() && fields.get(7).copied() == path
+    }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_socket_is_not_listened_on_by_its_name_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let server = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        assert!(listens(&path).unwrap());
+        drop(server);
+        assert!(path.exists() && !listens(&path).unwrap());
+    }
 
     #[test]
     fn a_child_outlives_the_thread_that_asked_for_it() {

@@ -33,7 +33,7 @@ impl Tpm {
         let child = super::spawn::spawn(command)?;
         let mut tpm = Tpm { child, socket };
         let began = Instant::now();
-        while !tpm.socket.exists() {
+        while !super::spawn::listens(&tpm.socket)? {
             if let Some(status) = tpm.child.try_wait()? {
                 bail!("swtpm ended with {status}");
             }
