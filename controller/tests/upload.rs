@@ -15,12 +15,13 @@ async fn connect(sshd: &Sshd) -> Session {
     Session::connect(&sshd.destination(), &sshd.options()).await.unwrap()
 }
 
-/// Starts what was placed, talks to it, and sees that nothing is left behind.
+/// Starts what was placed, talks to it, and sees that nothing is left behind: it ends well, so it is
+/// not kept for another connection.
 async fn use_and_leave(session: &Session, remote: &RemoteAgent) {
     let mode = format!("stat -c '%a %u' {0}; stat -c '%a %u' $(dirname {0})", remote.path());
     let modes = session.script("stat", &mode, BOUND).await.unwrap();
     assert_eq!(String::from_utf8(modes).unwrap(), "700 0\n700 0\n");
-    let mut running = remote.start("info", Duration::ZERO).await.unwrap();
+    let mut running = remote.start("info", BOUND).await.unwrap();
     running.stdin.send("over and out").await.unwrap();
     running.stdin.eof().await.unwrap();
     let mut said = String::new();

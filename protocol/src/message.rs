@@ -33,6 +33,7 @@
 //!                               <-    Copied | Failed
 //! Reboot                        ->
 //!                               <-    Rebooting
+//! Goodbye                       ->                          (nothing more is asked)
 //! ```
 //!
 //! `Abort` may be sent at any time; the agent stops between two writes, undoes what it opened
@@ -120,6 +121,9 @@ pub enum ToAgent {
     Abort,
     /// Restart the machine. Only after `Done`.
     Reboot,
+    /// Nothing more is asked. An agent that is told so ends with status 0, and whoever started it
+    /// removes it at once; one whose stream merely ends is kept for the next connection.
+    Goodbye,
 }
 
 /// Asks for a plan.

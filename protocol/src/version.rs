@@ -6,7 +6,7 @@
 use thiserror::Error;
 
 /// The version this crate speaks. Raised by any change that an older end would misread.
-pub const PROTOCOL_VERSION: u32 = 5;
+pub const PROTOCOL_VERSION: u32 = 6;
 
 /// Which end of the conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -40,7 +40,8 @@ const PIPE: i32 = 1 << 20;
 /// How often it is looked whether another agent goes on.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Serves the conversation on stdin and stdout until the stream ends.
+/// Serves the conversation on stdin and stdout until the controller says goodbye. A stream that ends
+/// before is an error: another one may follow.
 pub fn serve() -> Result<(), WireError> {
     let cancel = Cancel::default();
     let output = take_stdout().map_err(WireError::Io)?;
@@ -51,11 +52,11 @@ pub fn serve() -> Result<(), WireError> {
     loop {
         let incoming = wire.borrow_mut().next();
         match incoming {
+            Ok(Incoming::Message(ToAgent::Goodbye)) => return Ok(()),
             Ok(Incoming::Message(message)) => session.answer(message)?,
             Ok(Incoming::Block(_) | Incoming::DamagedBlock { .. }) => {
                 return Err(WireError::OutOfTurn("closure data"));
             }
-            Err(WireError::Ended) => return Ok(()),
             Err(error) => return Err(error),
         }
     }
@@ -137,6 +138,8 @@ impl Session<'_> {
             // Done by who reads.
             ToAgent::OpenLanes { .. } => Ok(()),
             ToAgent::Abort => Ok(()),
+            // The loop that calls this ends with it.
+            ToAgent::Goodbye => Ok(()),
         }
     }
 

@@ -203,6 +203,14 @@ impl Conversation {
         }
     }
 
+    /// Ends the conversation: nothing more is asked. Whether the agent ended well upon it, so that
+    /// nothing of it is left on the machine.
+    pub async fn goodbye(self) -> bool {
+        // One that has ended already is not told, and is found ended.
+        let _ = self.say(&ToAgent::Goodbye);
+        matches!(self.wire.close().await, Some(Exit::Status(0)))
+    }
+
     pub(super) fn say(&self, message: &ToAgent) -> Result<(), ConversationError> {
         self.wire.say(keystone_protocol::message::encode(message)?)
     }

@@ -289,6 +289,7 @@ async fn a_whole_execution() {
         peer.say(ToController::Done(Box::new(report()))).await;
         assert!(matches!(peer.hear().await, ToAgent::Reboot));
         peer.say(ToController::Rebooting { boot_id: "boot".into() }).await;
+        assert!(matches!(peer.hear().await, ToAgent::Goodbye));
         // The conversation is closed from the other end.
         assert!(peer.frame().await.is_none());
     });
@@ -299,9 +300,10 @@ async fn a_whole_execution() {
     assert_eq!(notes.keys, [("credstore".to_owned(), b"key of the container".to_vec())]);
     assert_eq!(notes.lines.first().unwrap(), "start enroll");
     assert_eq!(conversation.reboot(&mut notes).await.unwrap(), "boot");
+    // How the agent's program ended is not known of a stream.
+    let (ended_well, ()) = tokio::join!(conversation.goodbye(), async { agent.await.unwrap() });
+    assert!(!ended_well);
     assert!(notes.lines.iter().any(|l| l == "log \u{fffd}[31mred"), "{:?}", notes.lines);
-    drop(conversation);
-    agent.await.unwrap();
 }
 
 /// Paths that lie elsewhere too, but for the last.

@@ -192,8 +192,26 @@ impl Wire {
         let gone = |_| ConversationError::Lost { doing: "speaking to it", ended: String::new() };
         self.control.send(Bytes::from_owner(Owned(message))).map_err(gone)
     }
+
+    /// Closes the stream to the agent behind what is queued, and waits for its end. `None` if that
+    /// does not come, or nothing is known of it.
+    pub(super) async fn close(mut self) -> Option<Exit> {
+        self.control = mpsc::unbounded_channel().0;
+        self.blocks = mpsc::channel(1).0;
+        let ended = async {
+            while let Some(incoming) = self.incoming.recv().await {
+                if let Incoming::Ended(exit) = incoming {
+                    return exit;
+                }
+            }
+            None
+        };
+        timeout(LAST, ended).await.ok().flatten()
+    }
 }
 
+/// Bound of the agent's end after goodbye: it has nothing to undo then.
+const LAST: Duration = Duration::from_secs(15);
 /// Bound of saying goodbye: a writer may wait for an agent that takes nothing any more.
 const GOODBYE: Duration = Duration::from_secs(10);
 

@@ -107,9 +107,10 @@ impl Link {
     /// Ends the conversation, and sees to it that nothing is left on the machine.
     pub async fn close(self) {
         let Link { session, conversation, remote } = self;
-        // Its end of input; the machine's shell removes the directory when the agent has ended.
-        drop(conversation);
-        remote.remove().await;
+        // The machine's shell removes the directory when the agent has ended well.
+        if !conversation.goodbye().await {
+            remote.remove().await;
+        }
         session.disconnect().await;
     }
 

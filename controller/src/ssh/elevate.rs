@@ -82,7 +82,7 @@ impl Session {
     /// # Errors
     /// [`SshError::NotRoot`] says why not; or the connection broke.
     pub async fn as_root(&self) -> Result<Session, SshError> {
-        if self.elevation.is_some() {
+        if self.is_root || self.elevation.is_some() {
             return Ok(self.clone());
         }
         let out = self.script("asking who this is", FIND, LOOK).await?;
@@ -91,7 +91,7 @@ impl Session {
         let uid = lines.next().and_then(|line| line.trim().parse::<u32>().ok());
         let uid = uid.ok_or_else(|| self.not_root("its id -u says nothing".into()))?;
         if uid == 0 {
-            return Ok(self.clone());
+            return Ok(Session { is_root: true, ..self.clone() });
         }
         let found: Vec<(bool, Tool, &str)> = lines
             .filter_map(|line| {

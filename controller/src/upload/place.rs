@@ -104,19 +104,17 @@ impl Place {
         // compared then.
         let script = format!(
             r#"{TELL}
-s=$(uname -s); m=$(uname -m); echo "$s"; echo "$m"
-[ "$s" = Linux ] && [ "$m" = {machine} ] || exit 13
+u=$(uname -sm); echo "$u"
+[ "$u" = "Linux {machine}" ] || exit 13
 umask 077
 d={dir}
-mkdir "$d" || exit 10
-chmod 700 "$d"
+mkdir -m 700 "$d" || exit 10
 printf '#!/bin/sh\nexit 0\n' > "$d/try" && chmod 700 "$d/try" || {{ rm -rf "$d"; exit 11; }}
 "$d/try" 2>/dev/null || {{ rm -rf "$d"; exit 12; }}
-rm -f "$d/try"
 e={earlier}
 for f in ${{e:+"$e/{NAME}"}} /run/{NAME}.*/{NAME} /tmp/{NAME}.*/{NAME} /var/tmp/{NAME}.*/{NAME} "$(command -v {NAME})" /usr/libexec/keystone/{NAME}; do
   [ -f "$f" ] && [ ! -h "$f" ] && [ "$(wc -c < "$f")" -eq {size} ] || continue
-  cp "$f" {program} && chmod 700 {program} && echo whole && w=1 && break
+  cp "$f" {program} && {{ [ -x {program} ] || chmod 700 {program}; }} && echo whole && w=1 && break
   rm -f {program}
 done
 if [ -n "$e" ]; then
@@ -141,9 +139,10 @@ exit 0"#,
         let output = made.map_err(|error| NotHere::Nowhere(error.into()))?;
         use crate::ssh::exec::Exit;
         let mut said = &output.stdout[..];
-        let (kernel, machine) = (line(&mut said), line(&mut said));
+        let system = line(&mut said);
+        let (kernel, machine) = system.split_once(' ').unwrap_or((&system, ""));
         if let Exit::Status(0 | 10..=13) = output.exit {
-            check_machine(&kernel, &machine, agent)?;
+            check_machine(kernel, machine, agent)?;
         }
         let why = match output.exit {
             Exit::Status(0) => {
@@ -165,8 +164,9 @@ exit 0"#,
     }
 
     /// A line of POSIX sh that runs the agent, with words before it for its environment, and sees
-    /// to the directory when it ended, however it ended: removes it at once, or, so that a
-    /// connection that comes soon finds the agent, after `keep`. No single quotes are in it.
+    /// to the directory when it ended, however it ended: removes it at once where it ended well, and
+    /// otherwise, so that a connection that comes soon finds the agent, after `keep`. No single
+    /// quotes are in it.
     pub fn running(&self, environment: &str, keep: Duration) -> String {
         let Place { dir, program, .. } = self;
         // The traps keep the shell alive until it has cleaned up; a trapped signal is not
@@ -181,7 +181,7 @@ exit 0"#,
         };
         format!(
             "trap : HUP INT TERM PIPE; : >{dir}/{STARTED}; {environment} {program}; s=$?\n\
-             {remove}\nexit $s"
+             if [ $s -eq 0 ]; then rm -rf {dir}; else\n{remove}\nfi\nexit $s"
         )
     }
 
