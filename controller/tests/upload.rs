@@ -93,6 +93,17 @@ async fn what_is_there_already_is_used_if_it_is_equal() {
     use_and_leave(&session, &remote).await;
 }
 
+/// Kills what was started, as no agent ends that was told goodbye.
+async fn kill(watch: &Session, remote: &RemoteAgent) {
+    // The shell that starts it may not have got that far: until it is there.
+    let kill = format!(
+        "while :; do for p in /proc/[0-9]*; do [ \"$(readlink $p/exe)\" = {} ] && \
+         kill -9 ${{p#/proc/}} && exit 0; done 2>/dev/null; sleep 0.1; done",
+        remote.path()
+    );
+    watch.script("killing", &kill, BOUND).await.unwrap();
+}
+
 #[tokio::test]
 async fn killed_or_cut_off_it_leaves_nothing() {
     let sshd = Sshd::start();
@@ -110,13 +121,7 @@ async fn killed_or_cut_off_it_leaves_nothing() {
     let remote =
         RemoteAgent::place(&session, &agent("killed"), &mut Trail::default()).await.unwrap();
     let running = remote.start("info", Duration::ZERO).await.unwrap();
-    // The shell that starts it may not have got that far: until it is there.
-    let kill = format!(
-        "while :; do for p in /proc/[0-9]*; do [ \"$(readlink $p/exe)\" = {} ] && \
-         kill -9 ${{p#/proc/}} && exit 0; done 2>/dev/null; sleep 0.1; done",
-        remote.path()
-    );
-    watch.script("killing", &kill, BOUND).await.unwrap();
+    kill(&watch, &remote).await;
     assert_eq!(
         tokio::time::timeout(BOUND, running.exit).await.unwrap().unwrap(),
         Exit::Status(128 + 9)
@@ -155,6 +160,7 @@ async fn a_connection_that_follows_a_broken_one_goes_on_with_what_it_sent() {
     let first = RemoteAgent::place(&session, &agent, &mut trail).await.unwrap();
     assert!(first.sent && !trail.gets_on);
     let running = first.start("info", Duration::from_secs(600)).await.unwrap();
+    kill(&watch, &first).await;
     session.disconnect().await;
     drop(running);
     let session = connect(&sshd).await;
@@ -178,7 +184,9 @@ async fn a_connection_that_follows_a_broken_one_goes_on_with_what_it_sent() {
     }
     // If nobody comes, it goes.
     let last = RemoteAgent::place(&session, &agent, &mut trail).await.unwrap();
-    let running = last.start("info", Duration::from_secs(2)).await.unwrap();
+    let running = last.start("info", Duration::from_secs(4)).await.unwrap();
+    kill(&watch, &last).await;
+    assert_eq!(dirs().await.len(), 1);
     session.disconnect().await;
     drop(running);
     let gone = "for i in 1 2 3 4 5 6 7 8 9; do ls -d /run/keystone-agent.* 2>/dev/null || exit 0; sleep 1; done; exit 1";
