@@ -5,12 +5,11 @@ use super::*;
 use crate::plan_disks;
 use keystone_protocol::disko_mode::DiskoMode;
 use keystone_protocol::inventory::{
-    Contents, Holder, ImportedPool, Partition, PoolState, Signature, Table, ZFS_CACHE, ZFS_SPARE,
+    Contents, ImportedPool, Partition, PoolState, Signature, Table, ZFS_CACHE, ZFS_SPARE,
 };
 use keystone_protocol::layout::{Content, Layout};
 use keystone_protocol::plan::{
-    Action, DeviceRef, InnerPresence, InnerTable, MbrKind, MbrTable, PlannedPartition, Release,
-    Step,
+    Action, DeviceRef, InnerPresence, InnerTable, MbrKind, MbrTable, Release, Step,
 };
 
 /// What a content looks like on its device.
@@ -40,7 +39,7 @@ fn signatures(layout: &Layout, content: Option<&Content>) -> Vec<Signature> {
 }
 
 /// The machine after the layout was made on it, everything closed.
-fn laid_out(text: &str) -> Case {
+pub(super) fn laid_out(text: &str) -> Case {
     let layout = Layout::parse(text).unwrap();
     let mut case = machine_for(text, 64 << 30, 512);
     let options = InstallOptions { disko_mode: DiskoMode::Format, ..case.options.clone() };
@@ -123,7 +122,7 @@ fn laid_out(text: &str) -> Case {
 }
 
 /// What writes to a device that may hold something.
-fn writes(step: &Step) -> bool {
+pub(super) fn writes(step: &Step) -> bool {
     matches!(
         step.action,
         Action::WipeDisk { .. }
@@ -208,7 +207,7 @@ fn other(name: &str) -> Vec<Signature> {
     vec![Signature::Other { name: name.into() }]
 }
 
-fn of_pool(guid: &str) -> Vec<Signature> {
+pub(super) fn of_pool(guid: &str) -> Vec<Signature> {
     vec![Signature::ZfsMember {
         pool: "tank".into(),
         guid: guid.into(),
@@ -358,162 +357,6 @@ fn programs_are_needed_by_what_the_plan_does() {
     insta::assert_snapshot!(said.join("\n"));
 }
 
-#[test]
-fn what_is_missing_on_a_kept_disk_is_added_to_its_table() {
-    let options = |mode| InstallOptions { disko_mode: mode, ..InstallOptions::default() };
-    let mut case = laid_out(SINGLE);
-    let disk =
-        case.inventory.disks.iter_mut().find(|disk| !disk.contents.is_blank() && !disk.boot_medium);
-    let partitions = &mut disk.unwrap().contents.partitions;
-    let gone = partitions.pop().unwrap();
-    let plan = plan_disks(&case.inventory, &case.layout, &options(DiskoMode::Format)).unwrap();
-    let table = plan.steps.iter().find_map(|step| match &step.action {
-        Action::Partition(table) => Some(table),
-        _ => None,
-    });
-    let table = table.expect("the table is written");
-    assert!(table.keep);
-    let added = table.partitions.last().unwrap();
-    assert_eq!(
-        (added.number, added.first_lba, &Some(added.label.clone())),
-        (3, gone.first_lba, &gone.label)
-    );
-    // Those that are there are found where they are.
-    assert_eq!(table.partitions[0].guid.as_deref(), Some("0f0c9f3e-8f0e-4cf5-b1a2-2d8d0a8a3a55"));
-
-    let refused =
-        plan_disks(&case.inventory, &case.layout, &options(DiskoMode::Mount)).unwrap_err();
-    assert!(refused.message.contains("has no partition 3"), "{refused}");
-
-    let disk =
-        case.inventory.disks.iter_mut().find(|disk| !disk.contents.is_blank() && !disk.boot_medium);
-    disk.unwrap().contents.partitions.push(Partition {
-        number: 4,
-        label: Some("data".into()),
-        ..gone
-    });
-    let refused =
-        plan_disks(&case.inventory, &case.layout, &options(DiskoMode::Format)).unwrap_err();
-    assert!(refused.message.contains("partition 4 is in its place"), "{refused}");
-}
-
-/// [`SINGLE`] with a GUID and an attribute for its ESP.
-fn with_marks() -> Case {
-    let mut layout: serde_json::Value = serde_json::from_str(SINGLE).unwrap();
-    let esp = &mut layout["disk"]["root"]["content"]["partitions"]["esp"];
-    esp["uuid"] = "11111111-2222-3333-4444-555555555555".into();
-    esp["attributes"] = serde_json::json!([2]);
-    laid_out(&layout.to_string())
-}
-
-/// The partitions of the disk that a case is about.
-fn partitions(case: &mut Case) -> &mut Vec<Partition> {
-    let mut disks = case.inventory.disks.iter_mut();
-    let disk = disks.find(|disk| !disk.contents.is_blank() && !disk.boot_medium);
-    &mut disk.unwrap().contents.partitions
-}
-
-const OTHER_TYPE: &str = "EBD0A0A2-B9E5-4433-87C0-68B6B72699C7";
-
-/// As `sgdisk` leaves it for disko: what is known to be the layout's gets its name, type, GUID and
-/// attributes, and stays where it is.
-#[test]
-fn a_partition_that_is_there_gets_the_marks_of_the_layout() {
-    let changes: [(&str, &[&str], fn(&mut Vec<Partition>)); 4] = [
-        ("known by its name", &["the type C12A7328-", "the GUID 11111111-"], |partitions| {
-            partitions[0].type_guid = Some(OTHER_TYPE.into());
-            partitions[0].guid = Some("0f0c9f3e-8f0e-4cf5-b1a2-2d8d0a8a3a56".into());
-        }),
-        (
-            "known by its GUID",
-            &["partition 1 gets the name \"disk-root-ESP\" (now \"EFI\")"],
-            |partitions| {
-                partitions[0].label = Some("EFI".into());
-            },
-        ),
-        ("known by its pool", &["partition 2 gets the name", "(now \"windows\")"], |partitions| {
-            partitions[1].label = Some("windows".into());
-        }),
-        ("an attribute is missing", &["partition 1 gets the attributes 0x4"], |partitions| {
-            partitions[0].attributes = Some(1 << 60);
-        }),
-    ];
-    for (name, words, change) in changes {
-        let mut case = with_marks();
-        change(partitions(&mut case));
-        for mode in [DiskoMode::Format, DiskoMode::FormatMount] {
-            let options = InstallOptions { disko_mode: mode, ..InstallOptions::default() };
-            let plan = plan_disks(&case.inventory, &case.layout, &options);
-            let plan = plan.unwrap_or_else(|refusal| panic!("{name}: {refusal}"));
-            let table = plan.steps.iter().find_map(|step| match &step.action {
-                Action::Partition(table) => Some(table),
-                _ => None,
-            });
-            let table = table.expect("the table is written");
-            let made = &table.partitions[0];
-            assert!(table.keep, "{name}");
-            assert_eq!(made.label, "disk-root-ESP", "{name}");
-            assert_eq!(made.type_guid, "C12A7328-F81F-11D2-BA4B-00A0C93EC93B", "{name}");
-            let guid = made.guid.as_deref();
-            assert_eq!(guid, Some("11111111-2222-3333-4444-555555555555"), "{name}");
-            let kept = if name.contains("attribute") { 1 << 60 } else { 0 };
-            assert_eq!((made.first_lba, made.attributes), (2048, kept | 4), "{name}");
-            let said = plan.warnings.iter().find(|said| said.contains("is made the layout's"));
-            let said = said.unwrap_or_else(|| panic!("{name}: it is not said"));
-            assert!(words.iter().all(|word| said.contains(word)), "{name}: {said}");
-        }
-        let options = InstallOptions { disko_mode: DiskoMode::Mount, ..InstallOptions::default() };
-        let mounted = plan_disks(&case.inventory, &case.layout, &options);
-        // Attributes do not matter to what is only mounted.
-        assert_eq!(mounted.is_ok(), name.contains("attribute"), "{name}");
-        assert!(mounted.is_err() || !mounted.unwrap().steps.iter().any(writes), "{name}");
-    }
-}
-
-/// What may be somebody else's gets nothing.
-#[test]
-fn a_partition_that_is_not_known_gets_no_marks() {
-    let changes: [(&str, &str, fn(&mut Vec<Partition>)); 5] = [
-        (
-            "another name and GUID",
-            "(if it is the layout's: sgdisk -c '1:disk-root-ESP' ",
-            |found| {
-                found[0].label = Some("EFI".into());
-                found[0].guid = Some("0f0c9f3e-8f0e-4cf5-b1a2-2d8d0a8a3a56".into());
-            },
-        ),
-        ("something where swap of no key is to be", "of type EBD0A0A2-", |found| {
-            found[2].type_guid = Some(OTHER_TYPE.into());
-            found[2].signatures =
-                vec![Signature::Filesystem { fstype: "ntfs".into(), label: None, uuid: None }];
-        }),
-        ("another pool's", "named \"windows\"", |found| {
-            found[1].label = Some("windows".into());
-            found[1].signatures = of_pool("4");
-        }),
-        ("two of one name", "has a partition 4 named \"disk-root-ESP\"", |found| {
-            let first_lba = found[2].first_lba + 2048;
-            found.push(Partition { number: 4, first_lba, ..found[0].clone() });
-        }),
-        ("a gap in the numbers", "not numbered 1, 2, 3", |found| {
-            found[0].attributes = Some(0);
-            let label = Some("far".to_owned());
-            found.push(Partition { number: 7, label, ..found[2].clone() });
-        }),
-    ];
-    for (name, words, change) in changes {
-        let mut case = with_marks();
-        change(partitions(&mut case));
-        for mode in [DiskoMode::Format, DiskoMode::FormatMount] {
-            let options = InstallOptions { disko_mode: mode, ..InstallOptions::default() };
-            match plan_disks(&case.inventory, &case.layout, &options) {
-                Err(refusal) => assert!(refusal.message.contains(words), "{name}: {refusal}"),
-                Ok(plan) => panic!("{name}: not refused: {:?}", ids(&plan)),
-            }
-        }
-    }
-}
-
 /// `rootFsOptions` that changed are set on a pool that is there, as disko does.
 #[test]
 fn the_root_dataset_of_a_pool_that_is_there_gets_the_properties_of_the_layout() {
@@ -565,164 +408,4 @@ fn swap_of_the_layout_is_ended_wherever_it_is() {
     case.inventory.swaps = vec!["zd0p1".into()];
     let refusal = plan_disks(&case.inventory, &case.layout, &options).unwrap_err();
     assert!(refusal.message.contains("zroot/root/swap"), "{refusal}");
-}
-
-/// disko's older form: partitions have no names, so that their places have to be the layout's.
-#[test]
-fn a_legacy_table_is_kept_where_it_is_the_layouts() {
-    let filesystem = |target: &str| {
-        format!(
-            r#""content": {{"type": "filesystem", "format": "ext4", "device": "/dev/vdx", "mountpoint": "{target}"}}"#
-        )
-    };
-    let layout = format!(
-        r#"{{"disk": {{"old": {{"device": "/dev/disk/by-id/virtio-target", "content": {{
-            "type": "table", "format": "msdos", "partitions": [
-                {{"start": "1MiB", "end": "1GiB", "bootable": true, {}}},
-                {{"start": "1GiB", "end": "100%", "part-type": "extended"}},
-                {{"start": "1025MiB", "end": "8GB", "part-type": "logical", {}}}]}}}}}}}}"#,
-        filesystem("/"),
-        filesystem("/data")
-    );
-    let mut case = laid_out(&layout);
-    let plan = |case: &Case, mode| {
-        let options = InstallOptions { disko_mode: mode, ..InstallOptions::default() };
-        plan_disks(&case.inventory, &case.layout, &options)
-    };
-    for mode in [DiskoMode::Mount, DiskoMode::Format, DiskoMode::FormatMount] {
-        let plan = plan(&case, mode).unwrap();
-        assert!(plan.is_consistent());
-        assert!(!plan.steps.iter().any(writes), "{mode}: {:?}", plan.steps);
-        let kept = |step: &&Step| matches!(&step.action, Action::PartitionMbr(table) if table.keep);
-        assert_eq!(plan.steps.iter().filter(kept).count(), 1, "{mode}");
-    }
-    let mounts = plan(&case, DiskoMode::Mount).unwrap();
-    assert_eq!(
-        mounts.steps.iter().filter(|step| matches!(step.action, Action::Mount(_))).count(),
-        2
-    );
-
-    let refused = |case: &Case, words: &str| {
-        let refusal = plan(case, DiskoMode::Mount).unwrap_err();
-        assert!(refusal.message.contains(words), "{refusal}");
-    };
-    let disk = |case: &mut Case| {
-        let disks = case.inventory.disks.iter_mut();
-        let index =
-            disks.enumerate().find(|(_, disk)| !disk.contents.partitions.is_empty()).unwrap().0;
-        std::mem::take(&mut case.inventory.disks[index].contents)
-    };
-    let there = disk(&mut case);
-    let put = |case: &mut Case, change: &dyn Fn(&mut Contents)| {
-        let mut contents = there.clone();
-        change(&mut contents);
-        let target = case
-            .inventory
-            .disks
-            .iter_mut()
-            .find(|disk| disk.links.iter().any(|link| link == "/dev/disk/by-id/virtio-target"));
-        target.unwrap().contents = contents;
-    };
-    put(&mut case, &|contents| contents.partitions[0].first_lba += 8);
-    refused(&case, "has a partition 1 at sectors 2056");
-    put(&mut case, &|contents| drop(contents.partitions.pop()));
-    refused(&case, "has no partition 5");
-    put(&mut case, &|contents| contents.partitions[2].number = 6);
-    refused(&case, "has a partition 6 that the layout does not have");
-    put(&mut case, &|contents| contents.partitions[2].signatures = vec![Signature::Swap]);
-    refused(&case, "holds swap, where the layout has the file system ext4");
-    put(&mut case, &|contents| contents.table = Some(Table::Gpt { guid: "x".into() }));
-    refused(&case, "has a GPT, and the layout an MBR");
-}
-
-#[test]
-fn a_legacy_table_in_a_gpt_is_kept_too() {
-    let root = documents().into_iter().next().unwrap();
-    let path = root.ancestors().nth(2).unwrap().join("written/legacy-table-gpt.json");
-    let text = std::fs::read_to_string(path).unwrap();
-    let mut case = machine_for(&text, 64 << 30, 512);
-    let options = |mode| InstallOptions { disko_mode: mode, ..InstallOptions::default() };
-    let made = plan_disks(&case.inventory, &case.layout, &options(DiskoMode::Format)).unwrap();
-    let table = made.steps.iter().find_map(|step| match &step.action {
-        Action::Partition(table) => Some(table.clone()),
-        _ => None,
-    });
-    let table = table.unwrap();
-    let partition = |planned: &PlannedPartition, fstype: &str| Partition {
-        number: planned.number,
-        kernel_name: format!("x{}", planned.number),
-        first_lba: planned.first_lba,
-        size: (planned.last_lba + 1 - planned.first_lba) * 512,
-        type_guid: Some(planned.type_guid.clone()),
-        guid: Some("0f0c9f3e-8f0e-4cf5-b1a2-2d8d0a8a3a55".into()),
-        label: Some("a name of its own".into()),
-        attributes: Some(0),
-        signatures: vec![Signature::Filesystem { fstype: fstype.into(), label: None, uuid: None }],
-        nixos: None,
-        holders: Vec::new(),
-    };
-    let there = Contents {
-        table: Some(Table::Gpt { guid: "7f0c9f3e-8f0e-4cf5-b1a2-2d8d0a8a3a55".into() }),
-        partitions: vec![
-            partition(&table.partitions[0], "vfat"),
-            partition(&table.partitions[1], "ext4"),
-        ],
-        ..Contents::default()
-    };
-    let disk = Layout::parse(&text).unwrap().disks[0].device.clone();
-    let mut plan = |change: &dyn Fn(&mut Contents)| {
-        let mut contents = there.clone();
-        change(&mut contents);
-        let target = case.inventory.disks.iter_mut().find(|found| found.links.contains(&disk));
-        target.unwrap().contents = contents;
-        plan_disks(&case.inventory, &case.layout, &options(DiskoMode::Mount))
-    };
-    let kept = plan(&|_| ()).unwrap();
-    assert!(!kept.steps.iter().any(writes), "{:?}", kept.steps);
-    let found = kept.steps.iter().find_map(|step| match &step.action {
-        Action::FindPartitions(table) => Some(table.clone()),
-        _ => None,
-    });
-    assert_eq!(found.unwrap().partitions[1].label, "a name of its own");
-    for (change, words) in [
-        (
-            &(|contents: &mut Contents| contents.partitions[1].first_lba += 1)
-                as &dyn Fn(&mut Contents),
-            "partition 2 at",
-        ),
-        (&|contents| drop(contents.partitions.pop()), "has no partition 2"),
-        (
-            &|contents| contents.partitions[1].number = 3,
-            "a partition 3 that the layout does not have",
-        ),
-        (&|contents| contents.table = Some(Table::Mbr { id: "1".into() }), "the layout a GPT"),
-        (&|contents| contents.table = None, "no partition table"),
-    ] {
-        let refusal = plan(change).unwrap_err();
-        assert!(refusal.message.contains(words), "{refusal}");
-    }
-}
-
-/// Swap of a legacy table is known by its number; other swap is somebody's.
-#[test]
-fn swap_of_a_legacy_table_is_ended() {
-    let root = documents().into_iter().next().unwrap();
-    let path = root.ancestors().nth(2).unwrap().join("written/legacy-table-msdos.json");
-    let mut case = laid_out(&std::fs::read_to_string(path).unwrap());
-    let options = InstallOptions { disko_mode: DiskoMode::Unmount, ..InstallOptions::default() };
-    let mut swapped = |number: u32| {
-        for disk in &mut case.inventory.disks {
-            for partition in &mut disk.contents.partitions {
-                partition.holders =
-                    if partition.number == number { vec![Holder::Swap] } else { Vec::new() };
-            }
-        }
-        plan_disks(&case.inventory, &case.layout, &options)
-    };
-    let plan = swapped(6).unwrap();
-    let ended = DeviceRef::Partition { disk: "main".into(), number: 6 };
-    let ends = |step: &Step| matches!(&step.action, Action::Release(Release::Swapoff { device }) if *device == ended);
-    assert!(plan.steps.iter().any(ends), "{:?}", plan.steps);
-    let refusal = swapped(5).unwrap_err();
-    assert!(refusal.message.contains("is active swap"), "{refusal}");
 }

@@ -2,6 +2,8 @@
 
 mod kept;
 mod layouts;
+mod legacy;
+mod marks;
 mod mirror;
 mod modes;
 mod occupied;
