@@ -19,13 +19,17 @@ mod code {
     pub(super) const SSH_REFUSED: i32 = 69;
 }
 
-/// Runs the scenario: one machine with a blank disk, a small one and the installer's medium.
+/// Runs the scenario: one machine with a blank disk, a small one, one that somebody uses, and the
+/// installer's medium.
 pub(super) fn run(cx: &Context) -> Result<()> {
-    let hardware =
-        Hardware::new("refusals").disk(Disk::blank("target", 24)).disk(Disk::blank("small", 9));
+    let hardware = Hardware::new("refusals")
+        .disk(Disk::blank("target", 24))
+        .disk(Disk::blank("small", 9))
+        .disk(Disk::blank("used", 24));
     let medium = cx.medium()?;
     let Live { running, machine, ssh } = Live::boot(hardware, &medium)?;
     let layout = cx.layout("single-disk-root.json");
+    ssh.ok("mkfs.ext4 -q -L photos /dev/disk/by-id/virtio-used")?;
     let before = fingerprint(&ssh)?;
     let system = cx.system()?;
     let toplevels = &system.toplevels;
@@ -60,6 +64,11 @@ pub(super) fn run(cx: &Context) -> Result<()> {
         expect(cx, &reference, &["--disk", &disk], code::TARGET_UNFIT, words)?;
     }
     expect(cx, &reference, &["--unlock", "tpm2"], code::TARGET_UNFIT, &["TPM"])?;
+    // Agreed to is not yet that what is there may go.
+    let used = ["--yes", "--disk", "root=virtio-used", "--disk-id", "virtio-used"];
+    cx.keystone()?
+        .run("install", &reference, &used)?
+        .refused(code::NOT_CONFIRMED, &["photos", "--erase"])?;
 
     let files = tempfile::tempdir()?;
     let unknown = edited(
