@@ -162,8 +162,6 @@ pub struct Session {
     pub(super) destination: Destination,
     pub(super) host_key: PublicKey,
     pub(super) login: Login,
-    /// Whether the login is known to be root's.
-    pub(super) is_root: bool,
     /// How programs run as root, if that is wanted and the login is not root's.
     pub(super) elevation: Option<Arc<Elevation>>,
     /// The connection that carries this one.
@@ -203,7 +201,6 @@ impl Session {
             destination: destination.clone(),
             host_key,
             login,
-            is_root: false,
             elevation: None,
             through: dialer.into_carrier().map(Arc::new),
             line,
@@ -293,7 +290,6 @@ pub async fn look(
             destination: destination.clone(),
             host_key: host_key.clone(),
             login: options.login.clone(),
-            is_root: false,
             elevation: None,
             through,
             line,
