@@ -12,7 +12,9 @@ pub mod superblock;
 
 use crate::block::find::{self, Node};
 use crate::block::wipe;
-use crate::block::{BlockError, Device, Poll, Roots, Timeout, holders, ioctl, probe, sysfs, wait};
+use crate::block::{
+    BlockError, Device, Poll, Roots, Timeout, holders, ioctl, probe, sysfs, udev, wait,
+};
 use crate::ensure::Ensured;
 use crate::filesystem::describe;
 use crate::tool::{self, Run, Say, ToolError};
@@ -20,12 +22,15 @@ use keystone_protocol::inventory::Signature;
 use nix::errno::Errno;
 use std::ffi::OsString;
 use std::fs::File;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use superblock::Superblock;
 use thiserror::Error;
 
 /// How long an array may take to appear, or stay busy.
 const BOUND: Duration = Duration::from_secs(30);
+/// How long udev must have been idle after an array was stopped, so that no event of a member is on its
+/// way.
+const QUIET: Duration = Duration::from_millis(500);
 
 /// Something about an array failed.
 #[derive(Debug, Error)]
@@ -232,15 +237,13 @@ impl Array {
         found.name == self.name && same_level && found.devices as usize == self.members.len()
     }
 
-    /// Stops the array and sees it gone.
+    /// Stops the array, or a part of it, and sees its members free.
     ///
     /// # Errors
     /// As [`stop`].
     pub fn stop(&self, roots: &Roots) -> Result<Ensured> {
-        match self.running(roots) {
-            None => Ok(Ensured::AlreadySo),
-            Some(running) => stop(roots, &self.name, &running),
-        }
+        let members: Vec<String> = self.members.iter().map(|node| node.name.clone()).collect();
+        free(roots, &self.name, &members)
     }
 }
 
@@ -284,53 +287,78 @@ fn empty(device: &Device) -> Result<()> {
     Err(MdError::Occupied { device: device.name().to_owned(), found: found.join(" and ") })
 }
 
-/// Stops the array of that kernel name and sees it let go of its members; tried again, bounded,
-/// while something uses it.
+/// Stops the array of that kernel name and sees it let go of its members, see [`free`].
 ///
 /// # Errors
 /// [`MdError::Busy`], naming who.
 pub fn stop(roots: &Roots, name: &str, device: &str) -> Result<Ensured> {
-    let members = sysfs::slaves(roots, device);
-    if members.is_empty() {
-        return Ok(Ensured::AlreadySo);
-    }
-    let stopped = wait(&format!("the RAID {name} to be free"), BOUND, || {
-        let fail = |source| MdError::Stop { device: device.to_owned(), source };
-        let file = match File::open(roots.node(device)) {
-            Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Ok(Poll::Ready(()));
-            }
-            Err(error) => return Err(fail(error)),
-        };
-        match ioctl::stop_array(&file) {
-            Ok(()) => Ok(Poll::Ready(())),
-            // Somebody else stopped it.
-            Err(Errno::ENODEV | Errno::ENXIO) => Ok(Poll::Ready(())),
-            Err(Errno::EBUSY) => Ok(Poll::Pending("it is in use".to_owned())),
-            Err(errno) => Err(fail(errno.into())),
+    free(roots, name, &sysfs::slaves(roots, device))
+}
+
+/// Stops every array that holds one of `members` until none does; tried again, bounded, while
+/// something uses it. Where udev runs it may have an event of a member left, upon which it assembles
+/// the array anew, as another `md*` or a part of it: so it is waited until udev has nothing to do, and
+/// what it assembled is stopped too.
+///
+/// # Errors
+/// [`MdError::Busy`], naming who uses it.
+fn free(roots: &Roots, name: &str, members: &[String]) -> Result<Ensured> {
+    let holder = || {
+        let mut holders = members.iter().flat_map(|member| sysfs::holders(roots, member));
+        holders.find(|holder| holder.starts_with("md"))
+    };
+    let mut ensured = Ensured::AlreadySo;
+    let mut since: Option<Instant> = None;
+    let freed = wait(&format!("the RAID {name} to stay stopped"), BOUND, || {
+        if let Some(device) = holder() {
+            since = None;
+            return Ok(Poll::Pending(if stop_once(roots, &device)? {
+                ensured = Ensured::Created;
+                format!("{device} was stopped only just")
+            } else {
+                format!("{device} is in use")
+            }));
         }
-    });
-    match stopped {
-        Err(MdError::Timeout(_)) => {
-            return Err(MdError::Busy {
-                name: name.to_owned(),
-                device: device.to_owned(),
-                holders: holders::phrases(roots, device),
-            });
+        if ensured == Ensured::AlreadySo || !udev::is_running(roots) {
+            return Ok(Poll::Ready(()));
         }
-        other => other?,
-    }
-    wait(&format!("the RAID {name} to be gone"), BOUND, || {
-        let held = members
-            .iter()
-            .find(|member| sysfs::holders(roots, member).iter().any(|holder| holder == device));
-        Ok::<_, MdError>(match held {
-            None => Poll::Ready(()),
-            Some(member) => Poll::Pending(format!("it still holds {member}")),
+        if !udev::is_idle(roots) {
+            since = None;
+            return Ok(Poll::Pending("udev is busy".to_owned()));
+        }
+        let since = *since.get_or_insert_with(Instant::now);
+        Ok::<_, MdError>(if since.elapsed() >= QUIET {
+            Poll::Ready(())
+        } else {
+            Poll::Pending("udev is idle only just".to_owned())
         })
-    })?;
-    Ok(Ensured::Created)
+    });
+    match (freed, holder()) {
+        (Err(MdError::Timeout(_)), Some(device)) => Err(MdError::Busy {
+            name: name.to_owned(),
+            holders: holders::phrases(roots, &device),
+            device,
+        }),
+        // A udev that is never idle has something else to do.
+        (Ok(()), _) | (Err(MdError::Timeout(_)), None) => Ok(ensured),
+        (Err(error), _) => Err(error),
+    }
+}
+
+/// Whether the array is stopped; not if something uses it.
+fn stop_once(roots: &Roots, device: &str) -> Result<bool> {
+    let fail = |source| MdError::Stop { device: device.to_owned(), source };
+    let file = match File::open(roots.node(device)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(true),
+        Err(error) => return Err(fail(error)),
+    };
+    match ioctl::stop_array(&file) {
+        // Or somebody else stopped it.
+        Ok(()) | Err(Errno::ENODEV | Errno::ENXIO) => Ok(true),
+        Err(Errno::EBUSY) => Ok(false),
+        Err(errno) => Err(fail(errno.into())),
+    }
 }
 
 #[cfg(test)]
