@@ -136,6 +136,24 @@ async fn killed_or_cut_off_it_leaves_nothing() {
     gone(remote.path().to_owned()).await;
 }
 
+/// As images do that let root in only to say who to log in as.
+#[tokio::test]
+async fn a_login_that_runs_nothing_is_told_at_once() {
+    let sshd = Sshd::start();
+    let keys = sshd.dir.path().join("authorized_keys");
+    let key = std::fs::read_to_string(&keys).unwrap();
+    for (command, told) in [
+        ("echo Please log in as admin.; exit 142", "142: Please log in as admin."),
+        ("echo Please log in as admin.", "0: Please log in as admin."),
+    ] {
+        std::fs::write(&keys, format!("command=\"{command}\" {key}")).unwrap();
+        let session = connect(&sshd).await;
+        let placed = RemoteAgent::place(&session, &agent("nothing"), &mut Trail::default()).await;
+        let error = placed.unwrap_err().to_string();
+        assert!(error.ends_with(told), "{error}");
+    }
+}
+
 #[tokio::test]
 async fn an_agent_for_another_processor_is_not_sent() {
     let sshd = Sshd::start();
@@ -161,8 +179,11 @@ async fn a_connection_that_follows_a_broken_one_goes_on_with_what_it_sent() {
     assert!(first.sent && !trail.gets_on);
     let running = first.start("info", Duration::from_secs(600)).await.unwrap();
     kill(&watch, &first).await;
+    // Who waits for the next connection holds nothing of this one.
+    let mut output = Vec::new();
+    let mut stdout = running.stdout;
+    tokio::time::timeout(BOUND, stdout.read_to_end(&mut output)).await.unwrap().unwrap();
     session.disconnect().await;
-    drop(running);
     let session = connect(&sshd).await;
     let second = RemoteAgent::place(&session, &agent, &mut trail).await.unwrap();
     assert!(!second.sent && trail.gets_on && first.path() != second.path());

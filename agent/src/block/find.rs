@@ -115,6 +115,12 @@ pub fn array_now(roots: &Roots, members: &[&str]) -> Option<String> {
         .find(|array| others.iter().all(|member| sysfs::holders(roots, member).contains(array)))
 }
 
+/// Kernel name of an array that holds one of `members`: theirs, or a part of it.
+pub fn array_of_any(roots: &Roots, members: &[String]) -> Option<String> {
+    let mut holders = members.iter().flat_map(|member| sysfs::holders(roots, member));
+    holders.find(|holder| holder.starts_with("md"))
+}
+
 fn look(roots: &Roots, name: &str) -> Poll<Node> {
     let path = roots.node(name);
     let Some(devno) = sysfs::devno(roots, name) else {

@@ -303,10 +303,7 @@ pub fn stop(roots: &Roots, name: &str, device: &str) -> Result<Ensured> {
 /// # Errors
 /// [`MdError::Busy`], naming who uses it.
 fn free(roots: &Roots, name: &str, members: &[String]) -> Result<Ensured> {
-    let holder = || {
-        let mut holders = members.iter().flat_map(|member| sysfs::holders(roots, member));
-        holders.find(|holder| holder.starts_with("md"))
-    };
+    let holder = || find::array_of_any(roots, members);
     let mut ensured = Ensured::AlreadySo;
     let mut since: Option<Instant> = None;
     let freed = wait(&format!("the RAID {name} to stay stopped"), BOUND, || {
@@ -334,13 +331,15 @@ fn free(roots: &Roots, name: &str, members: &[String]) -> Result<Ensured> {
         })
     });
     match (freed, holder()) {
-        (Err(MdError::Timeout(_)), Some(device)) => Err(MdError::Busy {
-            name: name.to_owned(),
-            holders: holders::phrases(roots, &device),
-            device,
-        }),
+        (Ok(()) | Err(MdError::Timeout(_)), Some(device)) => {
+            let mut holders = holders::phrases(roots, &device);
+            if holders.is_empty() {
+                holders.push("somebody who assembles it each time that it is stopped".to_owned());
+            }
+            Err(MdError::Busy { name: name.to_owned(), holders, device })
+        }
         // A udev that is never idle has something else to do.
-        (Ok(()), _) | (Err(MdError::Timeout(_)), None) => Ok(ensured),
+        (Ok(()) | Err(MdError::Timeout(_)), None) => Ok(ensured),
         (Err(error), _) => Err(error),
     }
 }

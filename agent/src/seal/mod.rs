@@ -121,13 +121,10 @@ fn prove_closed(roots: &Roots, used: &Use) -> Result<(), SealError> {
             Some(_) => Err(SealError::MapperOpen(name.clone())),
             None => Ok(()),
         },
-        Use::Array { name, members } => {
-            let members: Vec<&str> = members.iter().map(String::as_str).collect();
-            match find::array_now(roots, &members) {
-                Some(device) => Err(SealError::ArrayRunning { name: name.clone(), device }),
-                None => Ok(()),
-            }
-        }
+        Use::Array { name, members } => match find::array_of_any(roots, members) {
+            Some(device) => Err(SealError::ArrayRunning { name: name.clone(), device }),
+            None => Ok(()),
+        },
         Use::Group(group) => match lvm::active(roots, &group.name) {
             volumes if volumes.is_empty() => Ok(()),
             volumes => Err(SealError::GroupActive { group: group.name.clone(), volumes }),

@@ -62,7 +62,7 @@ pub async fn disks<O: Operator>(
         () = stop.asked(1) => return Err(InstallError::Interrupted),
     };
     let done = in_mode(&mut link, &request, operator, stop).await;
-    link.close().await;
+    link.end(done.as_ref().err()).await;
     if let Ok(Done { report: Some(report), .. }) = &done {
         operator.notice(Notice::Done(report));
     }

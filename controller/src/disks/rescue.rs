@@ -42,7 +42,7 @@ pub async fn rescue<O: Operator>(
         () = stop.asked(1) => return Err(InstallError::Interrupted),
     };
     if let Err(error) = in_mode(&mut link, &mode(DiskoMode::Mount), operator, stop).await {
-        link.close().await;
+        link.give_up().await;
         return Err(error);
     }
     let command = shell(link.program(), &request.command);
@@ -51,7 +51,7 @@ pub async fn rescue<O: Operator>(
     // Whoever hung up or ended us wants it closed all the same: a pool that is left imported does
     // not boot.
     let closed = in_mode(&mut link, &mode(DiskoMode::Unmount), operator, &Stop::never()).await;
-    link.close().await;
+    link.end(closed.as_ref().err()).await;
     closed?;
     Ok(ended?)
 }

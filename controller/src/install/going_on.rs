@@ -48,7 +48,7 @@ pub(super) async fn execute<O: Operator>(
             && let Some(broken) = broken
         {
             operator.notice(Notice::Remark(&format!("the machine can't go on: {refusal}")));
-            link.close().await;
+            link.give_up().await;
             return Err(broken);
         }
         let mounted = mounted || is_after_mounting(plan, link.conversation.step());
@@ -58,7 +58,7 @@ pub(super) async fn execute<O: Operator>(
         let failed =
             InstallError::Execute { error: Box::new(error), plan: Box::new(plan.clone()), log };
         let (true, true, Some(again)) = ((lost && died <= DEATHS) || lane, mounted, &again) else {
-            link.close().await;
+            link.give_up().await;
             return Err(failed);
         };
         link.leave().await;

@@ -114,12 +114,22 @@ impl Link {
         session.disconnect().await;
     }
 
+    /// Ends it after an error: an agent that failed has ended, and one that is busy is not waited for.
+    /// Nothing is left on the machine.
+    pub async fn give_up(self) {
+        let Link { session, conversation, remote } = self;
+        drop(conversation);
+        remote.remove().await;
+        session.disconnect().await;
+    }
+
     /// Ends it after `error`, if there was one: a link that broke leaves the agent where it is, for
     /// the next one.
     pub async fn end(self, error: Option<&InstallError>) {
         match error {
+            None => self.close().await,
             Some(error) if is_of_the_line(error) => self.leave().await,
-            _ => self.close().await,
+            Some(_) => self.give_up().await,
         }
     }
 

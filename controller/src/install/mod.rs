@@ -122,7 +122,7 @@ pub async fn install<O: Operator>(
             return Ok(Installed { inventory, plan, report: None, verification: None });
         }
         Err(error) => {
-            link.close().await;
+            link.give_up().await;
             return Err(error);
         }
     };

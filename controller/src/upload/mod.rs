@@ -8,8 +8,8 @@
 //!
 //! Nothing but POSIX sh and its utilities is used on the machine, and `b2sum` or `sha256sum` where
 //! it is. The shell that starts the agent removes the directory when the agent ends, however it
-//! ends, also when the connection is gone. Where another connection is to follow, it waits for that
-//! before: what was sent, also a part, is not sent again. A directory in which no agent is ever
+//! ends, also when the connection is gone. Where another connection is to follow one that did not
+//! end well, it waits for that before: what was sent, also a part, is not sent again. A directory in which no agent is ever
 //! started is removed by the machine after some minutes.
 
 pub mod local;
@@ -157,7 +157,7 @@ impl RemoteAgent {
         self.place.program()
     }
 
-    /// Starts it. The directory is removed by the machine when the agent has ended and `keep` is
+    /// Starts it. The directory is removed by the machine when the agent has ended well, or `keep` is
     /// over, unless a connection that has its [`Trail`] took it over.
     ///
     /// `log` is the agent's log level (`info`, `debug`, …).

@@ -3,7 +3,8 @@
 use super::UploadError;
 use super::local::{LocalAgent, NAME};
 use super::transfer::FILE;
-use crate::ssh::Session;
+use crate::ssh::exec::{Exit, Output};
+use crate::ssh::{Session, SshError};
 use rand::Rng;
 use std::time::Duration;
 
@@ -24,6 +25,9 @@ pub const TELL: &str = r#"tell() {
   elif command -v sha256sum >/dev/null; then printf 'sha256 '; sha256sum <"$1"
   else echo bytes; cat "$1"; fi
 }"#;
+
+/// Of a login's own words in an error, characters.
+const SAID: usize = 400;
 
 /// What a directory was made with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,7 +108,7 @@ impl Place {
         // compared then.
         let script = format!(
             r#"{TELL}
-u=$(uname -sm); echo "$u"
+u=$(uname -sm); echo "system $u"
 [ "$u" = "Linux {machine}" ] || exit 13
 umask 077
 d={dir}
@@ -137,13 +141,15 @@ exit 0"#,
         let limit = agent.bytes.len() + 4096;
         let made = session.output("making a directory", "/bin/sh -s", script, limit, FILE).await;
         let output = made.map_err(|error| NotHere::Nowhere(error.into()))?;
-        use crate::ssh::exec::Exit;
         let mut said = &output.stdout[..];
-        let system = line(&mut said);
+        // What the login's own shell says before is skipped; a login that runs nothing says that alone.
+        let system = std::iter::from_fn(|| (!said.is_empty()).then(|| line(&mut said)))
+            .find_map(|line| line.strip_prefix("system ").map(str::to_owned));
+        let (Some(system), Exit::Status(0 | 10..=13)) = (system, &output.exit) else {
+            return Err(NotHere::Nowhere(runs_nothing(session, &output)));
+        };
         let (kernel, machine) = system.split_once(' ').unwrap_or((&system, ""));
-        if let Exit::Status(0 | 10..=13) = output.exit {
-            check_machine(kernel, machine, agent)?;
-        }
+        check_machine(kernel, machine, agent)?;
         let why = match output.exit {
             Exit::Status(0) => {
                 let first = line(&mut said);
@@ -174,7 +180,7 @@ exit 0"#,
         let remove = match keep.as_secs().div_ceil(2) {
             0 => format!("rm -rf {dir}"),
             steps => format!(
-                "[ -d {dir} ] && (trap \"\" HUP INT TERM PIPE; n=0; \
+                "([ -d {dir} ] || exit 0; trap \"\" HUP INT TERM PIPE; n=0; \
                  while [ $n -lt {steps} ] && [ -d {dir} ]; do sleep 2; n=$((n+1)); done; \
                  rm -rf {dir}) </dev/null >/dev/null 2>&1 &"
             ),
@@ -205,6 +211,18 @@ exit 0"#,
             tracing::debug!("{} may still be there: {e}", self.dir);
         }
     }
+}
+
+/// The login's shell did not run what it was given: `nologin`, an image's "log in as …".
+fn runs_nothing(session: &Session, output: &Output) -> UploadError {
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let words = [output.stderr.trim(), stdout.trim()].into_iter().find(|text| !text.is_empty());
+    UploadError::Ssh(SshError::Remote {
+        host: session.destination().host.clone(),
+        what: "making a directory".to_owned(),
+        status: output.exit.to_string(),
+        stderr: words.unwrap_or_default().chars().take(SAID).collect(),
+    })
 }
 
 /// Takes a line off the front, without its end.

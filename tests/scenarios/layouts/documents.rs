@@ -171,6 +171,9 @@ impl<'a> Case<'a> {
                 "formatting changed the file"
             );
         }
+        if plan["steps"].to_string().contains("create-array") {
+            ssh.ok(LATE)?;
+        }
         self.changes("unmount", &[])?;
         super::closed(self.live).context("after mounting and unmounting")?;
         self.destroyed()?;
@@ -324,6 +327,12 @@ const LOOKS: &str = r#"
         zfs get -rHpo name,property,value -s local,received all $pool | sort
     done
 "#;
+
+/// udev has events of all devices that it handles only in a while, and assembles a RAID again that was
+/// stopped before it came to them.
+const LATE: &str = "udevadm settle; udevadm control --stop-exec-queue; \
+                    udevadm trigger --action=change --subsystem-match=block; \
+                    (sleep 20; udevadm control --start-exec-queue) > /dev/null 2>&1 < /dev/null &";
 
 /// Where it takes so much longer than by the tools, it is said where the time goes.
 const SLOWER: f32 = 1.2;

@@ -54,8 +54,10 @@ pub(super) fn stop_array(run: &mut Execution<'_>, name: &str) -> StepResult {
         return Ok(array.stop(roots)?);
     }
     let mut ensured = Ensured::AlreadySo;
-    for running in md::running_as(roots, name)? {
-        run.machine.require_ours(&running)?;
+    let running = md::running_as(roots, name)?;
+    // All of them first: stopping one may have it join another.
+    running.iter().try_for_each(|running| run.machine.require_ours(running))?;
+    for running in running {
         ensured = ensured.and(md::stop(roots, name, &running)?);
     }
     Ok(ensured)
