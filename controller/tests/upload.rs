@@ -166,9 +166,15 @@ async fn an_agent_for_another_processor_is_not_sent() {
 
 #[tokio::test]
 async fn a_connection_that_follows_a_broken_one_goes_on_with_what_it_sent() {
-    let sshd = Sshd::in_namespace("mount -t tmpfs none /run");
+    let other = "/tmp/keystone-agent.other";
+    let sshd = Sshd::in_namespace(&format!(
+        "mount -t tmpfs none /run && mount -t tmpfs none /tmp && mkdir {other}"
+    ));
     let (agent, mut trail) = (agent("broken"), Trail::default());
     let watch = connect(&sshd).await;
+    // Of the same size, it is taken for the agent until it is compared.
+    let script = format!("{{ cat /bin/cat; printf BROKEN; }} > {other}/keystone-agent");
+    watch.script("another agent", &script, BOUND).await.unwrap();
     let dirs = async || {
         let found = watch.script("ls", "ls -d /run/keystone-agent.*", BOUND).await.unwrap();
         String::from_utf8(found).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()
@@ -198,6 +204,8 @@ async fn a_connection_that_follows_a_broken_one_goes_on_with_what_it_sent() {
         watch.script("altering", &script, BOUND).await.unwrap();
         let next = RemoteAgent::place(&session, &agent, &mut trail).await.unwrap();
         assert!(next.sent, "{part}");
+        // 1000 bytes are less than there were before, and 1005 more.
+        assert_ne!(trail.gets_on, part);
         let hash =
             watch.script("hash", &format!("sha256sum < {}", next.path()), BOUND).await.unwrap();
         assert!(hash.starts_with(agent.sha256().as_bytes()), "{part}");

@@ -115,8 +115,10 @@ d={dir}
 mkdir -m 700 "$d" || exit 10
 printf '#!/bin/sh\nexit 0\n' > "$d/try" && chmod 700 "$d/try" || {{ rm -rf "$d"; exit 11; }}
 "$d/try" 2>/dev/null || {{ rm -rf "$d"; exit 12; }}
-e={earlier}
-for f in ${{e:+"$e/{NAME}"}} /run/{NAME}.*/{NAME} /tmp/{NAME}.*/{NAME} /var/tmp/{NAME}.*/{NAME} "$(command -v {NAME})" /usr/libexec/keystone/{NAME}; do
+e={earlier} p=
+# Who sent a part had found nothing that is right.
+[ -z "$e" ] || [ ! -s "$e/{NAME}" ] || [ "$(wc -c < "$e/{NAME}")" -ge {size} ] || p=1
+[ -n "$p" ] || for f in ${{e:+"$e/{NAME}"}} /run/{NAME}.*/{NAME} /tmp/{NAME}.*/{NAME} /var/tmp/{NAME}.*/{NAME} "$(command -v {NAME})" /usr/libexec/keystone/{NAME}; do
   [ -f "$f" ] && [ ! -h "$f" ] && [ "$(wc -c < "$f")" -eq {size} ] || continue
   cp "$f" {program} && {{ [ -x {program} ] || chmod 700 {program}; }} && echo whole && w=1 && break
   rm -f {program}
