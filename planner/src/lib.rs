@@ -17,6 +17,7 @@
 //! | [`occupancy`] | what is on the disks, who uses it, and how that ends |
 //! | [`programs`] | programs that steps may need |
 //! | [`lvm`] | names of LVM's volumes in the device mapper |
+//! | [`hooks`] | what hooks are told of this machine's disks; those around unmounting |
 //! | [`geometry`] | where partitions lie, as sgdisk would put them |
 //! | [`parted`] | where the partitions of a `table` lie, near what parted makes |
 //! | [`mirror`] | copies of the ESP on the other disks, if asked for |
@@ -42,6 +43,7 @@ mod existing;
 pub mod features;
 mod fit;
 pub mod geometry;
+mod hooks;
 pub mod lvm;
 mod matching;
 mod mirror;
@@ -154,13 +156,17 @@ pub fn plan_with(
         true => existing::find(&context, &mut remarks)?,
         false => Existing::default(),
     };
-    let occupancy = occupancy::find(&context, &mut remarks)?;
+    let mut occupancy = occupancy::find(&context, &mut remarks)?;
+    if mode == DiskoMode::Unmount {
+        occupancy.steps = hooks::around_unmounting(&context, occupancy.steps);
+    }
     let (steps, containers) = if mode.formats() || mode.mounts() {
         to_be_made(&context, &existing, &mut remarks)?
     } else {
         (storage::wipes(&context, &mut remarks), Vec::new())
     };
     let all = [occupancy.steps.as_slice(), &steps, &occupancy.proof].concat();
+    let all = hooks::for_this_machine(&context, all)?;
     fit::tools(&context, &all)?;
     if mode.formats() || mode.mounts() {
         occupancy.require_consent(&context)?;

@@ -99,8 +99,7 @@ impl Builder<'_> {
             return;
         }
         if let Some(hook) = hooks.hook(kind) {
-            let id = format!("hook:{}{when}", hook.path);
-            self.push(id, format!("run the layout's hook {}", hook.path), Action::Hook(hook));
+            self.steps.push(crate::hooks::step(hook, when));
         }
     }
 

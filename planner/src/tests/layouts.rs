@@ -4,7 +4,8 @@ use super::*;
 use crate::plan_disks;
 use keystone_protocol::layout::Layout;
 use keystone_protocol::plan::{Action, DeviceRef, Release, Step};
-use std::collections::BTreeSet;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// A machine that has every disk that `layout` names, of `size` bytes, and one more, with all
@@ -17,6 +18,8 @@ pub(super) fn machine_for(layout: &str, size: u64, sector_size: u32) -> Case {
     let medium = case.inventory.disks.iter().find(|disk| disk.boot_medium).unwrap().clone();
     let mut disks = vec![medium, case.disk("vdc").clone()];
     disks[1].kernel_name = "other".into();
+    disks[1].identity.name = "other".into();
+    disks[1].identity.serial = Some("other".into());
     disks[1].links.clear();
     let layout = Layout::parse(layout).unwrap();
     for (index, wanted) in layout.disks.iter().enumerate() {
@@ -98,6 +101,83 @@ pub(super) fn assert_uses_what_is_there(layout: &str, steps: &[Step]) {
     }
 }
 
+/// Counted in the document, not by the layout's model: each thing it names has its step, and each
+/// mount point its mount.
+fn assert_all_is_planned(layout: &str, steps: &[Step]) {
+    let document: Value = serde_json::from_str(layout).unwrap();
+    let mut objects = Vec::new();
+    collect(&document, &mut objects);
+    let types = |wanted: &str| {
+        objects.iter().filter(|object| object.get("type").is_some_and(|t| t == wanted)).count()
+    };
+    let mut targets: Vec<&str> = objects
+        .iter()
+        .filter_map(|object| object.get("mountpoint")?.as_str())
+        .filter(|target| target.starts_with('/'))
+        .collect();
+    let mut mounted: Vec<&str> = Vec::new();
+    let mut count = BTreeMap::<&str, usize>::new();
+    for step in steps {
+        let kind = match &step.action {
+            Action::Mount(mount) => {
+                mounted.push(&mount.target);
+                continue;
+            }
+            Action::MakeVfat { .. } | Action::MakeFilesystem { .. } => "file system",
+            Action::Partition(_) | Action::PartitionMbr(_) | Action::PartitionInner(_) => "table",
+            Action::FormatLuks { .. } => "luks",
+            Action::CreatePhysicalVolume { .. } => "lvm_pv",
+            Action::CreateVolumeGroup { .. } => "lvm_vg",
+            Action::CreateLogicalVolume(_) => "lv",
+            Action::CreateArray(_) => "mdadm",
+            Action::CreatePool(_) => "zpool",
+            Action::CreateVolume { .. } => "zfs_volume",
+            Action::CreateDataset { .. } => "zfs_fs",
+            Action::CreateSubvolume { .. } => "subvolume",
+            _ => continue,
+        };
+        *count.entry(kind).or_default() += 1;
+    }
+    let (mut in_groups, mut subvolumes) = (0, 0);
+    for object in &objects {
+        let size =
+            |name: &str| object.get(name).and_then(Value::as_object).map_or(0, |set| set.len());
+        in_groups += size("lvs");
+        subvolumes += size("subvolumes");
+    }
+    for (what, expected) in [
+        ("file system", types("filesystem") + types("btrfs")),
+        ("table", types("gpt") + types("table")),
+        ("luks", types("luks")),
+        ("lvm_pv", types("lvm_pv")),
+        ("lvm_vg", types("lvm_vg")),
+        ("lv", in_groups),
+        ("mdadm", types("mdadm")),
+        ("zpool", types("zpool")),
+        ("zfs_volume", types("zfs_volume")),
+        ("zfs_fs", types("zfs_fs")),
+        ("subvolume", subvolumes),
+    ] {
+        assert_eq!(count.get(what).copied().unwrap_or_default(), expected, "{what}: {layout}");
+    }
+    targets.sort_unstable();
+    mounted.sort_unstable();
+    assert_eq!(mounted, targets, "{layout}");
+}
+
+/// All objects of a document but the properties of ZFS.
+fn collect<'a>(value: &'a Value, into: &mut Vec<&'a serde_json::Map<String, Value>>) {
+    match value {
+        Value::Object(map) => {
+            into.push(map);
+            let things = map.iter().filter(|(name, _)| !name.to_lowercase().ends_with("options"));
+            things.for_each(|(_, value)| collect(value, into));
+        }
+        Value::Array(values) => values.iter().for_each(|value| collect(value, into)),
+        _ => {}
+    }
+}
+
 pub(super) fn documents() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/layouts");
     let mut found = Vec::new();
@@ -125,6 +205,7 @@ fn every_example_is_planned() {
             }
         };
         assert_uses_what_is_there(&layout, &steps);
+        assert_all_is_planned(&layout, &steps);
         let mut lines = Vec::new();
         if let Some(refusal) = refusal {
             lines.push(format!("nothing can be installed on it: {}", refusal.message));

@@ -1,5 +1,6 @@
 //! Plans and refusals for a made-up machine.
 
+mod hooks;
 mod kept;
 mod layouts;
 mod legacy;

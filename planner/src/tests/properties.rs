@@ -159,6 +159,12 @@ fn assert_good(case: &Case, plan: &Plan, bytes: u64, sector_size: u32) {
     let layout = Layout::parse(&case.layout).unwrap();
     let names: Vec<&String> = plan.basis.disks.keys().collect();
     assert_eq!(names, layout.disks.iter().map(|disk| &disk.name).collect::<Vec<_>>());
+    // Each is the one that the layout's word stands for: `machine_for` gave them serials in order.
+    for (index, identity) in plan.basis.disks.values().enumerate() {
+        assert_eq!(identity.serial, Some(format!("serial-{index}")));
+    }
+    let destroyed = plan.basis.destroys.iter().map(|destroyed| destroyed.identity.clone());
+    assert!(destroyed.eq(plan.basis.disks.values().cloned()));
     for step in &plan.steps {
         match &step.action {
             Action::WipeDisk { disk, .. } => assert!(names.contains(&disk), "{}", step.id),
@@ -167,7 +173,13 @@ fn assert_good(case: &Case, plan: &Plan, bytes: u64, sector_size: u32) {
         }
         // Nothing is said of a disk that the layout does not name.
         let json = serde_json::to_string(step).unwrap();
-        assert!(!json.contains("other") && !json.contains("sr0"), "{json}");
+        for foreign in case.inventory.disks.iter().filter(|disk| !disk.devno.starts_with("300:")) {
+            let identity = &foreign.identity;
+            for name in [Some(&foreign.kernel_name), Some(&identity.name), identity.serial.as_ref()]
+            {
+                assert!(name.is_none_or(|name| !json.contains(name.as_str())), "{name:?}: {json}");
+            }
+        }
     }
 }
 

@@ -7,6 +7,7 @@ import pathlib
 
 HERE = pathlib.Path(__file__).parent
 MIRROR = json.loads((HERE / "../keystone/os-zfs-mirror.json").read_text())
+EXT4 = json.loads((HERE / "../keystone/os-ext4-single.json").read_text())
 SINGLE = json.loads((HERE / "../keystone/os-zfs-single.json").read_text())
 
 
@@ -44,7 +45,16 @@ def single():
     return document
 
 
+def ext4():
+    document = copy.deepcopy(EXT4)
+    partitions = document["disk"]["root"]["content"]["partitions"]
+    del partitions["swap"]
+    partitions["root"]["end"] = "-0"
+    return document
+
+
 write("os-zfs-single-no-swap", single())
+write("os-ext4-single-no-swap", ext4())
 for name, mode, count in [
     ("stripe", "", 2),
     ("mirror", "mirror", 2),
