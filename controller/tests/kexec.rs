@@ -139,6 +139,7 @@ fn request(sshd: &Sshd, image: &str) -> KexecRequest {
         flags: None,
         force: false,
         dry_run: false,
+        wipes: Vec::new(),
         bound: Duration::from_secs(90),
     }
 }
@@ -350,6 +351,40 @@ async fn nothing_is_done_where_nothing_may_or_must_be() {
     let sshd = Sshd::in_namespace(&machine(OLD, "", "lxc"));
     let outcome = kexec(&request(&sshd, &place), &mut Notes::new(true), &never()).await;
     assert_says(&error(outcome), &["container (lxc)"]);
+}
+
+/// Where what comes after would be refused, the machine goes on as it was.
+#[tokio::test]
+async fn a_disk_that_is_not_blank_and_may_not_be_erased_is_refused_before_anything_ends() {
+    let image = Image::new("touch /run/it-ran; echo machine will boot into nixos");
+    let place = image.pack("image.tar.gz").display().to_string();
+    let disks = "mount -t tmpfs none /sys/block && cd /sys/block && \
+        mkdir -p old/device old/old1 whole/device whole/holders/dm-0 blank/device && \
+        touch old/old1/partition && echo A1 > old/serial && cd /";
+    let sshd = Sshd::in_namespace(&format!("{} && {disks}", machine(OLD, "", "none")));
+    for (words, disk) in [
+        (vec!["/dev/old"], Some("/dev/old is not blank")),
+        (vec!["/dev/blank", "serial:A1"], Some("serial:A1 (/dev/old now) is not blank")),
+        (vec!["/dev/whole"], Some("/dev/whole is not blank")),
+        (vec!["/dev/blank", "serial:A", "size:largest"], None),
+        (vec![], None),
+    ] {
+        let wipes = words.iter().map(|word| (*word).to_owned()).collect();
+        let request = KexecRequest { wipes, ..request(&sshd, &place) };
+        let mut notes = Notes::new(false);
+        match (kexec(&request, &mut notes, &never()).await, disk) {
+            (Err(InstallError::Refused(refusal)), Some(disk)) => {
+                assert!(refusal.message.starts_with(disk), "{refusal}");
+                assert!(refusal.message.contains("Some Linux 1"), "{refusal}");
+                assert!(refusal.hint.unwrap().contains("--erase"));
+            }
+            // It gets as far as asking.
+            (Err(InstallError::Operator(OperatorError::NotConfirmed(_))), None) => {}
+            (other, _) => panic!("{words:?}: {other:?}"),
+        }
+        assert_eq!(notes.sent, 0);
+    }
+    assert_eq!(left(&sshd).await, "");
 }
 
 #[tokio::test]

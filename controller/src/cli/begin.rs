@@ -12,6 +12,7 @@ use crate::ssh::host_key::fingerprint;
 use crate::ssh::{Address, ConnectOptions, Destination, HostKeyPolicy, PublicKey};
 use crate::stop::Stop;
 use crate::ui::CommandLine;
+use keystone_protocol::layout::Layout;
 use std::path::Path;
 use std::time::Duration;
 
@@ -116,8 +117,11 @@ pub(super) async fn describe_hardware(
 
 /// The phase kexec. `None` if the machine stays as it is; otherwise the installer is where `options`
 /// lead now. Either way the host key that was seen is expected from then on.
+///
+/// With the layout, if it is known already.
 pub(super) async fn boot_installer(
     args: &InstallArgs,
+    layout: Option<&Layout>,
     options: &mut LinkOptions,
     operator: &mut CommandLine,
     stop: &Stop,
@@ -141,6 +145,7 @@ pub(super) async fn boot_installer(
         flags: flags.clone(),
         force: *force_kexec,
         dry_run: args.agreement.dry_run,
+        wipes: layout.map(|layout| wipes(args, layout)).unwrap_or_default(),
         bound: Duration::from_secs(args.boot_timeout),
     };
     let outcome = kexec::kexec(&request, operator, stop).await?;
@@ -160,6 +165,19 @@ pub(super) async fn boot_installer(
         Outcome::Planned => {}
     }
     Ok(outcome)
+}
+
+/// The words for the disks that would be wiped, if nobody agreed to lose what is on them.
+fn wipes(args: &InstallArgs, layout: &Layout) -> Vec<String> {
+    let system = &args.system;
+    let phases = args.phases.selected(args.kexec.wanted());
+    let makes = phases.is_ok_and(|selected| selected.plan.disko);
+    if system.writing.erase || !system.disko_mode.destroys() || !makes {
+        return Vec::new();
+    }
+    let given = system.names.options().disks;
+    let wiped = layout.disks.iter().filter(|disk| disk.destroy);
+    wiped.map(|disk| given.get(&disk.name).unwrap_or(&disk.device).clone()).collect()
 }
 
 /// How to go on with a machine that was booted into the installer, should this end before.

@@ -86,7 +86,9 @@ pub(super) async fn install_and_tell(
     options.connections = args.map_or(Connections::default(), |args| args.connections);
     let mut until = until(args, selected, &options, operator)?;
     if let Some(args) = args.filter(|_| std::mem::take(&mut kexec)) {
-        match super::begin::boot_installer(args, &mut options, operator, stop).await? {
+        match super::begin::boot_installer(args, Some(&checked), &mut options, operator, stop)
+            .await?
+        {
             Outcome::Planned => return Ok(()),
             Outcome::NothingToDo(_) => {}
             // The new system is waited for where the installer is, unless another place is given.
@@ -165,7 +167,7 @@ async fn begin(
     }
     let mut options = link_options(&args.link, operator)?;
     if selected.kexec
-        && super::begin::boot_installer(args, &mut options, operator, stop).await?
+        && super::begin::boot_installer(args, None, &mut options, operator, stop).await?
             == Outcome::Planned
     {
         return Ok(None);

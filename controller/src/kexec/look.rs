@@ -24,6 +24,18 @@ for t in tar cpio gzip sha256sum df tail; do
   command -v $t >/dev/null 2>&1 || say lacks $t
 done
 setsid --wait true >/dev/null 2>&1 && say setsid yes
+# Disks that are not blank, by all their names: with partitions, or used whole.
+m=$(while read -r a _; do printf ' %s ' "$a"; done 2>/dev/null </proc/mounts)
+for b in /sys/block/*; do
+  [ -e "$b/device" ] || continue
+  d=/dev/${b##*/} u=
+  for p in "$b"/*/partition "$b"/holders/*; do [ ! -e "$p" ] || u=1; done
+  case $m in *" $d "*) u=1 ;; esac
+  [ -n "$u" ] || continue
+  for s in "$b/serial" "$b/device/serial"; do [ ! -r "$s" ] || say holding "$d serial:$(cat "$s")"; done
+  say holding "$d $d"
+  for l in /dev/disk/by-*/*; do [ "$(readlink -f "$l")" != "$d" ] || say holding "$d $l"; done
+done
 exit 0"#;
 
 /// Memory that the running system has to keep while the image is loaded, in bytes.
@@ -58,6 +70,8 @@ pub struct Machine {
     pub lacks: Vec<String>,
     /// Whether `setsid --wait` is there.
     pub has_setsid: bool,
+    /// Names of disks that are not blank, each with the node of its disk.
+    pub holding: Vec<(String, String)>,
 }
 
 /// What to do.
@@ -90,6 +104,10 @@ impl Machine {
                 "disabled" => machine.disabled = value == "1",
                 "lacks" => machine.lacks.push(value),
                 "setsid" => machine.has_setsid = true,
+                "holding" => {
+                    let names = value.split_once(' ');
+                    machine.holding.extend(names.map(|(disk, n)| (n.trim().into(), disk.into())));
+                }
                 _ => {}
             }
         }
@@ -156,6 +174,17 @@ impl Machine {
             ));
         }
         Verdict::Boot
+    }
+
+    /// The first of these words for disks that stands for one which is not blank, and that one's node. A word
+    /// that has to be matched with all disks (`model:…`, `size:largest`) is not judged.
+    pub fn holds<'a>(&'a self, words: &'a [String]) -> Option<(&'a str, &'a str)> {
+        words.iter().find_map(|word| {
+            let id = word.strip_prefix("by-id:").map(|name| format!("/dev/disk/by-id/{name}"));
+            let word_for = id.as_deref().unwrap_or(word);
+            let (_, disk) = self.holding.iter().find(|(name, _)| name == word_for)?;
+            Some((word.as_str(), disk.as_str()))
+        })
     }
 
     /// Whether an image whose files are `room` bytes can be loaded, and booted: it is in memory
@@ -234,6 +263,24 @@ mod tests {
         assert!(busy.has_memory_for(1 << 30).unwrap_err().contains("are free"));
         // Who does not say is tried.
         assert_eq!(Machine::parse("").has_memory_for(1 << 40), Ok(()));
+    }
+
+    #[test]
+    fn a_disk_that_holds_something_is_known_by_each_of_its_names() {
+        let machine = with(
+            "holding=/dev/sda serial:A 1\nholding=/dev/sda /dev/sda\n\
+             holding=/dev/sda /dev/disk/by-id/ata-A\n",
+        );
+        let holds = |word: &str| {
+            let words = ["/dev/sdb".to_owned(), word.to_owned()];
+            machine.holds(&words).map(|(word, disk)| (word.to_owned(), disk.to_owned()))
+        };
+        for word in ["serial:A 1", "/dev/sda", "/dev/disk/by-id/ata-A", "by-id:ata-A"] {
+            assert_eq!(holds(word), Some((word.to_owned(), "/dev/sda".to_owned())));
+        }
+        for word in ["serial:A", "/dev/sda1", "by-id:ata-B", "size:largest"] {
+            assert_eq!(holds(word), None);
+        }
     }
 
     #[test]

@@ -41,6 +41,7 @@ use crate::ssh::host_key::fingerprint;
 use crate::ssh::{ConnectOptions, Destination, Pin, PublicKey};
 use crate::stop::Stop;
 use keys::Kept;
+use keystone_protocol::message::{Refusal, RefusalKind};
 use look::{Machine, Verdict};
 use old::Old;
 use start::Said;
@@ -70,6 +71,9 @@ pub struct KexecRequest {
     pub force: bool,
     /// Whether to stop before anything is changed.
     pub dry_run: bool,
+    /// Words for the disks that phases after this one would wipe, and refuse to where they are not
+    /// blank, for want of `--erase`.
+    pub wipes: Vec<String>,
     /// How long the installer may take.
     pub bound: Duration,
 }
@@ -217,6 +221,18 @@ async fn prepare<O: Operator>(
         }
         Verdict::Refused(why) => return Err(KexecError::Unfit(why).into()),
         Verdict::Boot => {}
+    }
+    if let Some((word, disk)) = machine.holds(&request.wipes) {
+        let at = if word == disk { String::new() } else { format!(" ({disk} now)") };
+        return Err(InstallError::Refused(Refusal {
+            kind: RefusalKind::NotConfirmed,
+            message: format!(
+                "{word}{at} is not blank, and nothing says that what is on it may be lost: this would be \
+                 refused once {} has ended, so it goes on running",
+                machine.system()
+            ),
+            hint: Some("if all of that may be lost, run again with --erase".into()),
+        }));
     }
     let Some(source) = request.image.clone() else {
         return Err(KexecError::NoImage { system: machine.system() }.into());
