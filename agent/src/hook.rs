@@ -1,6 +1,6 @@
 //! Hooks: shell text of the layout, run as disko runs it.
 //!
-//! By bash, or by sh where there is none, with `set -efu`, with the attributes of what it belongs
+//! By bash, with `set -efu`, with the attributes of what it belongs
 //! to as variables (nixpkgs `lib.toShellVars`), on the running system's `PATH`. Its output is
 //! handed on while it runs; any status but 0 is a failure. The text stands in a file for root
 //! alone while it runs, not among arguments that every process can read; unlike disko's, it is
@@ -69,12 +69,8 @@ pub fn run(
     stop: &dyn Fn() -> bool,
 ) -> Result<(), HookError> {
     let failed = |source| HookError::Failed { hook: hook.to_owned(), source };
-    let bash = tool::find("bash");
-    let text = text(variables, script, bash.is_some());
-    let shell = match bash {
-        Some(bash) => bash,
-        None => tool::need("sh").map_err(failed)?,
-    };
+    let shell = tool::need("bash").map_err(failed)?;
+    let text = text(variables, script);
     let file = Script::write(roots, &text).map_err(|(path, source)| {
         let hook = hook.to_owned();
         HookError::Write { hook, path, source }
@@ -84,23 +80,20 @@ pub fn run(
 }
 
 /// What the shell reads: variables, options, the hook.
-fn text(variables: &BTreeMap<String, Value>, script: &str, arrays: bool) -> String {
+fn text(variables: &BTreeMap<String, Value>, script: &str) -> String {
     let mut text = String::new();
     for (name, value) in variables.iter().filter(|(name, _)| is_name(name)) {
         let line = match value {
             Value::Word(word) => format!("{name}={}", quoted(word)),
-            Value::List(words) if arrays => {
+            Value::List(words) => {
                 let words: Vec<String> = words.iter().map(|word| quoted(word)).collect();
                 format!("declare -a {name}=({})", words.join(" "))
             }
-            Value::Map(map) if arrays => {
+            Value::Map(map) => {
                 let pairs =
                     map.iter().map(|(key, word)| format!("[{}]={}", quoted(key), quoted(word)));
                 format!("declare -A {name}=({})", pairs.collect::<Vec<_>>().join(" "))
             }
-            // A shell without arrays gets the words.
-            Value::List(words) => format!("{name}={}", quoted(&words.join(" "))),
-            Value::Map(_) => continue,
         };
         let _ = writeln!(text, "{line}");
     }
@@ -195,11 +188,5 @@ mod tests {
             assert!(error.to_string().starts_with("the hook disk.main.preCreateHook"), "{error}");
             assert_eq!(left, 0);
         }
-    }
-
-    #[test]
-    fn a_shell_without_arrays_gets_words() {
-        let text = text(&variables(), "true", false);
-        assert!(text.contains("mountOptions='a b c'\n") && !text.contains("declare"), "{text}");
     }
 }

@@ -6,7 +6,7 @@
 //! | `lvm` | lvm2 | volume groups |
 //! | `mdadm` | mdadm | software RAID |
 //! | `btrfs` | btrfs-progs | subvolumes with arguments |
-//! | `bash`, else `sh` | | hooks |
+//! | `bash` | | hooks |
 //!
 //! A program gets a clean environment and no terminal; no secret is ever among its arguments. What
 //! it says is handed on line by line while it runs. It is ended, with all that it started, when

@@ -168,12 +168,25 @@ fn is_node(roots: &Roots, path: &str, name: &str, devno: DevNo) -> bool {
 }
 
 /// Whether a mount is of that device: by number, or, for file systems with anonymous numbers such
-/// as btrfs, by source.
+/// as btrfs, by source, or as another device of the same btrfs.
 fn is_of(roots: &Roots, mount: &MountPoint, name: &str, devno: DevNo) -> bool {
     mount.devno == devno
         || (mount.devno.major == 0
             && mount.source.starts_with('/')
-            && is_node(roots, &mount.source, name, devno))
+            && (is_node(roots, &mount.source, name, devno)
+                || is_in_one_btrfs(roots, &mount.source, name)))
+}
+
+/// Whether a btrfs that is mounted has both. Source: the kernel, `fs/btrfs/sysfs.c`:
+/// `/sys/fs/btrfs/<uuid>/devices/<name>`.
+fn is_in_one_btrfs(roots: &Roots, source: &str, name: &str) -> bool {
+    let source = fs::canonicalize(source).unwrap_or_default();
+    let Some(source) = source.file_name() else { return false };
+    let mounted = fs::read_dir(roots.sys.join("fs/btrfs")).into_iter().flatten().flatten();
+    mounted.map(|entry| entry.path().join("devices")).any(|devices| {
+        devices.join(source).symlink_metadata().is_ok()
+            && devices.join(name).symlink_metadata().is_ok()
+    })
 }
 
 #[cfg(test)]
@@ -187,6 +200,26 @@ mod tests {
                     /swap\\040file                           file\t\t1048572\t\t0\t\t-3\n";
         assert_eq!(parse_swaps(text), ["/dev/dm-1", "/swap file"]);
         assert!(parse_swaps("").is_empty());
+    }
+
+    #[test]
+    fn all_devices_of_a_btrfs_are_mounted_with_the_one_that_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let roots = Roots { sys: dir.path().to_owned(), ..Roots::default() };
+        let source = dir.path().join("vdb");
+        fs::write(&source, "").unwrap();
+        for (uuid, devices) in [("1", ["vdb", "vdc"]), ("2", ["vdd", "vde"])] {
+            for device in devices {
+                fs::create_dir_all(
+                    dir.path().join("fs/btrfs").join(uuid).join("devices").join(device),
+                )
+                .unwrap();
+            }
+        }
+        fs::create_dir_all(dir.path().join("fs/btrfs/features")).unwrap();
+        let is_in = |name| is_in_one_btrfs(&roots, source.to_str().unwrap(), name);
+        assert!(is_in("vdc") && is_in("vdb") && !is_in("vdd"));
+        assert!(!is_in_one_btrfs(&roots, "/nonexistent", "vdc"));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The inventory as text.
 
+use super::uses;
 use crate::ui::format::{bytes, count};
 use keystone_protocol::inventory::{
     Contents, Disk, DiskIdentity, Holder, Inventory, Partition, PoolState, SecureBoot, Signature,
@@ -90,6 +91,15 @@ pub fn inventory_text(inventory: &Inventory) -> String {
     line("DISKS".into());
     for disk in &inventory.disks {
         disk_lines(disk).into_iter().for_each(|text| line(format!("  {text}")));
+    }
+    let uses = uses::lines(inventory);
+    if !uses.is_empty() {
+        line("IN USE".into());
+        uses.into_iter().for_each(|text| line(format!("  {text}")));
+    }
+    if !inventory.target_mounts.is_empty() {
+        line("MOUNTED FOR AN INSTALLATION".into());
+        inventory.target_mounts.iter().for_each(|target| line(format!("  {target}")));
     }
     if !inventory.pools.is_empty() {
         line("IMPORTED POOLS".into());

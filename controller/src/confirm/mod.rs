@@ -8,6 +8,7 @@
 //! | `device` | devices, keys |
 //! | `storage` | tables, pools, logical volumes, RAIDs |
 //! | [`machine`] | the inventory as text |
+//! | `uses` | who uses what, from disks to mounts |
 //! | [`consent`] | what counts as agreement |
 
 pub mod action;
@@ -17,6 +18,7 @@ pub mod machine;
 pub mod render;
 mod storage;
 mod tree;
+mod uses;
 
 pub use consent::Consent;
 pub use render::plan_text;

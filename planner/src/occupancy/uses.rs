@@ -219,6 +219,48 @@ impl<'a> Uses<'a> {
                 ));
             }
         }
+        self.refuse_taken_groups()?;
+        self.refuse_taken_arrays()
+    }
+
+    /// Volume groups of the same name can't both be active.
+    fn refuse_taken_groups(&self) -> Result<(), Refusal> {
+        for wanted in &self.context.layout.groups {
+            let of_group = |mapper: &&Mapper| {
+                group_of(mapper).as_ref() == Some(&wanted.name) && !self.has(&mapper.kernel_name)
+            };
+            if let Some(mapper) = self.context.inventory.mappers.iter().find(of_group) {
+                return Err(refuse(
+                    RefusalKind::TargetUnfit,
+                    format!(
+                        "a volume group {:?} is active on {}, which is not to be installed on",
+                        wanted.name,
+                        list(&self.where_is(&mapper.slaves.iter().collect::<Vec<_>>()))
+                    ),
+                    format!("deactivate it: vgchange -an {}", wanted.name),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Nor can RAIDs of the same name run.
+    fn refuse_taken_arrays(&self) -> Result<(), Refusal> {
+        for wanted in &self.context.layout.arrays {
+            let running =
+                |array: &&RunningArray| array.name == wanted.name && !self.has(&array.kernel_name);
+            if let Some(array) = self.context.inventory.arrays.iter().find(running) {
+                return Err(refuse(
+                    RefusalKind::TargetUnfit,
+                    format!(
+                        "a RAID {:?} runs on {}, which is not to be installed on",
+                        wanted.name,
+                        list(&self.where_is(&array.slaves.iter().collect::<Vec<_>>()))
+                    ),
+                    format!("stop it: mdadm --stop /dev/{}", array.kernel_name),
+                ));
+            }
+        }
         Ok(())
     }
 

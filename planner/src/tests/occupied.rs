@@ -238,6 +238,44 @@ fn what_others_use_is_refused_though_erasing_was_agreed_to() {
     insta::assert_snapshot!(refusals.join("\n"));
 }
 
+/// Names of groups and RAIDs that other disks have already.
+#[test]
+fn groups_and_raids_of_other_disks_keep_their_names() {
+    let foreign = |case: &mut Case| {
+        let slaves = vec!["other".to_owned()];
+        case.inventory.mappers = vec![Mapper {
+            kernel_name: "dm-7".into(),
+            name: "pool-old--root".into(),
+            uuid: "LVM-abc".into(),
+            slaves: slaves.clone(),
+            mounts: Vec::new(),
+        }];
+        case.inventory.arrays = vec![RunningArray {
+            kernel_name: "md127".into(),
+            name: "raid1".into(),
+            slaves,
+            mounts: Vec::new(),
+        }];
+    };
+    for (layout, words) in [
+        (
+            include_str!("../../../tests/layouts/disko/luks-lvm.json"),
+            ["volume group \"pool\" is active on", "vgchange -an pool"],
+        ),
+        (
+            include_str!("../../../tests/layouts/disko/mdadm.json"),
+            ["a RAID \"raid1\" runs on", "mdadm --stop /dev/md127"],
+        ),
+    ] {
+        let case = super::layouts::machine_for(layout, 64 << 30, 512);
+        let plan = |case: &Case| crate::plan_disks(&case.inventory, &case.layout, &case.options);
+        plan(&case).unwrap();
+        let refusal = plan(&case.with(foreign)).unwrap_err();
+        let said = format!("{refusal} {}", hint(&refusal));
+        assert!(words.iter().all(|word| said.contains(word)), "{said}");
+    }
+}
+
 #[test]
 fn other_disks_with_the_same_names_are_refused() {
     let mut refusals = Vec::new();
