@@ -218,6 +218,7 @@ impl Label {
             hostid: label.hostid,
             state,
             txg: label.txg,
+            written: label.written,
         };
         Some(Label { signature, vdev_guid: label.vdev_guid })
     }
@@ -259,6 +260,7 @@ pub(super) mod tests {
             hostid: None,
             state: PoolState::Active,
             txg: 4,
+            written: None,
         };
         Label { signature, vdev_guid }
     }

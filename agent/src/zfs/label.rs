@@ -2,7 +2,8 @@
 //!
 //! On-disk format: four labels of 256 KiB, two at the start and two at the end
 //! of the device (its size rounded down to 256 KiB); 16 KiB into each, 112 KiB
-//! with an XDR-encoded name-value list (OpenZFS include/sys/vdev_impl.h).
+//! with an XDR-encoded name-value list, then 128 KiB of uberblocks (OpenZFS
+//! include/sys/vdev_impl.h, include/sys/uberblock_impl.h).
 
 use std::{
     fs::{File, OpenOptions},
@@ -20,6 +21,11 @@ use crate::ensure::Ensured;
 const LABEL_BYTES: u64 = 256 * 1024;
 const LIST_OFFSET: u64 = 16 * 1024;
 const LIST_BYTES: usize = 112 * 1024;
+const RING_OFFSET: u64 = 128 * 1024;
+const RING_BYTES: usize = 128 * 1024;
+/// The least distance of two uberblocks.
+const UBERBLOCK_STEP: usize = 1024;
+const UBERBLOCK_MAGIC: u64 = 0x00ba_b10c;
 
 /// What a label says of the pool's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +65,8 @@ pub struct Label {
     pub top_guid: Option<u64>,
     /// GUIDs of all leaves of that top-level vdev, this one among them.
     pub leaf_guids: Vec<u64>,
+    /// When the newest uberblock beside it was written, in seconds since 1970.
+    pub written: Option<u64>,
 }
 
 /// The label of the device at `path`: of its valid ones the one written last.
@@ -88,11 +96,36 @@ pub fn read_labels(device: &File) -> io::Result<Vec<Label>> {
     let starts = [0, LABEL_BYTES, size - 2 * LABEL_BYTES, size - LABEL_BYTES];
     let mut labels = Vec::new();
     let mut packed = vec![0; LIST_BYTES];
+    let mut ring = vec![0; RING_BYTES];
     for (index, start) in (0..).zip(starts) {
         device.read_exact_at(&mut packed, start + LIST_OFFSET)?;
-        labels.extend(NvList::unpack(&packed).and_then(|list| Label::parse(index, &list)));
+        let label = NvList::unpack(&packed).and_then(|list| Label::parse(index, &list));
+        if let Some(label) = label {
+            device.read_exact_at(&mut ring, start + RING_OFFSET)?;
+            labels.push(Label { written: written(&ring), ..label });
+        }
     }
     Ok(labels)
+}
+
+/// When the newest uberblock was written: magic, version, transaction group, sum of GUIDs, time, 64 bits each
+/// in the byte order of the machine that wrote it.
+fn written(ring: &[u8]) -> Option<u64> {
+    let word = |block: &[u8], index: usize| {
+        let bytes = block.get(index * 8..index * 8 + 8)?.try_into().ok()?;
+        Some(u64::from_le_bytes(bytes))
+    };
+    let uberblock = |block: &[u8]| {
+        let magic = word(block, 0)?;
+        let other = match magic {
+            UBERBLOCK_MAGIC => false,
+            _ if magic == UBERBLOCK_MAGIC.swap_bytes() => true,
+            _ => return None,
+        };
+        let native = |word: u64| if other { word.swap_bytes() } else { word };
+        Some((native(word(block, 2)?), native(word(block, 4)?)))
+    };
+    ring.chunks(UBERBLOCK_STEP).filter_map(uberblock).max().map(|(_, time)| time)
 }
 
 /// Zeroes the ZFS labels of the device at `path`, which nobody may be using.
@@ -149,6 +182,7 @@ impl Label {
                 .list("vdev_tree")
                 .map(|tree| super::vdev::leaf_guids(&tree))
                 .unwrap_or_default(),
+            written: None,
         })
     }
 }
@@ -156,6 +190,23 @@ impl Label {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_newest_uberblock_says_when_it_was_written() {
+        let mut ring = vec![0; RING_BYTES];
+        assert_eq!(written(&ring), None);
+        let mut put = |at: usize, txg: u64, time: u64, other: bool| {
+            for (index, word) in [UBERBLOCK_MAGIC, 5000, txg, 1, time].into_iter().enumerate() {
+                let word = if other { word.swap_bytes() } else { word };
+                ring[at * UBERBLOCK_STEP + index * 8..][..8].copy_from_slice(&word.to_le_bytes());
+            }
+            written(&ring)
+        };
+        assert_eq!(put(4, 10, 1_700_000_000, false), Some(1_700_000_000));
+        assert_eq!(put(0, 9, 1_800_000_000, false), Some(1_700_000_000));
+        // Written by a machine of the other byte order.
+        assert_eq!(put(8, 11, 1_750_000_000, true), Some(1_750_000_000));
+    }
 
     fn list(state: u64, txg: u64) -> NvList {
         let mut tree = NvList::new().unwrap();

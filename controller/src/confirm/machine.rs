@@ -4,7 +4,7 @@ use super::uses;
 use crate::ui::format::{bytes, count};
 use keystone_protocol::inventory::{
     Contents, Disk, DiskIdentity, Holder, Inventory, Partition, PoolState, SecureBoot, Signature,
-    Table, Tpm,
+    Table, Tpm, utc,
 };
 use std::fmt::Write;
 
@@ -195,14 +195,15 @@ fn signature(signature: &Signature) -> String {
     match signature {
         Signature::Filesystem { fstype, label, .. } => named(fstype, label),
         Signature::Luks { version, label, .. } => named(&format!("LUKS{version}"), label),
-        Signature::ZfsMember { pool, hostname, state, .. } => {
+        Signature::ZfsMember { pool, hostname, state, written, .. } => {
             let of = hostname.as_ref().map(|host| format!(" of {host}")).unwrap_or_default();
             let state = match state {
                 PoolState::Active => "not exported",
                 PoolState::Exported => "exported",
                 PoolState::Destroyed => "destroyed",
             };
-            format!("pool {pool}{of} ({state})")
+            let written = written.map(|at| format!(", last written {}", utc(at)));
+            format!("pool {pool}{of} ({state}{})", written.unwrap_or_default())
         }
         Signature::Lvm => "LVM physical volume".into(),
         Signature::MdRaid => "member of a RAID".into(),

@@ -2,7 +2,7 @@
 
 use crate::words::human;
 use keystone_protocol::inventory::{
-    Disk, Holder, InstalledNixos, Partition, PoolState, Signature, Table,
+    Disk, Holder, InstalledNixos, Partition, PoolState, Signature, Table, utc,
 };
 
 /// What is on the disk, a phrase each; none for a blank one.
@@ -19,7 +19,7 @@ pub(super) fn phrases(disk: &Disk) -> Vec<String> {
         (None, 0) => {}
         (None, count) => phrases.push(partitions(count)),
     }
-    phrases.extend(contents.signatures.iter().map(signature));
+    phrases.extend(signatures(&contents.signatures, &contents.holders));
     phrases.extend(contents.holders.iter().filter_map(holder));
     phrases.extend(contents.partitions.iter().map(partition));
     phrases
@@ -36,12 +36,24 @@ fn partitions(count: usize) -> String {
 fn partition(partition: &Partition) -> String {
     let label = partition.label.as_ref().filter(|label| !label.is_empty());
     let label = label.map_or(String::new(), |label| format!(" {label:?}"));
-    let signatures = partition.signatures.iter().map(signature);
+    let signatures = signatures(&partition.signatures, &partition.holders).into_iter();
     let holders = partition.holders.iter().filter_map(holder);
     let nixos = partition.nixos.iter().map(nixos);
     let found: Vec<String> = signatures.chain(nixos).chain(holders).collect();
     let found = if found.is_empty() { "nothing known".to_owned() } else { found.join(", ") };
     format!("partition {}{label} of {}: {found}", partition.number, human(partition.size))
+}
+
+/// What is there, with when a pool was written last: unless it is imported, and written all the time.
+fn signatures(found: &[Signature], holders: &[Holder]) -> Vec<String> {
+    let is_imported = holders.iter().any(|holder| matches!(holder, Holder::Pool { .. }));
+    let phrase = |found: &Signature| match found {
+        Signature::ZfsMember { written: Some(at), .. } if !is_imported => {
+            format!("{}, last written {}", signature(found), utc(*at))
+        }
+        found => signature(found),
+    };
+    found.iter().map(phrase).collect()
 }
 
 fn nixos(system: &InstalledNixos) -> String {

@@ -30,6 +30,7 @@ fn signatures(layout: &Layout, content: Option<&Content>) -> Vec<Signature> {
             hostid: None,
             state: PoolState::Exported,
             txg: 1,
+            written: None,
         }],
         Some(Content::PhysicalVolume(_)) => vec![Signature::Lvm],
         Some(Content::ArrayMember(_)) => vec![Signature::MdRaid],
@@ -215,6 +216,7 @@ pub(super) fn of_pool(guid: &str) -> Vec<Signature> {
         hostid: None,
         state: PoolState::Exported,
         txg: 1,
+        written: None,
     }]
 }
 

@@ -28,6 +28,7 @@ pub(super) fn member(pool: &str, guid: &str) -> Signature {
         hostid: Some(0xdead_beef),
         state: PoolState::Active,
         txg: 4711,
+        written: Some(1_762_178_820),
     }
 }
 
@@ -298,14 +299,14 @@ fn other_disks_with_the_same_names_are_refused() {
     // A destroyed pool's label is nobody's pool.
     Case::new(SINGLE)
         .with(|case| {
-            let Signature::ZfsMember { pool, guid, hostname, hostid, txg, .. } =
+            let Signature::ZfsMember { pool, guid, hostname, hostid, txg, written, .. } =
                 member("rpool", "99")
             else {
                 unreachable!()
             };
             let state = PoolState::Destroyed;
             case.disk("vdb").contents.signatures =
-                vec![Signature::ZfsMember { pool, guid, hostname, hostid, state, txg }];
+                vec![Signature::ZfsMember { pool, guid, hostname, hostid, state, txg, written }];
         })
         .plan();
 }

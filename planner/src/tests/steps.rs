@@ -178,6 +178,7 @@ fn each_warning_and_note_is_said() {
                     hostid: Some(7),
                     state: PoolState::Active,
                     txg: 12,
+                    written: None,
                 }];
             }
         },

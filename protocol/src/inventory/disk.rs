@@ -172,6 +172,10 @@ pub enum Signature {
         state: PoolState,
         /// Last transaction group in the label.
         txg: u64,
+        /// When the pool was written last, as this member says: seconds since 1970. ZFS keeps no time of
+        /// an import; a pool that is imported is written.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        written: Option<u64>,
     },
     /// An LVM physical volume.
     Lvm,
@@ -280,4 +284,26 @@ pub struct RunningArray {
     pub slaves: Vec<String>,
     /// Where it or a partition on it is mounted.
     pub mounts: Vec<String>,
+}
+
+/// A time as people read it, to the minute, in UTC: `2025-11-03 14:07 UTC`. Seconds since 1970 that no
+/// calendar has are said as they are.
+pub fn utc(seconds: u64) -> String {
+    let time = i64::try_from(seconds).ok().and_then(|s| chrono::DateTime::from_timestamp(s, 0));
+    match time {
+        Some(time) => time.format("%Y-%m-%d %H:%M UTC").to_string(),
+        None => format!("{seconds} s after 1970"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::utc;
+
+    #[test]
+    fn times_are_read_by_people() {
+        assert_eq!(utc(0), "1970-01-01 00:00 UTC");
+        assert_eq!(utc(1_762_178_820), "2025-11-03 14:07 UTC");
+        assert_eq!(utc(u64::MAX), "18446744073709551615 s after 1970");
+    }
 }
