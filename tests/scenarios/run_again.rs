@@ -52,7 +52,7 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     timed("boot the installer again", || running.wait_ssh(&ssh, super::BOOT))?;
     let request = Request { ssh: &ssh, ..request };
     label_is_read(cx, &request)?;
-    refused(cx, &request, &["rpool", "keystone-ref", "--erase"])?;
+    refused(cx, &request, &["rpool", "keystone-ref", "last written 20", "--erase"])?;
     files.forget();
     let options = [files.outputs(), vec!["--no-reboot".to_owned()]].concat();
     timed("install over the installed system", || {

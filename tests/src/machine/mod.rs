@@ -208,6 +208,14 @@ const BOOTING: Duration = Duration::from_secs(120);
 const ATTEMPT: Duration = Duration::from_secs(10);
 const LATER_ATTEMPT: Duration = Duration::from_secs(60);
 
+/// What Linux says where a processor's timer never ticks, which emulators sometimes forget to start.
+const NO_TICKS: &str = "rcu_preempt kthread starved for";
+
+/// The guest did not come up, and the last it said is that a processor has no ticks: not the guest's fault.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct LostTimer(String);
+
 /// A machine that runs. Dropping it pulls the plug.
 #[derive(Debug)]
 pub struct Running {
@@ -242,6 +250,9 @@ impl Running {
     }
 
     /// Waits until the guest answers SSH.
+    ///
+    /// # Errors
+    /// QEMU ended; `bound` is over, [`LostTimer`] then being one of the reasons.
     pub fn wait_ssh(&mut self, ssh: &Ssh, bound: Duration) -> Result<()> {
         let began = Instant::now();
         loop {
@@ -251,7 +262,12 @@ impl Running {
             if began.elapsed() > bound {
                 let waited = bound.as_secs();
                 let (name, now) = (&self.name, self.now());
-                bail!("{name}: waited {waited} s for SSH; ssh's last words: {words}; {now}");
+                let said =
+                    format!("{name}: waited {waited} s for SSH; ssh's last words: {words}; {now}");
+                if self.serial.tail(60).contains(NO_TICKS) {
+                    bail!(LostTimer(said));
+                }
+                bail!(said);
             }
             std::thread::sleep(Duration::from_secs(1));
         }

@@ -13,7 +13,7 @@ use crate::{
     keystone::Keystone,
     lab::{Lab, timed},
     machine::{
-        Hardware, Machine, Running,
+        Hardware, LostTimer, Machine, Running,
         accel::{self, Accel},
         disk::Disk,
         ssh::Ssh,
@@ -183,6 +183,10 @@ impl Live {
         match timed(&what, boot) {
             Err(error) if accel::fall_back(by) => {
                 eprintln!("lab: KVM is not used from here on: {error:#}");
+                timed(&what, boot)
+            }
+            Err(error) if error.is::<LostTimer>() => {
+                eprintln!("lab: the same once more: {error:#}");
                 timed(&what, boot)
             }
             booted => booted,
