@@ -6,8 +6,9 @@ use common::nix::{self, NixStore, logical};
 use common::sshd::{Sshd, with_people};
 use common::tool;
 use keystone_controller::ssh::host_key::fingerprint;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 const LAYOUT: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/layouts/keystone/single-disk-root.json");
@@ -336,6 +337,38 @@ fn a_password_in_the_environment() {
     assert!([67, 69].contains(&unasked.code), "{} {}", unasked.code, unasked.err);
 }
 
+/// What lies at the usual places below the home directory: a `Host` of the configuration, the
+/// machine's key and the operator's. Each is used, so that nothing of it need be given.
+#[test]
+fn the_usual_files_of_ssh() {
+    let sshd = Sshd::in_namespace("mount -t tmpfs none /run");
+    let home = tempfile::tempdir().unwrap();
+    let ssh = home.path().join(".ssh");
+    std::fs::create_dir(&ssh).unwrap();
+    let config = format!("Host nas.invalid\n HostName 127.0.0.1\n Port {}\n", sshd.port);
+    let host_key = sshd.host_key("ed25519").to_openssh().unwrap();
+    let known = format!("{} {host_key}\n", sshd.destination().known_hosts_name());
+    std::fs::write(ssh.join("config"), config).unwrap();
+    std::fs::write(ssh.join("known_hosts"), known).unwrap();
+    std::fs::copy(sshd.key(), ssh.join("id_ed25519")).unwrap();
+    let inventory = || {
+        let args = ["inventory", "nas.invalid", "--agent", "/bin/cat"];
+        said(command(&args).env("HOME", home.path()))
+    };
+    // Logged in: `cat` is no agent.
+    assert_refused(&inventory(), 71, &["can't understand the agent"]);
+    for (name, code, words) in [
+        ("config", 68, "nas.invalid"),
+        ("known_hosts", 69, "is not known"),
+        ("id_ed25519", 69, "no key to log in to"),
+    ] {
+        let (there, away) = (ssh.join(name), home.path().join(name));
+        std::fs::rename(&there, &away).unwrap();
+        assert_refused(&inventory(), code, &[words]);
+        std::fs::rename(&away, &there).unwrap();
+    }
+}
+
 /// `cat` sends our own hello back: not an agent, and nothing of it is left behind.
 #[test]
 fn what_is_no_agent_is_not_talked_to() {
@@ -346,7 +379,19 @@ fn what_is_no_agent_is_not_talked_to() {
     let args = ["--agent", "/bin/cat", "--host-key", &print, "-i", &key];
     let said = install(&store, &sshd.destination().to_string(), &args);
     assert_refused(&said, 71, &["can't understand the agent"]);
-    assert!(Path::new(LAYOUT).exists());
+    // As the machine sees it, where agents are put first. It removes this one when it has ended.
+    let run = PathBuf::from(format!("/proc/{}/root/run", sshd.pid()));
+    let left = || {
+        let entries = std::fs::read_dir(&run).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let began = Instant::now();
+    while left() != ["sshd"] {
+        assert!(began.elapsed() < Duration::from_secs(20), "left behind: {:?}", left());
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// What speaks for the agent says hello as one of another protocol version does, and listens: the
@@ -443,6 +488,8 @@ fn the_peers_options_are_obeyed_or_refused() {
     refused(&["--extra-files", "/nonexistent"], &["--extra-files", "/nonexistent"]);
     refused(&["--host-key-file", "/nonexistent"], &["--host-key-file", "/nonexistent"]);
     refused(&["--generate-hardware-config", "lspci", "x"], &["nixos-facter"]);
+    let nowhere = "/nonexistent/machine.json";
+    refused(&["--hardware-report", nowhere], &["--hardware-report /nonexistent/machine.json"]);
     refused(&["--fetch", "on-target"], &["--fetch on-target", "http://", "give one with --from"]);
     refused(&["--extra-file", "x"], &["--extra-files"]);
     refused(&["--bogus"], &["--bogus"]);
@@ -459,13 +506,85 @@ fn the_peers_options_are_obeyed_or_refused() {
     args.extend(script);
     assert_refused(&keystone(&args), 64, &["./disko-script", "--layout"]);
     args.extend(["--layout", LAYOUT, "-t", "--no-substitute-on-destination"]);
+    args.push("--no-use-machine-substituters");
     let said = keystone(&args);
     assert_refused(
         &said,
         68,
-        &["./disko-script is not run", "--tty changes nothing", "is always so without"],
+        &[
+            "./disko-script is not run",
+            "--tty changes nothing",
+            "--no-substitute-on-destination is always so without",
+            "--no-use-machine-substituters is always so without",
+        ],
     );
     assert_refused(&keystone(&["inventory"]), 64, &["which machine", "--target-host"]);
+}
+
+/// What would be refused once the running system has ended is refused before any machine is called;
+/// what is asked for there is enough.
+#[test]
+fn a_kexec_that_can_not_be_gone_on_with_is_refused() {
+    let store = store();
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let (image, there, fresh) = (at("image.tar"), at("there"), at("fresh"));
+    std::fs::write(&image, "").unwrap();
+    std::fs::write(&there, "").unwrap();
+    let with = |more: &[&str]| install(&store, NOWHERE, &[&["--agent", "/bin/cat"], more].concat());
+    let refused = |more: &[&str], words: &[&str]| assert_refused(&with(more), 64, words);
+    let calls = |more: &[&str]| assert_refused(&with(more), 68, &["can't reach 127.0.0.1"]);
+
+    let clear = ["--kexec", "http://127.0.0.1:1/image.tar"];
+    refused(&clear, &["http://", "--kexec-sha256"]);
+    let sum = "0".repeat(64);
+    calls(&[&clear[..], &["--kexec-sha256", &sum]].concat());
+    calls(&["--kexec", "https://127.0.0.1:1/image.tar"]);
+
+    refused(&["--force-kexec"], &["--force-kexec", "--kexec FILE|URL"]);
+    let image = ["--kexec", &image];
+    calls(&[&image[..], &["--force-kexec"]].concat());
+
+    let ends = [&image[..], &["--yes", "--end-system", "web1"]].concat();
+    refused(&ends, &["--yes --end-system", "--disk-id", "--plan-hash", "--phases kexec"]);
+    calls(&[&ends[..], &["--phases", "kexec"]].concat());
+    calls(&[&ends[..], &["--dry-run"]].concat());
+    calls(&[&ends[..], &["--disk-id", "virtio-a"]].concat());
+    calls(&[&ends[..], &["--plan-hash", "0"]].concat());
+
+    let keeps = [&image[..], &["--recovery-key-file", &there]].concat();
+    refused(&keeps, &["--recovery-key-file", &there, "is not overwritten"]);
+    // Nothing is made then.
+    calls(&[&keeps[..], &["--phases", "kexec"]].concat());
+    calls(&[&image[..], &["--recovery-key-file", &fresh]].concat());
+}
+
+/// The machine has one place on the command line, and two ways to be given.
+#[test]
+fn the_machine_by_either_way() {
+    let inventory = |more: &[&str]| {
+        let args = ["inventory", "--agent", "/bin/cat", "--ssh-config", "none"];
+        keystone(&[&args[..], more].concat())
+    };
+    for (given, said) in [
+        ("root@127.0.0.1:1", "127.0.0.1"),
+        ("127.0.0.1:1", "127.0.0.1"),
+        ("root@[::1]:1", "::1"),
+        ("[::1]:1", "::1"),
+    ] {
+        let said = format!("can't reach {said} on port 1");
+        for words in [&[given][..], &["--target-host", given]] {
+            assert_refused(&inventory(words), 68, &[&said]);
+        }
+    }
+    // Without a port of its own the brackets say nothing more.
+    for given in ["root@[::1]", "root@::1"] {
+        let found = inventory(&["--target-host", given, "-p", "1"]);
+        assert_refused(&found, 68, &["can't reach ::1 on port 1"]);
+    }
+    let both = inventory(&[NOWHERE, "--target-host", NOWHERE]);
+    assert_refused(&both, 64, &["--target-host", "cannot be used with"]);
+    assert_refused(&inventory(&[]), 64, &["which machine"]);
 }
 
 /// What is added is read and checked before the machine is called; a support bundle tells of the

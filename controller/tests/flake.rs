@@ -6,11 +6,14 @@ use common::flake::{LAYOUT, Place};
 use std::path::Path;
 use std::process::Command;
 
+/// A machine, as `keystone inventory --json` describes it.
+const MACHINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../planner/src/fixtures/machine.json");
+
 /// The machine is called only when the system is built, its layout evaluated and both agree.
 #[test]
 fn a_flakes_system_is_built_and_its_layout_evaluated() {
     let place = Place::new();
-    let (code, out, err) = place.install("nas", &["-L"]);
+    let (code, out, err) = place.install("nas", &["-L", "--build-on", "local"]);
     assert_eq!(code, 68, "{out}{err}");
     assert!(err.contains("can't reach 127.0.0.1"), "{err}");
     assert!(place.built("-nixos-system-nas-25.11"));
@@ -22,6 +25,20 @@ fn a_flakes_system_is_built_and_its_layout_evaluated() {
     let (code, out, _) = place.install("nas", &[]);
     assert_eq!(code, 68);
     assert!(!out.contains("building '/nix/store/"), "{out}");
+}
+
+/// For a machine that is only described the system is built too, and is what the plan installs.
+#[test]
+fn a_flakes_system_is_planned_for_a_machine_that_a_file_describes() {
+    let place = Place::new();
+    let (code, out, err) = place.keystone("plan", "nas", &["--inventory", MACHINE, "--json"]);
+    assert_eq!(code, 0, "{out}{err}");
+    assert!(place.built("-nixos-system-nas-25.11"));
+    let plan: serde_json::Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
+    let steps = plan["plan"]["steps"].as_array().unwrap();
+    let profile = steps.iter().find(|step| step["id"] == "profile").unwrap();
+    let toplevel = profile["action"]["toplevel"].as_str().unwrap();
+    assert!(toplevel.ends_with("-nixos-system-nas-25.11"), "{profile}");
 }
 
 #[test]
@@ -49,6 +66,35 @@ fn what_nix_can_not_do_is_said_before_any_machine_is_called() {
         .install("nas", &["--option", "allowed-uris", "x", "--option", "system", "riscv64-linux"]);
     assert_eq!(code, 78, "{err}");
     assert!(err.contains("riscv64-linux"), "{err}");
+}
+
+/// What Nix shows of an evaluation that failed, and what only a trace has.
+#[test]
+fn traces_are_shown_where_they_are_asked_for() {
+    let place = Place::new();
+    let file = place.dir.path().join("flake/flake.nix");
+    let wrong = r#"nixosConfigurations.wrong.config.disko.devices =
+        builtins.addErrorContext "while asking the oracle" (throw "the oracle is silent");"#;
+    let flake = std::fs::read_to_string(&file).unwrap();
+    let other = "nixosConfigurations.other.config";
+    assert!(flake.contains(other), "{flake}");
+    std::fs::write(&file, flake.replacen(other, &format!("{wrong}\n{other}"), 1)).unwrap();
+    let [hint, context] = ["use '--show-trace'", "while asking the oracle"];
+    for (command, more, traced) in [
+        ("layout", &[][..], false),
+        ("layout", &["--show-trace"], true),
+        ("install", &[], false),
+        ("install", &["--show-trace"], true),
+        ("install", &["--debug"], true),
+    ] {
+        let machine = ["root@127.0.0.1:1", "--agent", "/bin/cat"];
+        let machine = if command == "install" { &machine[..] } else { &[] };
+        let (code, _, err) = place.keystone(command, "wrong", &[machine, more].concat());
+        assert_eq!(code, 78, "{err}");
+        assert!(err.contains("the oracle is silent"), "{err}");
+        assert_eq!(err.contains(context), traced, "{command} {more:?}: {err}");
+        assert_eq!(err.contains(hint), !traced, "{command} {more:?}: {err}");
+    }
 }
 
 #[test]
@@ -81,9 +127,8 @@ fn a_flakes_layout_as_a_document() {
     let file = place.dir.path().join("layout.json");
     let (_, out, _) = place.keystone("layout", "nas", &[]);
     std::fs::write(&file, out).unwrap();
-    let machine = concat!(env!("CARGO_MANIFEST_DIR"), "/../planner/src/fixtures/machine.json");
     let planned = Command::new(env!("CARGO_BIN_EXE_keystone"))
-        .args(["plan", "--inventory", machine, "--layout"])
+        .args(["plan", "--inventory", MACHINE, "--layout"])
         .arg(&file)
         .output()
         .unwrap();
@@ -100,9 +145,6 @@ fn a_flakes_layout_as_a_document() {
     }
     assert!(!place.built("-nixos-system-nas-25.11"), "built for nothing");
 
-    let (code, _, err) = place.keystone("layout", "nobody", &["--show-trace"]);
-    assert_eq!(code, 78, "{err}");
-    assert!(err.contains("nobody"), "{err}");
     let (code, out, err) = place.keystone("layout", "nobody", &["--json"]);
     assert_eq!(code, 78, "{err}");
     let last: serde_json::Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();

@@ -9,6 +9,9 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// Exit codes: docs/exit-codes.md.
+const TRANSFER: i32 = 74;
+
 /// MiB in the closure.
 const SIZE: usize = 60;
 /// How often the line is cut.
@@ -150,9 +153,7 @@ fn full(bed: &Bed<'_>) -> Result<()> {
     let filler = disk.root().join("filler");
     fs::write(&filler, vec![1; 110 << 20])?;
     let ended = Ended::from(bed.copy(&line, &disk)?.output()?);
-    ensure!(ended.code != Some(0), "a full disk was not noticed");
-    let said = format!("{}{}", ended.stdout, ended.stderr);
-    ensure!(said.contains("No space left on device"), "{said}");
+    ended.refused(TRANSFER, &["No space left on device"])?;
     ensure!(!disk.root().join("nix/var/nix/db/schema").exists(), "something was registered");
     let before = line.sent();
     fs::remove_file(&filler)?;

@@ -1,5 +1,6 @@
-//! Key files of a container that the operator has, one of them in a pipe: they open it, and are in
-//! no file and among no arguments of the machine.
+//! Key files of a container that the operator has, one of them in a pipe: they open it. On the
+//! machine they are not at the paths that the layout names, among no arguments and environments, and
+//! not in the journal; here they are not in the output, the log and the report.
 
 use super::steps;
 use crate::keystone;

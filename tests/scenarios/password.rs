@@ -10,6 +10,8 @@ use crate::machine::exec_trace::{self, Trace};
 use crate::machine::{Hardware, arguments};
 use crate::runner::{Context, Live};
 use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use std::fs;
 
 /// Runs the scenario.
 pub(super) fn run(cx: &Context) -> Result<()> {
@@ -31,7 +33,10 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     arguments::start(&ssh)?;
     exec_trace::start(&ssh)?;
     let options = [files.outputs(), files.password(), vec!["--no-reboot".to_owned()]].concat();
-    let more = ["--json", "-v", "-v"].map(str::to_owned);
+    let hardware = files.path("hardware.json");
+    // Everything is shown, and nothing of it is a secret.
+    let more = ["--json", "--debug", "--hardware-report", &hardware.display().to_string()]
+        .map(str::to_owned);
     let words = [options, more.to_vec()].concat();
     let ended = timed("install", || keystone.install(&request, &[], &steps::words(&words))?.ok())?;
     executed_only_what_it_may(&exec_trace::stop(&ssh)?)?;
@@ -43,7 +48,16 @@ pub(super) fn run(cx: &Context) -> Result<()> {
         journal.contains(report["plan"].as_str().context("plan")?),
         "the journal is of another plan"
     );
-    for (what, text) in [("output", &ended.stdout), ("log", &ended.stderr), ("journal", &journal)] {
+    let hardware = fs::read_to_string(hardware).context("reading the hardware's report")?;
+    let described: Value = serde_json::from_str(&hardware)?;
+    let boot = ssh.ok("cat /proc/sys/kernel/random/boot_id")?;
+    ensure!(described["system"]["boot_id"] == boot, "this is another machine: {described}");
+    for (what, text) in [
+        ("output", &ended.stdout),
+        ("log", &ended.stderr),
+        ("journal", &journal),
+        ("hardware's report", &hardware),
+    ] {
         ensure!(!text.is_empty(), "there is no {what}");
         files.no_secret_in(what, text)?;
     }

@@ -22,6 +22,12 @@ const LONG: &str = "/var/lib/a rather long name with spaces/and another director
 /// A secret that must be where it belongs, and nowhere else.
 pub(super) const SECRET: &str = "the-value-of-the-operators-secret";
 
+/// Who gets the directory with it: an account of the installed system's (`tests/system/etc`).
+const OWNER: &str = "nixbld1:nixbld";
+
+/// Its numbers there.
+const OWNER_IS: &str = "30001:30000";
+
 /// An extended attribute of a file there.
 const ATTRIBUTE: &str = "user.keystone";
 
@@ -110,8 +116,7 @@ pub(super) fn operators_files(dir: &Path) -> Result<()> {
 pub(super) fn additions(dir: &Path) -> Vec<String> {
     let mut added = vec!["--extra-files".to_owned(), dir.display().to_string()];
     added.extend(
-        ["--chown", LONG, "1000:100", "--chown", "/var/lib/secrets", "root:root"]
-            .map(str::to_owned),
+        ["--chown", LONG, "1000:100", "--chown", "/var/lib/secrets", OWNER].map(str::to_owned),
     );
     added.push("--copy-host-keys".to_owned());
     added
@@ -125,8 +130,8 @@ pub(super) fn additions_are_there(ssh: &Ssh, installer_key: &str) -> Result<()> 
         Ok(())
     };
     is("cat /var/lib/secrets/key", SECRET)?;
-    is("stat -c '%a %u:%g' /var/lib/secrets/key", "600 0:0")?;
-    is("stat -c '%a %u:%g' /var/lib/secrets", "700 0:0")?;
+    is("stat -c '%a %u:%g' /var/lib/secrets/key", &format!("600 {OWNER_IS}"))?;
+    is("stat -c '%a %u:%g' /var/lib/secrets", &format!("700 {OWNER_IS}"))?;
     is("stat -c '%a %u:%g' /var", "755 0:0")?;
     for below in ["", "/file", "/link"] {
         is(&format!("stat -c %u:%g '{LONG}{below}'"), "1000:100")?;

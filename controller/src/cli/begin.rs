@@ -128,12 +128,7 @@ pub(super) async fn boot_installer(
 ) -> Result<Outcome, InstallError> {
     let KexecArgs { kexec: image, kexec_sha256, kexec_extra_flags: flags, force_kexec, .. } =
         &args.kexec;
-    // The image lets root in, at its own port.
-    let address = Address {
-        user: Some("root".into()),
-        host: args.kexec.post_kexec_ssh_host.clone().unwrap_or(options.destination.host.clone()),
-        port: Some(args.kexec.post_kexec_ssh_port),
-    };
+    let address = answers_at(&args.kexec, &options.destination);
     let (then, then_connect) = reach_at(&args.link, &address, &options.connect, operator)?;
     let request = KexecRequest {
         destination: options.destination.clone(),
@@ -167,6 +162,15 @@ pub(super) async fn boot_installer(
     Ok(outcome)
 }
 
+/// Where the image of a machine answers: it lets root in, at a port of its own.
+fn answers_at(args: &KexecArgs, machine: &Destination) -> Address {
+    Address {
+        user: Some("root".into()),
+        host: args.post_kexec_ssh_host.clone().unwrap_or_else(|| machine.host.clone()),
+        port: Some(args.post_kexec_ssh_port),
+    }
+}
+
 /// The words for the disks that would be wiped, if nobody agreed to lose what is on them.
 fn wipes(args: &InstallArgs, layout: &Layout) -> Vec<String> {
     let system = &args.system;
@@ -195,6 +199,32 @@ fn go_on(at: &Destination, key: &PublicKey) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::args::{Cli, Command};
+    use clap::Parser;
+
+    /// The machine's own port and user say nothing of the image.
+    #[test]
+    fn where_the_image_answers() {
+        let at = |given: &[&str]| {
+            let line = ["keystone", "install", "alice@nas", "--store-path", "x", "--layout", "x"];
+            let cli = Cli::try_parse_from(line.iter().chain(given)).unwrap();
+            let Command::Install(args) = cli.command else { panic!("{given:?}") };
+            let mut machine: Destination = "alice@nas".parse().unwrap();
+            machine.port = args.link.port.unwrap_or(machine.port);
+            let Address { user, host, port } = answers_at(&args.kexec, &machine);
+            assert_eq!(user.as_deref(), Some("root"));
+            (host, port)
+        };
+        let is = |host: &str, port| (host.to_owned(), Some(port));
+        assert_eq!(at(&[]), is("nas", 22));
+        assert_eq!(at(&["-p", "2222"]), is("nas", 22));
+        let port = ["--post-kexec-ssh-port", "2200"];
+        assert_eq!(at(&port), is("nas", 2200));
+        assert_eq!(at(&[&port[..], &["-p", "2222"]].concat()), is("nas", 2200));
+        let host = ["--post-kexec-ssh-host", "10.0.0.5"];
+        assert_eq!(at(&[&host[..], &["-p", "2222"]].concat()), is("10.0.0.5", 22));
+        assert_eq!(at(&[&port[..], &host].concat()), is("10.0.0.5", 2200));
+    }
 
     #[test]
     fn what_goes_on_names_the_place_and_the_key() {

@@ -2,7 +2,7 @@
 //!
 //! ```toml
 //! [defaults]
-//! identity = ["~/.ssh/lab"]
+//! identity = ["/home/me/.ssh/lab"]
 //!
 //! [host.nas]
 //! flake = ".#nas"
