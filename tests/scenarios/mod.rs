@@ -97,7 +97,7 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "disk-keys",
         gate: false,
-        about: "keys of the operator's, in a file and in a pipe, open the container, and are nowhere else",
+        about: "keys of the operator's, in a file and in a pipe, open the container, and stay on the operator's computer",
         run: disk_keys::run,
     },
     Scenario {

@@ -39,7 +39,7 @@ impl Trouble {
         trouble.warnings = warnings.cloned().collect();
         if let InstallError::Nix(NixError::Failed { doing, said }) = error {
             trouble.message = format!("{doing} failed");
-            trouble.last_lines = said.iter().rev().take(20).rev().cloned().collect();
+            trouble.last_lines = last_words(said);
         }
         let refusal = match error {
             InstallError::Refused(refusal) => Some(refusal),
@@ -249,6 +249,13 @@ pub fn success_text(
     out
 }
 
+/// Nix's last lines; and its error before them, which older ones say first, with a trace after it.
+fn last_words(said: &[String]) -> Vec<String> {
+    let (before, last) = said.split_at(said.len().saturating_sub(20));
+    let error = before.iter().rfind(|line| line.trim_start().starts_with("error:"));
+    error.into_iter().chain(last).cloned().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -307,6 +314,19 @@ mod tests {
     #[test]
     fn a_success_in_140_columns() {
         insta::assert_snapshot!(installed(Style::PLAIN.with_columns(140)));
+    }
+
+    #[test]
+    fn an_error_is_among_the_last_words_wherever_it_was() {
+        let lines = |error: usize| -> Vec<String> {
+            let line = |n| if n == error { "error: no".to_owned() } else { format!("at {n}") };
+            (0..30).map(line).collect()
+        };
+        let first = last_words(&lines(2));
+        assert_eq!((first.len(), &*first[0], &*first[1]), (21, "error: no", "at 10"));
+        let last = last_words(&lines(29));
+        assert_eq!((last.len(), &*last[0], &*last[19]), (20, "at 10", "error: no"));
+        assert_eq!(last_words(&lines(99)[..3]).len(), 3);
     }
 
     /// What programs may look through has no line breaks of ours.
