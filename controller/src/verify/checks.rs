@@ -1,7 +1,8 @@
 //! Facts and expectations → checks.
 
 use super::facts::Facts;
-use super::{Check, Expected, Outcome, firewall};
+use super::firewall::Filter;
+use super::{Check, Expected, Outcome, iptables, nft};
 use crate::ssh::PublicKey;
 use crate::ssh::host_key::fingerprint;
 use keystone_protocol::report::ContainerReport;
@@ -107,28 +108,99 @@ fn system(facts: &Facts, expected: &Expected) -> Said {
     })
 }
 
-/// UDP ports that may be open: multicast DNS, and the DHCPv6 client's, which NixOS always lets in
-/// (nixpkgs `nixos/modules/services/networking/firewall-nftables.nix`).
-const UDP: [&str; 2] = ["5353", "546"];
+/// What the firewall lets in by one family of addresses.
+enum LetIn {
+    /// What may be.
+    Only(Filter),
+    /// This too, each with its rule.
+    More(BTreeSet<String>),
+    /// Nothing drops the rest.
+    Everything,
+    /// It can't be told.
+    Unknown(String),
+}
 
-/// Only SSH is let in.
+/// Only SSH is let in, by IPv4 and by IPv6.
 fn open_ports(facts: &Facts) -> Said {
-    let iptables = facts.get("iptables").ok().and_then(firewall::iptables);
-    let open = match iptables {
-        Some(open) => open,
-        None => firewall::nft(facts.get("nft")?)?,
+    let nft = facts.get("nft").and_then(nft::read);
+    let ipv4 = facts.get("iptables").map(|text| iptables::read("iptables", text));
+    let ipv6 = facts.get("ip6tables").map(|text| iptables::read("ip6tables", text));
+    // Why there may be chains that were not read.
+    let unread = |program: &str, own: Option<&String>| {
+        let said = [(program, own), ("nft", nft.as_ref().err())];
+        let said: Vec<_> = said.into_iter().filter_map(|(name, why)| Some((name, why?))).collect();
+        let lacks = |(name, _): &(&str, &String)| facts.lacks(name);
+        match said.iter().find(|said| !lacks(said)) {
+            Some((name, why)) => Some(format!("{name}: {why}")),
+            // One of them is enough: but one there has to be.
+            None if said.len() > 1 => Some(said[0].1.clone()),
+            None => None,
+        }
     };
-    let ports = |ports: &BTreeSet<String>| ports.iter().cloned().collect::<Vec<_>>().join(" ");
-    let evidence =
-        format!("TCP {}, UDP {}", or_none(&ports(&open.tcp)), or_none(&ports(&open.udp)));
-    if !open.drops {
-        return Ok(Fail(format!(
-            "what is not let in expressly is not dropped; let in: {evidence}"
-        )));
+    let let_in = |program: &str, own: &Result<Filter, String>, sees: fn(&Filter) -> bool| {
+        // A chain that both programs show is read once.
+        let shown = own.as_ref().is_ok_and(|own| own.drops);
+        let nft = nft.iter().flatten().filter(|filter| sees(filter));
+        let nft = nft.filter(|filter| !(shown && filter.of_iptables));
+        let_in(nft.chain(own), unread(program, own.as_ref().err()))
+    };
+    let mut families = vec![("IPv4", let_in("iptables", &ipv4, |filter| filter.ipv4))];
+    let is_off = |text: &str| !text.is_empty() && text.lines().all(|disabled| disabled == "1");
+    let no_ipv6 = facts.get("ipv6").is_ok_and(is_off);
+    if !no_ipv6 {
+        families.push(("IPv6", let_in("ip6tables", &ipv6, |filter| filter.ipv6)));
     }
-    let only_ssh = open.tcp.iter().all(|port| port == "22");
-    let udp = open.udp.iter().all(|port| UDP.contains(&port.as_str()));
-    Ok(Say::of(only_ssh && udp, format!("everything is dropped but {evidence}")))
+    let (mut tcp, mut udp, mut more) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    let (mut everything, mut unknown) = (Vec::new(), Vec::new());
+    for (family, let_in) in families {
+        match let_in {
+            LetIn::Only(filter) => {
+                tcp.extend(filter.tcp);
+                udp.extend(filter.udp);
+            }
+            LetIn::More(rules) => more.extend(rules),
+            LetIn::Everything => everything.push(family),
+            LetIn::Unknown(why) => unknown.push((family, why)),
+        }
+    }
+    let list = |list: BTreeSet<String>, by: &str| list.into_iter().collect::<Vec<_>>().join(by);
+    let mut bad = Vec::new();
+    if !everything.is_empty() {
+        let families = everything.join(" and ");
+        bad.push(format!("what is not let in expressly is not dropped, by {families}"));
+    }
+    if !more.is_empty() {
+        bad.push(format!("more than SSH is let in: {}", list(more, ", ")));
+    }
+    if !bad.is_empty() {
+        return Ok(Fail(bad.join("; ")));
+    }
+    match &unknown[..] {
+        [] => {}
+        [(_, one), (_, other)] if one == other => return Err(one.clone()),
+        all => {
+            let all: Vec<_> = all.iter().map(|(family, why)| format!("{family}: {why}")).collect();
+            return Err(all.join("; "));
+        }
+    }
+    let off = if no_ipv6 { "; IPv6 is off" } else { "" };
+    let (tcp, udp) = (list(tcp, " "), list(udp, " "));
+    let (tcp, udp) = (or_none(&tcp), or_none(&udp));
+    Ok(Pass(format!("everything is dropped but TCP {tcp}, UDP {udp}{off}")))
+}
+
+/// What comes in was let in by every chain at the input hook: so it is enough that one of them, of
+/// whichever program, drops all the rest. `unread` is why there may be others.
+fn let_in<'a>(filters: impl Iterator<Item = &'a Filter>, unread: Option<String>) -> LetIn {
+    let dropping: Vec<&Filter> = filters.filter(|filter| filter.drops).collect();
+    match (dropping.iter().find(|filter| filter.more.is_empty()), unread) {
+        (Some(filter), _) => LetIn::Only((*filter).clone()),
+        (None, _) if !dropping.is_empty() => {
+            LetIn::More(dropping.iter().flat_map(|filter| filter.more.iter().cloned()).collect())
+        }
+        (None, Some(why)) => LetIn::Unknown(why),
+        (None, None) => LetIn::Everything,
+    }
 }
 
 fn or_none(list: &str) -> &str {

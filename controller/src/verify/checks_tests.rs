@@ -5,8 +5,10 @@ const KEY: &str =
 
 /// A machine on which all is well.
 fn good() -> Facts {
-    let nft = r#"{"nftables": [{"chain": {"hook": "input", "policy": "drop"}},
-        {"rule": {"expr": [{"match": {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "dport"}},
+    let nft = r#"{"nftables": [{"chain": {"family": "inet", "table": "t", "name": "in", "type": "filter",
+        "hook": "input", "policy": "drop"}},
+        {"rule": {"family": "inet", "table": "t", "chain": "in", "expr": [
+        {"match": {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "dport"}},
         "right": 22}}, {"accept": null}]}}]}"#;
     let luks = r#"{"keyslots": {"0": {}, "1": {}}, "tokens": {"0": {"type": "systemd-tpm2", "keyslots": ["0"]},
         "1": {"type": "systemd-recovery", "keyslots": ["1"]}}}"#;
@@ -18,6 +20,9 @@ fn good() -> Facts {
         .with("etc-hostname", "nas")
         .with("variant", "")
         .with("current-system", "/nix/store/x-nixos-system-nas")
+        .without("iptables")
+        .without("ip6tables")
+        .with("ipv6", "0\n0")
         .with("nft", nft)
         .with("sshd", "permitrootlogin prohibit-password\npasswordauthentication no\nkbdinteractiveauthentication no")
         .with("mounts", "rootfs / rootfs rw 0 0\nrpool/crypt/system / zfs rw 0 0")
@@ -97,6 +102,93 @@ fn each_check_fails_by_its_cause() {
         assert_eq!(outcome, Outcome::Fail, "{check} with {fact} = {text:?}: {evidence}");
         assert!(evidence.contains(words), "{check}: {evidence}");
     }
+}
+
+/// What NixOS's firewall of iptables says: see `firewall_tests.rs`.
+const IPTABLES: &str = include_str!("fixtures/nixos-iptables.txt");
+const IP6TABLES: &str = include_str!("fixtures/nixos-ip6tables.txt");
+
+#[test]
+fn the_firewall_is_asked_of_both_families() {
+    let firewall = |facts: &Facts| outcome(facts, "firewall");
+    let nixos = good().without("nft").with("iptables", IPTABLES).with("ip6tables", IP6TABLES);
+    let (said, evidence) = firewall(&nixos);
+    assert_eq!(said, Outcome::Pass, "{evidence}");
+    assert_eq!(evidence, "everything is dropped but TCP 22, UDP 5353 546 67");
+
+    // Only one of the two is filtered.
+    let none = "*filter\n:INPUT ACCEPT [0:0]\nCOMMIT";
+    for (family, program) in [("IPv4", "iptables"), ("IPv6", "ip6tables")] {
+        for text in ["", none] {
+            let (said, evidence) = firewall(&nixos.clone().with(program, text));
+            assert_eq!(said, Outcome::Fail, "{evidence}");
+            assert!(evidence.ends_with(&format!("not dropped, by {family}")), "{evidence}");
+        }
+        // Or can't be asked.
+        let (said, evidence) = firewall(&nixos.clone().without(program));
+        assert_eq!(said, Outcome::Skip, "{evidence}");
+        assert_eq!(evidence, format!("{family}: the machine has no program to ask"));
+    }
+    let neither = nixos.clone().with("iptables", none).with("ip6tables", none);
+    assert!(firewall(&neither).1.ends_with("not dropped, by IPv4 and IPv6"));
+
+    // Without IPv6 there is nothing to filter.
+    let (said, evidence) = firewall(&nixos.clone().with("ip6tables", none).with("ipv6", "1\n1"));
+    assert_eq!(said, Outcome::Pass, "{evidence}");
+    assert!(evidence.ends_with("; IPv6 is off"), "{evidence}");
+    let one = nixos.clone().with("ip6tables", none).with("ipv6", "1\n0");
+    assert_eq!(firewall(&one).0, Outcome::Fail);
+
+    // The other family is named by its program.
+    let web = "-A nixos-fw -p tcp -m tcp --dport 80 -j nixos-fw-accept";
+    let open = IP6TABLES.replace("-A nixos-fw -i lo", &format!("{web}\n-A nixos-fw -i lo"));
+    let (said, evidence) = firewall(&nixos.clone().with("ip6tables", &open));
+    assert_eq!(said, Outcome::Fail);
+    assert_eq!(evidence, format!("more than SSH is let in: TCP 80 (ip6tables {web})"));
+}
+
+#[test]
+fn a_chain_that_drops_all_the_rest_is_enough() {
+    let firewall = |facts: &Facts| outcome(facts, "firewall");
+    let nft = good().get("nft").unwrap().to_owned();
+    // That of nftables beside one of iptables that lets in more, and the other way round.
+    let open = IPTABLES.replace("--dport 22", "--dport 80");
+    assert_eq!(firewall(&good().with("iptables", &open)).0, Outcome::Pass);
+    let web = nft.replace("22", "80");
+    let nixos = good().with("iptables", IPTABLES).with("ip6tables", IP6TABLES);
+    assert_eq!(firewall(&nixos.clone().with("nft", &web)).0, Outcome::Pass);
+    // What iptables keeps in nftables is named by its own program.
+    let kept =
+        nft.replace("inet", "ip").replace("\"t\"", "\"filter\"").replace("\"in\"", "\"INPUT\"");
+    let facts = nixos.clone().with("iptables", &open).with("nft", &kept.replace("22", "81"));
+    let (said, evidence) = firewall(&facts);
+    assert_eq!(said, Outcome::Fail);
+    assert!(evidence.contains("TCP 80 (iptables") && !evidence.contains("81"), "{evidence}");
+    assert!(firewall(&facts.without("iptables")).1.contains("TCP 81 (nft ip filter INPUT"));
+    // A table of nftables for one family leaves the other one open.
+    let (said, evidence) = firewall(&good().with("nft", &nft.replace("inet", "ip")));
+    assert_eq!(said, Outcome::Fail);
+    assert!(evidence.ends_with("not dropped, by IPv6"), "{evidence}");
+    // Which the other program's chains may drop.
+    let facts = good().with("nft", &nft.replace("inet", "ip")).with("ip6tables", IP6TABLES);
+    assert_eq!(firewall(&facts).0, Outcome::Pass);
+}
+
+#[test]
+fn a_firewall_that_did_not_answer_is_skipped() {
+    let nixos = good().without("nft").with("iptables", IPTABLES).with("ip6tables", IP6TABLES);
+    let (said, evidence) = outcome(&nixos.with("nft", "nonsense").without("ip6tables"), "firewall");
+    assert_eq!(said, Outcome::Skip);
+    assert!(evidence.starts_with("IPv6: nft: "), "{evidence}");
+    // As Facts::parse has a program that fails.
+    let failed =
+        Facts::parse("\x1enft\nno\n\x1f1\n\x1eiptables\n\x1f127\n\x1eip6tables\n\x1f127\n");
+    let (said, evidence) = outcome(&failed, "firewall");
+    assert_eq!((said, evidence.as_str()), (Outcome::Skip, "nft: exit status 1: no"));
+    let open = format!("\x1eiptables\n{}\x1f0\n", IPTABLES.replace("--dport 22", "--dport 80"));
+    let facts = Facts::parse(&format!("{open}\x1enft\n\x1f127\n\x1eip6tables\nno\n\x1f1\n"));
+    let (said, evidence) = outcome(&facts, "firewall");
+    assert!(said == Outcome::Fail && evidence.contains("TCP 80 (iptables -A"), "{evidence}");
 }
 
 #[test]

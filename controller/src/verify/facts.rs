@@ -16,6 +16,8 @@ fact etc-hostname cat /etc/hostname
 fact current-system readlink -e /run/current-system
 fact variant sh -c '. /etc/os-release; echo "$VARIANT_ID"'
 fact iptables iptables-save
+fact ip6tables ip6tables-save
+fact ipv6 sh -c '[ -e /proc/sys/net/ipv6 ] || exec echo 1; cat /proc/sys/net/ipv6/conf/*/disable_ipv6'
 fact nft nft -j list ruleset
 fact sshd sshd -T
 fact mounts cat /proc/self/mounts
@@ -72,6 +74,11 @@ impl Facts {
             }
             None => Err("not asked: the machine's answer was cut off".to_owned()),
         }
+    }
+
+    /// Whether the machine has no program for this question.
+    pub fn lacks(&self, name: &str) -> bool {
+        self.0.get(name).is_some_and(|fact| fact.status == 127)
     }
 
     /// For tests: with one answer more.

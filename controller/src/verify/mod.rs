@@ -8,12 +8,15 @@
 //! |---|---|
 //! | [`facts`] | the script, and what its answers say |
 //! | [`checks`] | facts and expectations → checks: pure |
-//! | [`firewall`] | which ports a rule set lets in: pure |
+//! | [`firewall`] | what a rule set lets in: pure |
+//! | [`iptables`], [`nft`] | rule sets as their programs print them |
 //! | [`show`] | checks as text and as JSON |
 
 pub mod checks;
 pub mod facts;
 pub mod firewall;
+pub mod iptables;
+pub mod nft;
 pub mod show;
 
 use crate::ssh::{Session, SshError};
