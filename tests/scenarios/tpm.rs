@@ -54,7 +54,7 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     installed.check()?;
     check_store(&ssh, cx.system()?, toplevel)?;
     verified(cx, &ssh, &report_file, &[])?;
-    timed("each check bites", || broken::each_check_bites(&installed))?;
+    timed("each check bites", || broken::each_check_bites(cx, &installed, &report_file))?;
     ssh.ok("sync")?;
     running.kill()?;
 
