@@ -358,3 +358,15 @@ fn another_platform_here_is_no_obstacle() {
     let said = machine.install(&place, "nas", &[]);
     assert_built_there(&place, &machine, said);
 }
+
+/// What is kept here meanwhile is in `TMPDIR`.
+#[test]
+fn a_directory_for_temporary_files_that_can_not_be_used_is_named() {
+    let place = Place::new();
+    let machine = Machine::new(&place, "");
+    let mut command = machine.command(&place, "nas", &[]);
+    let (code, out, err) = said(command.env("TMPDIR", "/dev/null/no").output().unwrap());
+    let text = out + &err;
+    assert_eq!(code, 78, "{text}");
+    assert!(text.contains("name another one in TMPDIR"), "{text}");
+}
