@@ -1,6 +1,7 @@
-//! All phases by one command: from a running Debian, as somebody who is not root there, into the
-//! installer by kexec, and from there to the installed system, which boots from the same disk and
-//! has what the operator gave it and the host key that the machine had from the beginning.
+//! All phases by one command: from a running Debian that uses the disk, as somebody who is not root
+//! there, into the installer by kexec, and from there to the installed system, which boots from that
+//! disk and has what the operator gave it and the host key that the machine had from the beginning.
+//! Without `--erase` the Debian goes on running.
 
 use super::{phases, steps};
 use crate::installer::running::{HOSTNAME, PASSWORD, USER};
@@ -11,6 +12,13 @@ use crate::machine::{Hardware, arguments};
 use crate::runner::{Context, Live};
 use anyhow::{Result, ensure};
 use std::fs;
+
+/// Exit code: docs/exit-codes.md.
+const NOT_CONFIRMED: i32 = 67;
+
+/// What the running system does with the disk.
+const USE: &str = "mkfs.ext4 -q /dev/disk/by-id/virtio-target && \
+    mount /dev/disk/by-id/virtio-target /srv && echo in use > /srv/data && sync";
 
 /// Runs the scenario.
 pub(super) fn run(cx: &Context) -> Result<()> {
@@ -28,6 +36,7 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     let Live { running, machine: _machine, ssh } = Live::boot(hardware, &medium)?;
     let request = steps::request(cx, &ssh, &medium, toplevel, &layout)?;
     let host_key = ssh.ok("cat /etc/ssh/ssh_host_ed25519_key.pub")?;
+    ssh.ok(USE)?;
 
     let port = ssh.port().to_string();
     let mut words = [files.outputs(), phases::additions(&extra)].concat();
@@ -40,6 +49,13 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     ];
     words.extend(more.concat().into_iter().map(str::to_owned));
     words.extend(["--yes", "--json", "-v"].map(str::to_owned));
+    let boot_id = || ssh.ok("cat /proc/sys/kernel/random/boot_id");
+    let before = boot_id()?;
+    let command = cx.keystone()?.command_as(USER, "install", &request, &steps::words(&words));
+    keystone::run(command)?.refused(NOT_CONFIRMED, &["virtio-target", "not blank", "--erase"])?;
+    ensure!(boot_id()? == before, "what ran has ended, and nothing was agreed to");
+    words.push("--erase".to_owned());
+
     let arguments = files.path("arguments");
     let watching = arguments::watch(&ssh, fs::File::create(&arguments)?)?;
     let ended = timed("kexec, disko, install, reboot", || {
