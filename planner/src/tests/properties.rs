@@ -69,6 +69,91 @@ fn partition() -> impl Strategy<Value = (u64, u64, Holds)> {
     (1..20_000u64, prop_oneof![4 => Just(0u64), 1 => 1..5000u64], prop::sample::select(&HOLDS[..]))
 }
 
+/// What is on a disk already, and in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Old {
+    Blank,
+    Filesystem,
+    /// An imported pool, with an open container on a volume of it.
+    Pool,
+    Array,
+}
+
+const OLD: [Old; 4] = [Old::Blank, Old::Filesystem, Old::Pool, Old::Array];
+
+impl Old {
+    /// Puts it onto the disk `kernel_name`, all names of it beginning with `name`.
+    fn put(self, case: &mut Case, kernel_name: &str, name: &str) {
+        if self == Old::Blank {
+            return;
+        }
+        let disk = case.disk(kernel_name);
+        disk.contents.table = Some(Table::Gpt { guid: name.to_owned() });
+        let mut old = super::occupied::partition(1, name, 1 << 30);
+        old.kernel_name = format!("{name}-part");
+        let slaves = vec![old.kernel_name.clone()];
+        old.holders = match self {
+            Old::Pool => vec![Holder::Pool { name: name.to_owned(), guid: name.to_owned() }],
+            Old::Array => {
+                vec![Holder::Device { kernel_name: format!("{name}-md"), name: None }]
+            }
+            _ => Vec::new(),
+        };
+        disk.contents.partitions = vec![old];
+        let inventory = &mut case.inventory;
+        match self {
+            Old::Blank | Old::Filesystem => {}
+            Old::Pool => {
+                let volume = format!("{name}-zd");
+                inventory.mappers.push(Mapper {
+                    kernel_name: format!("{name}-dm"),
+                    name: format!("{name}-mapper"),
+                    uuid: format!("CRYPT-LUKS2-{name}"),
+                    slaves: vec![volume.clone()],
+                    mounts: Vec::new(),
+                });
+                inventory.pools.push(ImportedPool {
+                    name: name.to_owned(),
+                    guid: name.to_owned(),
+                    health: "ONLINE".into(),
+                    devices: slaves,
+                    volumes: [(volume, format!("{name}/volume"))].into(),
+                    mounts: Vec::new(),
+                });
+            }
+            Old::Array => inventory.arrays.push(RunningArray {
+                kernel_name: format!("{name}-md"),
+                name: name.to_owned(),
+                slaves,
+                mounts: Vec::new(),
+            }),
+        }
+    }
+
+    /// The steps that end its uses, in order.
+    fn ends(self, name: &str) -> Vec<String> {
+        match self {
+            Old::Blank | Old::Filesystem => Vec::new(),
+            Old::Pool => {
+                vec![format!("release:mapper:{name}-mapper"), format!("release:pool:{name}")]
+            }
+            Old::Array => vec![format!("release:raid:{name}")],
+        }
+    }
+}
+
+/// All uses of the disks end before they are wiped, what is made of others first.
+fn assert_freed(plan: &Plan, old: &[Old]) {
+    let ids = ids(plan);
+    let at =
+        |id: &str| ids.iter().position(|step| *step == id).unwrap_or_else(|| panic!("no {id}"));
+    for ((index, disk), old) in plan.basis.disks.keys().enumerate().zip(old) {
+        let mut steps = old.ends(&format!("old-{index}"));
+        steps.push(format!("wipe:{disk}"));
+        assert!(steps.iter().map(|id| at(id)).is_sorted(), "{ids:?}");
+    }
+}
+
 /// A layout of one to four disks; the last partition of a disk may take what is left.
 fn layout() -> impl Strategy<Value = String> {
     let disk = (prop::collection::vec(partition(), 1..5), any::<bool>());
@@ -175,6 +260,7 @@ fn assert_good(case: &Case, plan: &Plan, bytes: u64, sector_size: u32) {
         let json = serde_json::to_string(step).unwrap();
         for foreign in case.inventory.disks.iter().filter(|disk| !disk.devno.starts_with("300:")) {
             let identity = &foreign.identity;
+            assert!(!json.contains("theirs"), "{json}");
             for name in [Some(&foreign.kernel_name), Some(&identity.name), identity.serial.as_ref()]
             {
                 assert!(name.is_none_or(|name| !json.contains(name.as_str())), "{name:?}: {json}");
@@ -193,6 +279,8 @@ proptest! {
         odd in 0..5000u64,
         sector_size in prop::sample::select(vec![512u32, 4096]),
         mirror_esp in any::<bool>(),
+        old in prop::collection::vec(prop::sample::select(&OLD[..]), 4),
+        theirs in prop::sample::select(&OLD[..]),
     ) {
         let parsed = Layout::parse(&layout);
         // Too few members for a RAID or a mode; anything else would be a fault of this test.
@@ -202,10 +290,19 @@ proptest! {
         }
         let bytes = (gib << 30) + odd * u64::from(sector_size);
         let case = machine_for(&layout, bytes, sector_size)
-            .with(|case| case.options.mirror_esp = mirror_esp);
+            .with(|case| {
+                case.options.mirror_esp = mirror_esp;
+                case.options.erase = true;
+                let count = Layout::parse(&layout).unwrap().disks.len();
+                for (index, old) in old.iter().take(count).enumerate() {
+                    old.put(case, &format!("vd{index}"), &format!("old-{index}"));
+                }
+                theirs.put(case, "other", "theirs");
+            });
         match case.result() {
             Ok(plan) => {
                 assert_good(&case, &plan, bytes, sector_size);
+                assert_freed(&plan, &old);
                 // The same question has the same answer.
                 prop_assert_eq!(case.plan(), plan);
             }
