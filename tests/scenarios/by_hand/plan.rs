@@ -1,7 +1,9 @@
-//! A plan's storage steps as the commands that people type, and disko's script runs, for them.
+//! A plan's storage steps as the commands that people type for them.
 //!
-//! What they make is compared with what the agent makes, and mounted by it: its judge. They do what
-//! the plan says and no more: nothing is looked at before, tested or read back.
+//! What they make is compared with what the agent makes, and mounted by it. They do what the plan says
+//! and no more: nothing is looked at before, tested or read back. So they judge how a plan is executed;
+//! whether it is the layout's is judged where documents are planned (`planner/src/tests/layouts.rs`), and
+//! by `storage.sh` beside this, which no plan is asked for.
 
 use anyhow::{Result, bail};
 use keystone_protocol::plan::{
