@@ -4,10 +4,12 @@ use super::*;
 use crate::block::Roots;
 use crate::ensure::Ensured;
 use crate::testing::{Loop, run};
+use nix::errno::Errno;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 fn ext4() -> Loop {
     let disk = Loop::new(16 << 20, 512);
@@ -160,7 +162,19 @@ fn swapping_begins_and_ends() {
     let _ = crate::filesystem::swap::ensure(&roots, disk.name(), None, None).unwrap();
     let options = SwapOptions { priority: Some(7), ..SwapOptions::default() };
     let node = Path::new(disk.node());
-    assert_eq!(swapon(&roots, node, options).unwrap(), Ensured::Created);
+    let began = Instant::now();
+    let first = loop {
+        match swapon(&roots, node, options) {
+            // Another test may hold the device for a moment, to see whose it is.
+            Err(MountError::Swapon { source: Errno::EBUSY, .. })
+                if began.elapsed() < Duration::from_secs(5) =>
+            {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            other => break other.unwrap(),
+        }
+    };
+    assert_eq!(first, Ensured::Created);
     assert_eq!(swapon(&roots, node, options).unwrap(), Ensured::AlreadySo);
     let line = fs::read_to_string("/proc/swaps").unwrap();
     let line = line.lines().find(|line| line.starts_with(disk.node())).unwrap();
