@@ -391,7 +391,20 @@ fn differs(report: &ContainerReport, by: &BTreeMap<String, String>, uuid: &str) 
     }
     let unknown: Vec<&String> =
         by.keys().filter(|slot| !report.keyslots.contains_key(*slot)).collect();
-    (!unknown.is_empty()).then(|| format!("not there at the installation: {unknown:?}"))
+    if !unknown.is_empty() {
+        return Some(format!("not there at the installation: {unknown:?}"));
+    }
+    // A slot whose token is gone opens nothing by itself any more.
+    let token = |what: &str| match what {
+        "tpm2" => Some("systemd-tpm2"),
+        "recovery" => Some("systemd-recovery"),
+        _ => None,
+    };
+    report.keyslots.iter().find_map(|(slot, what)| {
+        let token = token(what)?;
+        let now = by.get(slot).map_or("nothing", String::as_str);
+        (now != token).then(|| format!("slot {slot} was opened by {token}, and is by {now}"))
+    })
 }
 
 fn listed(by: &BTreeMap<String, String>) -> String {

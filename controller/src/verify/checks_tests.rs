@@ -230,6 +230,21 @@ fn containers_that_are_open_have_the_slots_of_the_report() {
     assert!(with("u-3", both()).1.contains("u-3 was installed"));
     let (said, evidence) = with("u-2", serde_json::json!({"0": "tpm2"}));
     assert!(said == Outcome::Fail && evidence.contains(r#"["1"]"#), "{evidence}");
+    // A token that was swapped for another kind, or is gone with its slot.
+    for (slots, now) in [
+        (
+            serde_json::json!({"0": "recovery", "1": "recovery"}),
+            "slot 0 was opened by systemd-recovery",
+        ),
+        (
+            serde_json::json!({"0": "tpm2", "1": "recovery", "2": "tpm2"}),
+            "slot 2 was opened by systemd-tpm2, and is by nothing",
+        ),
+    ] {
+        let (said, evidence) = with("u-2", slots);
+        assert!(said == Outcome::Fail && evidence.contains(now), "{evidence}");
+    }
+    assert_eq!(with("u-2", serde_json::json!({"0": "password", "1": "recovery"})).0, Outcome::Pass);
     let none = facts.clone().with("containers", "");
     assert_eq!(outcome(&none, "keyslots").0, Outcome::Skip);
 }
