@@ -187,15 +187,9 @@ impl<'a> Uses<'a> {
         for wanted in &self.context.layout.zpools {
             let taken = inventory.pools.iter().find(|p| p.name == wanted.name && !ours(&p.guid));
             if let Some(pool) = taken {
-                return Err(refuse(
-                    RefusalKind::TargetUnfit,
-                    format!(
-                        "a pool {:?} (guid {}) is imported from {}, which is not to be installed \
-                         on",
-                        pool.name,
-                        pool.guid,
-                        list(&self.where_is(&pool.devices.iter().collect::<Vec<_>>()))
-                    ),
+                return Err(self.taken(
+                    format!("a pool {:?} (guid {}) is imported from", pool.name, pool.guid),
+                    &pool.devices,
                     format!("export it (zpool export {}) and detach its disks", pool.name),
                 ));
             }
@@ -207,14 +201,12 @@ impl<'a> Uses<'a> {
                 .iter()
                 .find(|mapper| mapper.name == luks.name && !self.has(&mapper.kernel_name));
             if let Some(mapper) = taken {
-                return Err(refuse(
-                    RefusalKind::TargetUnfit,
+                return Err(self.taken(
                     format!(
-                        "/dev/mapper/{}, a name that the layout needs, is open on {}, which is \
-                         not to be installed on",
-                        mapper.name,
-                        list(&self.where_is(&mapper.slaves.iter().collect::<Vec<_>>()))
+                        "/dev/mapper/{}, a name that the layout needs, is open on",
+                        mapper.name
                     ),
+                    &mapper.slaves,
                     format!("close it: cryptsetup close {}", mapper.name),
                 ));
             }
@@ -230,13 +222,9 @@ impl<'a> Uses<'a> {
                 group_of(mapper).as_ref() == Some(&wanted.name) && !self.has(&mapper.kernel_name)
             };
             if let Some(mapper) = self.context.inventory.mappers.iter().find(of_group) {
-                return Err(refuse(
-                    RefusalKind::TargetUnfit,
-                    format!(
-                        "a volume group {:?} is active on {}, which is not to be installed on",
-                        wanted.name,
-                        list(&self.where_is(&mapper.slaves.iter().collect::<Vec<_>>()))
-                    ),
+                return Err(self.taken(
+                    format!("a volume group {:?} is active on", wanted.name),
+                    &mapper.slaves,
                     format!("deactivate it: vgchange -an {}", wanted.name),
                 ));
             }
@@ -250,18 +238,21 @@ impl<'a> Uses<'a> {
             let running =
                 |array: &&RunningArray| array.name == wanted.name && !self.has(&array.kernel_name);
             if let Some(array) = self.context.inventory.arrays.iter().find(running) {
-                return Err(refuse(
-                    RefusalKind::TargetUnfit,
-                    format!(
-                        "a RAID {:?} runs on {}, which is not to be installed on",
-                        wanted.name,
-                        list(&self.where_is(&array.slaves.iter().collect::<Vec<_>>()))
-                    ),
+                return Err(self.taken(
+                    format!("a RAID {:?} runs on", wanted.name),
+                    &array.slaves,
                     format!("stop it: mdadm --stop /dev/{}", array.kernel_name),
                 ));
             }
         }
         Ok(())
+    }
+
+    /// A name of the layout's is that of something on other disks.
+    fn taken(&self, what_on: String, devices: &[String], hint: String) -> Refusal {
+        let disks = list(&self.where_is(&devices.iter().collect::<Vec<_>>()));
+        let sentence = format!("{what_on} {disks}, which is not to be installed on");
+        refuse(RefusalKind::TargetUnfit, sentence, hint)
     }
 
     /// Kernel names as the disks they are on.

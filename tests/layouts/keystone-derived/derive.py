@@ -37,24 +37,17 @@ def write(name, document):
     (HERE / f"{name}.json").write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")
 
 
-def single():
-    document = copy.deepcopy(SINGLE)
-    partitions = document["disk"]["disk0"]["content"]["partitions"]
-    del partitions["encryptedSwap"]
-    partitions["zfs"]["end"] = "-0"
+def without(swap, document, disk, last):
+    """`document` without its partition `swap`, whose room `last` gets."""
+    document = copy.deepcopy(document)
+    partitions = document["disk"][disk]["content"]["partitions"]
+    del partitions[swap]
+    partitions[last]["end"] = "-0"
     return document
 
 
-def ext4():
-    document = copy.deepcopy(EXT4)
-    partitions = document["disk"]["root"]["content"]["partitions"]
-    del partitions["swap"]
-    partitions["root"]["end"] = "-0"
-    return document
-
-
-write("os-zfs-single-no-swap", single())
-write("os-ext4-single-no-swap", ext4())
+write("os-zfs-single-no-swap", without("encryptedSwap", SINGLE, "disk0", "zfs"))
+write("os-ext4-single-no-swap", without("swap", EXT4, "root", "root"))
 for name, mode, count in [
     ("stripe", "", 2),
     ("mirror", "mirror", 2),
