@@ -81,14 +81,14 @@ const BROKEN: &[Broken] = &[
     },
     Broken {
         check: "slots",
-        verify: None,
+        verify: Some("keyslots"),
         breaks: "cryptsetup token export --token-id 0 /dev/zvol/rpool/credstore > /run/token; \
                  cryptsetup token remove --token-id 0 /dev/zvol/rpool/credstore",
         mends: "cryptsetup token import --token-id 0 --json-file /run/token /dev/zvol/rpool/credstore",
     },
     Broken {
         check: "firewall",
-        verify: None,
+        verify: Some("firewall"),
         breaks: "nft add rule inet firewall input tcp dport 80 accept",
         mends: "nft delete rule inet firewall input handle \
                 $(nft -a list chain inet firewall input | sed -n 's/.*dport 80 accept # handle //p')",
