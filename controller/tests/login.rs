@@ -512,7 +512,8 @@ fn by_link_local_address() {
 
 /// Brings an agent as root, talks to it, looks at where it lies and that nothing is left.
 async fn bring(session: &Session, mark: &str) {
-    let remote = RemoteAgent::place(session, &agent(mark), &mut Trail::default()).await.unwrap();
+    let mut remote =
+        RemoteAgent::place(session, &agent(mark), &mut Trail::default()).await.unwrap();
     let root = session.as_root().await.unwrap();
     assert_eq!(whoami(&root).await, "root");
     assert_ne!(whoami(session).await, "root");
@@ -656,7 +657,8 @@ async fn root_by_doas_with_a_password() {
     // Cut off, what it started ends and nothing is left.
     let watch = Session::connect(&at(&sshd, "alice"), &options).await.unwrap();
     let watch = watch.as_root().await.unwrap();
-    let remote = RemoteAgent::place(&session, &agent("cut"), &mut Trail::default()).await.unwrap();
+    let mut remote =
+        RemoteAgent::place(&session, &agent("cut"), &mut Trail::default()).await.unwrap();
     let running = remote.start("info", Duration::ZERO).await.unwrap();
     session.disconnect().await;
     drop(running);

@@ -17,7 +17,7 @@ async fn connect(sshd: &Sshd) -> Session {
 
 /// Starts what was placed, talks to it, and sees that nothing is left behind: it ends well, so it is
 /// not kept for another connection.
-async fn use_and_leave(session: &Session, remote: &RemoteAgent) {
+async fn use_and_leave(session: &Session, remote: &mut RemoteAgent) {
     let mode = format!("stat -c '%a %u' {0}; stat -c '%a %u' $(dirname {0})", remote.path());
     let modes = session.script("stat", &mode, BOUND).await.unwrap();
     assert_eq!(String::from_utf8(modes).unwrap(), "700 0\n700 0\n");
@@ -42,10 +42,10 @@ async fn by_sftp_and_by_cat() {
     for sftp in [Some("internal-sftp"), server.to_str(), Some("/bin/false"), None] {
         let sshd = Sshd::in_namespace_with("mount -t tmpfs none /run", sftp);
         let session = connect(&sshd).await;
-        let remote =
+        let mut remote =
             RemoteAgent::place(&session, &agent("sftp"), &mut Trail::default()).await.unwrap();
         assert!(remote.sent && remote.path().starts_with("/run/"), "{sftp:?}: {remote:?}");
-        use_and_leave(&session, &remote).await;
+        use_and_leave(&session, &mut remote).await;
     }
 }
 
@@ -54,13 +54,13 @@ async fn elsewhere_where_programs_can_run() {
     let setup = "mount -t tmpfs -o noexec none /run && mount -t tmpfs -o size=16k none /tmp";
     let sshd = Sshd::in_namespace(setup);
     let session = connect(&sshd).await;
-    let remote =
+    let mut remote =
         RemoteAgent::place(&session, &agent("elsewhere"), &mut Trail::default()).await.unwrap();
     // /run runs nothing, /tmp is full.
     assert!(remote.path().starts_with("/var/tmp/"), "{}", remote.path());
     let left = session.script("ls", "ls /run /tmp", BOUND).await.unwrap();
     assert!(!String::from_utf8(left).unwrap().contains("keystone-agent"));
-    use_and_leave(&session, &remote).await;
+    use_and_leave(&session, &mut remote).await;
 
     let everywhere =
         "for d in /run /tmp /var/tmp /dev/shm /root; do mount -t tmpfs -o noexec none $d; done";
@@ -80,17 +80,69 @@ async fn what_is_there_already_is_used_if_it_is_equal() {
     let setup = format!("mount -t tmpfs none /run && mkdir {old} && {copy}");
     let sshd = Sshd::in_namespace(&setup);
     let session = connect(&sshd).await;
-    let remote = RemoteAgent::place(&session, &agent("1"), &mut Trail::default()).await.unwrap();
+    let mut remote =
+        RemoteAgent::place(&session, &agent("1"), &mut Trail::default()).await.unwrap();
     assert!(!remote.sent);
-    use_and_leave(&session, &remote).await;
+    use_and_leave(&session, &mut remote).await;
 
     // Of the same size, but another program.
     let alter =
         format!("printf x | dd of={old}/keystone-agent bs=1 seek=9999 conv=notrunc 2>/dev/null");
     session.script("altering", &alter, BOUND).await.unwrap();
-    let remote = RemoteAgent::place(&session, &agent("1"), &mut Trail::default()).await.unwrap();
+    let mut remote =
+        RemoteAgent::place(&session, &agent("1"), &mut Trail::default()).await.unwrap();
     assert!(remote.sent);
-    use_and_leave(&session, &remote).await;
+    use_and_leave(&session, &mut remote).await;
+}
+
+/// It is neither copied nor compared: it says itself what it is.
+#[tokio::test]
+async fn the_live_systems_own_is_linked() {
+    let (own, store) = ("/usr/libexec/keystone/keystone-agent", "/usr/libexec/store");
+    let sshd = Sshd::in_namespace(&format!(
+        "mount -t tmpfs none /run && mount -t tmpfs none /usr/libexec && mkdir $(dirname {own}) && \
+         {{ cat /bin/cat; printf own; }} > {store} && chmod 755 {store} && ln -s {store} {own}"
+    ));
+    let session = connect(&sshd).await;
+    let place =
+        async |trail: &mut Trail| RemoteAgent::place(&session, &agent("own"), trail).await.unwrap();
+    let script = async |script: &str| {
+        let said = session.script("looking", script, BOUND).await.unwrap();
+        String::from_utf8(said).unwrap()
+    };
+    let mut trail = Trail::default();
+    let mut remote = place(&mut trail).await;
+    assert!(remote.is_installed() && !remote.sent);
+    assert_eq!(script(&format!("readlink {}", remote.path())).await, format!("{own}\n"));
+    let mut running = remote.start("info", BOUND).await.unwrap();
+    running.stdin.send("over and out").await.unwrap();
+    running.stdin.eof().await.unwrap();
+    let mut said = String::new();
+    running.stdout.read_to_string(&mut said).await.unwrap();
+    let ended = tokio::time::timeout(BOUND, running.exit).await.unwrap().unwrap();
+    assert_eq!((said.as_str(), ended), ("over and out", Exit::Status(0)));
+    let left = "ls -d /run/keystone-agent.* 2>/dev/null || echo gone";
+    assert_eq!(script(left).await, "gone\n");
+    assert_eq!(script(&format!("tail -c 3 {store}")).await, "own");
+    // Once it misled, it is like any other: right, and altered.
+    for (alter, sent) in [(": ", false), ("printf O | dd bs=1 conv=notrunc seek=9999 of=", true)] {
+        script(&format!("{alter}{store} 2>/dev/null")).await;
+        let mut trail = Trail::default();
+        let remote = place(&mut trail).await;
+        assert!(remote.is_installed() && !remote.sent);
+        trail.misled = true;
+        let mut remote = place(&mut trail).await;
+        assert_eq!((remote.is_installed(), remote.sent), (false, sent));
+        let dirs = script("ls -d /run/keystone-agent.*").await;
+        assert_eq!(
+            dirs.trim(),
+            std::path::Path::new(remote.path()).parent().unwrap().to_str().unwrap()
+        );
+        use_and_leave(&session, &mut remote).await;
+    }
+    // Who else may alter it may put anything there.
+    script(&format!("chown 1 {store}")).await;
+    assert!(!place(&mut Trail::default()).await.is_installed());
 }
 
 /// Kills what was started, as no agent ends that was told goodbye.
@@ -118,7 +170,7 @@ async fn killed_or_cut_off_it_leaves_nothing() {
             watch.script("waiting until it is gone", &script, BOUND).await.unwrap();
         }
     };
-    let remote =
+    let mut remote =
         RemoteAgent::place(&session, &agent("killed"), &mut Trail::default()).await.unwrap();
     let running = remote.start("info", Duration::ZERO).await.unwrap();
     kill(&watch, &remote).await;
@@ -128,7 +180,7 @@ async fn killed_or_cut_off_it_leaves_nothing() {
     );
     gone(remote.path().to_owned()).await;
 
-    let remote =
+    let mut remote =
         RemoteAgent::place(&session, &agent("killed"), &mut Trail::default()).await.unwrap();
     let running = remote.start("info", Duration::ZERO).await.unwrap();
     session.disconnect().await;
@@ -181,7 +233,7 @@ async fn a_connection_that_follows_a_broken_one_goes_on_with_what_it_sent() {
     };
     // Broken while the agent ran.
     let session = connect(&sshd).await;
-    let first = RemoteAgent::place(&session, &agent, &mut trail).await.unwrap();
+    let mut first = RemoteAgent::place(&session, &agent, &mut trail).await.unwrap();
     assert!(first.sent && !trail.gets_on);
     let running = first.start("info", Duration::from_secs(600)).await.unwrap();
     kill(&watch, &first).await;
@@ -212,7 +264,7 @@ async fn a_connection_that_follows_a_broken_one_goes_on_with_what_it_sent() {
         assert_eq!(dirs().await.len(), 1);
     }
     // If nobody comes, it goes.
-    let last = RemoteAgent::place(&session, &agent, &mut trail).await.unwrap();
+    let mut last = RemoteAgent::place(&session, &agent, &mut trail).await.unwrap();
     let running = last.start("info", Duration::from_secs(4)).await.unwrap();
     kill(&watch, &last).await;
     assert_eq!(dirs().await.len(), 1);

@@ -2,7 +2,7 @@
 //! of that machine, and leaves nothing behind that lets anybody in.
 
 use super::steps;
-use crate::keystone::{self, Ended};
+use crate::keystone::{self, Ended, Keystone};
 use crate::lab::timed;
 use crate::loopback::Sshd;
 use crate::machine::Hardware;
@@ -72,6 +72,7 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     let pinned = [&direct[..], &["--known-hosts", &known]].concat();
 
     gets_in("a key", &[&pinned[..], &["-i", &key]].concat(), &[])?;
+    own_agent(cx, &ssh, &[&pinned[..], &["-i", &key]].concat())?;
     let socket = agent.socket.display().to_string();
     gets_in("a key in an agent", &pinned, &[("SSH_AUTH_SOCK", &socket)])?;
     let with_password = [&pinned[..], &no_key, &["--ssh-password-file", &password]].concat();
@@ -96,6 +97,39 @@ pub(super) fn run(cx: &Context) -> Result<()> {
     let after = lets_in(&ssh)?;
     ensure!(after == before, "who is let in has changed from\n{before}\nto\n{after}");
     running.kill()
+}
+
+/// The agent that the live system has is used, and what only looks like it is not.
+fn own_agent(cx: &Context, ssh: &Ssh, words: &[&str]) -> Result<()> {
+    let Keystone { controller, agent } = cx.keystone()?;
+    let own = "/usr/libexec/keystone/keystone-agent";
+    ssh.ok(&format!("mkdir -p {}", Path::new(own).parent().context("a file")?.display()))?;
+    ssh.put(agent, own)?;
+    let last = fs::metadata(agent)?.len() - 1;
+    for (what, make, is_used) in [
+        ("the live system's own agent", format!("chmod 755 {own}"), true),
+        // Behind all that a program needs to run.
+        (
+            "another agent",
+            format!("printf '\\377' | dd of={own} bs=1 seek={last} conv=notrunc"),
+            false,
+        ),
+        ("another program", format!("cp /bin/cat {own} && truncate -s {} {own}", last + 1), false),
+        ("no program", format!("truncate -s 0 {own} && truncate -s {} {own}", last + 1), false),
+    ] {
+        timed(what, || {
+            ssh.ok(&make)?;
+            let mut command = Command::new(controller);
+            command.arg("inventory").args(words).arg("--agent").arg(agent);
+            let said = keystone::run(command)?.ok()?.stderr;
+            let (used, refused) =
+                (said.contains("which was there already"), said.contains("is not used"));
+            ensure!((used, refused) == (is_used, !is_used), "{what}: {said}");
+            Ok(())
+        })?;
+    }
+    ssh.ok(&format!("rm -r {own}; ls -d /run/keystone-agent.* 2>/dev/null || true"))
+        .and_then(|left| Ok(ensure!(left.is_empty(), "left behind: {left}")))
 }
 
 /// Everything that root's logins are decided by, as it is in files.

@@ -2,7 +2,7 @@
 
 use super::error::InstallError;
 use super::line::{Contact, is_of_the_line};
-use crate::conversation::{Connections, Conversation, Lanes};
+use crate::conversation::{Connections, Conversation, ConversationError, Lanes};
 use crate::nar::Delta;
 use crate::operator::{Notice, Operator};
 use crate::ssh::host_key::fingerprint;
@@ -64,13 +64,21 @@ impl Link {
         // Whatever runs on the machine from here on runs as root.
         let session = session.as_root().await?;
         operator.notice(Notice::Uploading { agent: &options.agent });
-        let remote = RemoteAgent::place(&session, &options.agent, &mut contact.trail).await?;
-        let begun = async {
-            let running = remote.start(&options.agent_log, options.patience).await?;
-            let hash = &options.agent.hash;
-            Ok(Conversation::with_program(running, hash, operator).await?)
-        };
-        match begun.await {
+        let trail = &mut contact.trail;
+        let mut remote = RemoteAgent::place(&session, &options.agent, trail).await?;
+        let mut begun = begin(&mut remote, options, operator).await;
+        if let Err(error) = &begun
+            && remote.is_installed()
+            && is_of_the_program(error)
+            && !session.has_ended().await
+        {
+            let (path, why) = (remote.path(), crate::chain(error));
+            tracing::warn!("what the machine has as the agent ({path}) is not used: {why}");
+            trail.misled = true;
+            remote = RemoteAgent::place(&session, &options.agent, trail).await?;
+            begun = begin(&mut remote, options, operator).await;
+        }
+        match begun {
             Ok(mut conversation) => {
                 conversation.set_delta(options.delta);
                 let lanes = Lanes {
@@ -139,6 +147,22 @@ impl Link {
         drop(conversation);
         session.disconnect().await;
     }
+}
+
+/// Starts the agent, up to its hello, in which it says that it is that very one.
+async fn begin<O: Operator>(
+    remote: &mut RemoteAgent,
+    options: &LinkOptions,
+    operator: &mut O,
+) -> Result<Conversation, InstallError> {
+    let running = remote.start(&options.agent_log, options.patience).await?;
+    Ok(Conversation::with_program(running, &options.agent.hash, operator).await?)
+}
+
+/// Whether it may be the program that is another one, or none at all.
+fn is_of_the_program(error: &InstallError) -> bool {
+    let InstallError::Conversation(error) = error else { return false };
+    !matches!(error, ConversationError::TimedOut { .. })
 }
 
 /// Connects; an unknown host key is asked about, of the machine or of one on the way to it, and

@@ -39,6 +39,7 @@ impl std::fmt::Display for Exit {
 /// A running program.
 ///
 /// Both outputs have to be read, or the program stops when the buffers are full.
+#[derive(Debug)]
 pub struct Running {
     /// Its standard input.
     pub stdin: Stdin,
@@ -53,6 +54,7 @@ pub struct Running {
 }
 
 /// Standard input of a program.
+#[derive(Debug)]
 pub struct Stdin {
     half: russh::ChannelWriteHalf<russh::client::Msg>,
 }
@@ -78,6 +80,15 @@ pub struct Output {
     pub stdout: Vec<u8>,
     /// Its standard error.
     pub stderr: String,
+}
+
+/// What a script answers.
+#[derive(Debug)]
+pub enum Answer {
+    /// It is over.
+    Ended(Output),
+    /// It printed this, and waits to be told what to do.
+    Waits(Vec<u8>, Running),
 }
 
 /// Bytes buffered between the connection and who reads a program's output.
@@ -207,19 +218,57 @@ impl Session {
                 async { tokio::join!(collect(stdout, limit), collect(stderr, 16 << 10), exit) };
             tokio::pin!(feed, collect);
             // Not waiting for all input to be taken: a program may end before that.
-            let (stdout, stderr, exit) = tokio::select! {
+            let collected = tokio::select! {
                 collected = &mut collect => collected,
                 () = &mut feed => collect.await,
             };
-            if exit == Exit::Lost && self.has_ended().await {
-                return Err(self.broken(what, russh::Error::Disconnect));
-            }
-            let stderr = String::from_utf8_lossy(&stderr).trim().to_owned();
-            Ok(Output { exit, stdout, stderr })
+            self.ended(what, collected).await
         };
         timeout(bound, run)
             .await
             .map_err(|_| SshError::TimedOut { what: what.to_owned(), bound })?
+    }
+
+    /// Runs a POSIX sh script, in braces so that all of it is read before any of it runs, and collects
+    /// at most `limit` bytes of what it prints, until it ends or the last of them are `mark`. What it is
+    /// sent then is its own. It prints little to its standard error.
+    pub async fn answer(
+        &self,
+        what: &str,
+        script: &str,
+        mark: &[u8],
+        limit: usize,
+        bound: Duration,
+    ) -> Result<Answer, SshError> {
+        let run = async {
+            let mut running = self.start("/bin/sh -s").await?;
+            // A login that reads nothing ends before: not an error.
+            let _ = running.stdin.send(format!("{{\n{script}\n}}\n")).await;
+            let (stdout, waits) = collect_until(&mut running.stdout, Some(mark), limit).await;
+            if waits {
+                return Ok(Answer::Waits(stdout, running));
+            }
+            let Running { stderr, exit, .. } = running;
+            let stderr = collect(stderr, 16 << 10).await;
+            let exit = exit.await.unwrap_or(Exit::Lost);
+            self.ended(what, (stdout, stderr, exit)).await.map(Answer::Ended)
+        };
+        timeout(bound, run)
+            .await
+            .map_err(|_| SshError::TimedOut { what: what.to_owned(), bound })?
+    }
+
+    /// How a program ended, with what it printed to its outputs.
+    async fn ended(
+        &self,
+        what: &str,
+        (stdout, stderr, exit): (Vec<u8>, Vec<u8>, Exit),
+    ) -> Result<Output, SshError> {
+        if exit == Exit::Lost && self.has_ended().await {
+            return Err(self.broken(what, russh::Error::Disconnect));
+        }
+        let stderr = String::from_utf8_lossy(&stderr).trim().to_owned();
+        Ok(Output { exit, stdout, stderr })
     }
 
     /// Runs a POSIX sh script and returns what it prints; another status than 0 is an error.
@@ -247,11 +296,23 @@ impl Session {
 
 /// Reads to the end and keeps the first `limit` bytes.
 pub(crate) async fn collect(mut from: impl AsyncRead + Unpin, limit: usize) -> Vec<u8> {
+    collect_until(&mut from, None, limit).await.0
+}
+
+/// The same, or only until what was read ends with `mark`, and whether it did.
+async fn collect_until(
+    from: &mut (impl AsyncRead + Unpin),
+    mark: Option<&[u8]>,
+    limit: usize,
+) -> (Vec<u8>, bool) {
     let mut kept = Vec::new();
     let mut buffer = vec![0; 64 << 10];
     while let Ok(n @ 1..) = from.read(&mut buffer).await {
         let keep = n.min(limit - kept.len());
         kept.extend_from_slice(&buffer[..keep]);
+        if mark.is_some_and(|mark| kept.ends_with(mark)) {
+            return (kept, true);
+        }
     }
-    kept
+    (kept, false)
 }

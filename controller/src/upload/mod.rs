@@ -6,7 +6,7 @@
 //! | [`place`] | a fresh directory on the machine from which programs may run |
 //! | [`transfer`] | SFTP, or `cat` where the server has none; reads back and compares |
 //!
-//! Nothing but POSIX sh and its utilities is used on the machine, and `b2sum` or `sha256sum` where
+//! Nothing but POSIX sh and its utilities is used on the machine, and `b2sum`, `sha256sum` or `[ -O` where
 //! it is. The shell that starts the agent removes the directory when the agent ends, however it
 //! ends, also when the connection is gone. Where another connection is to follow one that did not
 //! end well, it waits for that before: what was sent, also a part, is not sent again. A directory in which no agent is ever
@@ -20,7 +20,7 @@ pub use local::LocalAgent;
 
 use crate::ssh::exec::Running;
 use crate::ssh::{Session, SshError};
-use place::Place;
+use place::{Found, Place};
 use std::path::PathBuf;
 use std::time::Duration;
 use thiserror::Error;
@@ -103,14 +103,17 @@ pub struct Trail {
     found: u64,
     /// Whether the last connection found more of the agent than the one before: it gets on.
     pub gets_on: bool,
+    /// Whether what the live system has as the agent turned out to be something else.
+    pub misled: bool,
 }
 
 /// Bound of removing the directory.
 const REMOVE: Duration = Duration::from_secs(15);
 
 impl RemoteAgent {
-    /// Puts `agent` into a fresh directory of the machine, root's alone, and verifies it there.
-    /// Who is not root becomes root first, by `sudo` or `doas`.
+    /// Puts `agent` into a fresh directory of the machine, root's alone, and verifies it there, unless
+    /// it [is the live system's own](Self::is_installed). Who is not root becomes root first, by `sudo` or
+    /// `doas`.
     ///
     /// What `trail` leads to is used and removed; it leads to the new directory then, also if the
     /// connection breaks while the agent is sent.
@@ -123,7 +126,7 @@ impl RemoteAgent {
         let session = &session.as_root().await?;
         let mut tried = Vec::new();
         for dir in place::CANDIDATES {
-            let place = match Place::make(session, dir, agent, trail.dir.as_deref()).await {
+            let place = match Place::make(session, dir, agent, trail).await {
                 Ok(place) => place,
                 Err(place::NotHere::Unfit(why)) => {
                     tried.push(format!("{dir} ({why})"));
@@ -152,6 +155,12 @@ impl RemoteAgent {
         Err(UploadError::NoPlace { tried: tried.join(", ") })
     }
 
+    /// Whether this is what the live system has as the agent: it was not compared, and says itself
+    /// what it is.
+    pub fn is_installed(&self) -> bool {
+        self.place.found == Found::Installed
+    }
+
     /// The file on the machine.
     pub fn path(&self) -> &str {
         self.place.program()
@@ -161,12 +170,17 @@ impl RemoteAgent {
     /// over, unless a connection that has its [`Trail`] took it over.
     ///
     /// `log` is the agent's log level (`info`, `debug`, …).
-    pub async fn start(&self, log: &str, keep: Duration) -> Result<Running, UploadError> {
+    pub async fn start(&mut self, log: &str, keep: Duration) -> Result<Running, UploadError> {
         let word =
             |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b"=,_:".contains(&b));
         let log = if word(log) { log } else { "info" };
         let script = self.place.running(&format!("KEYSTONE_LOG={log}"), keep);
-        Ok(self.session.start(&format!("/bin/sh -c '{script}'")).await?)
+        let Some(shell) = self.place.shell.take() else {
+            return Ok(self.session.start(&format!("/bin/sh -c '{script}'")).await?);
+        };
+        // Where that fails, the agent's end of the conversation is gone too.
+        let _ = shell.stdin.send(format!("{script}\n")).await;
+        Ok(shell)
     }
 
     /// Removes the directory, if it is still there.

@@ -1,9 +1,9 @@
 //! A fresh directory on the machine from which programs may run.
 
-use super::UploadError;
 use super::local::{LocalAgent, NAME};
 use super::transfer::FILE;
-use crate::ssh::exec::{Exit, Output};
+use super::{Trail, UploadError};
+use crate::ssh::exec::{Answer, Exit, Output, Running};
 use crate::ssh::{Session, SshError};
 use rand::Rng;
 use std::time::Duration;
@@ -26,6 +26,10 @@ pub const TELL: &str = r#"tell() {
   else echo bytes; cat "$1"; fi
 }"#;
 
+/// Where a live system has the agent as part of itself, or a link to it: root's alone to alter, as the shell
+/// is that is run here.
+const INSTALLED: &str = "/usr/libexec/keystone/keystone-agent";
+
 /// Of a login's own words in an error, characters.
 const SAID: usize = 400;
 
@@ -34,7 +38,10 @@ const SAID: usize = 400;
 pub enum Found {
     /// Nothing of use.
     Nothing,
-    /// The agent, found on the machine and copied here.
+    /// What the live system has as the agent, linked here and not compared. It says itself what it is
+    /// when it is started.
+    Installed,
+    /// The agent, found on the machine, copied here and compared.
     Whole,
     /// The first so many bytes of what an earlier connection sent.
     Part(u64),
@@ -45,7 +52,7 @@ impl Found {
     pub fn bytes(self, whole: u64) -> u64 {
         match self {
             Found::Nothing => 0,
-            Found::Whole => whole,
+            Found::Installed | Found::Whole => whole,
             Found::Part(bytes) => bytes,
         }
     }
@@ -53,12 +60,15 @@ impl Found {
 
 /// A directory of our own: made afresh, mode 0700, owned by root, on a file system that runs
 /// programs. The machine removes it after a while if no agent is started in it.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Place {
     dir: String,
     program: String,
     /// What is in it.
     pub found: Found,
+    /// Where the agent is in it: a shell that runs the next line it is sent. It removes the
+    /// directory if none comes.
+    pub shell: Option<Running>,
 }
 
 /// The directory will not do.
@@ -89,23 +99,24 @@ fn check_machine(kernel: &str, machine: &str, agent: &LocalAgent) -> Result<(), 
 }
 
 impl Place {
-    /// Looks whether the machine can run the agent, makes a directory in `parent`, tries whether
-    /// programs run there, and copies an agent that the machine already has: part of the ISO, or
-    /// of an earlier connection, also one that broke while it was sent. `earlier` is the directory
-    /// of this controller's last connection, which goes.
+    /// Looks whether the machine can run the agent, makes a directory in `parent`, and takes an agent
+    /// that the machine already has: the live system's own, or else, after trying whether programs run
+    /// there, a copy of what an earlier connection left, also of one that broke while it was sent. The
+    /// directory that `trail` leads to goes.
     pub async fn make(
         session: &Session,
         parent: &str,
         agent: &LocalAgent,
-        earlier: Option<&str>,
+        trail: &Trail,
     ) -> Result<Self, NotHere> {
         let random: [u8; 8] = rand::rng().random();
         let dir = format!("{parent}/{NAME}.{}", hex::encode(random));
         let program = format!("{dir}/{NAME}");
         // All in one go: each command is a round trip, and a process of the server's.
         // `mkdir` fails if there is anything of that name, so what it makes is ours alone. What
-        // is found elsewhere is copied here first, where nobody can change it any more, and
-        // compared then.
+        // is found where others could have put it is copied here first, where nobody can change it
+        // any more, and compared then. Who has the system's own is spared that: it would take longer
+        // than all the rest.
         let script = format!(
             r#"{TELL}
 u=$(uname -sm); echo "system $u"
@@ -113,18 +124,24 @@ u=$(uname -sm); echo "system $u"
 umask 077
 d={dir}
 mkdir -m 700 "$d" || exit 10
-printf '#!/bin/sh\nexit 0\n' > "$d/try" && chmod 700 "$d/try" || {{ rm -rf "$d"; exit 11; }}
-"$d/try" 2>/dev/null || {{ rm -rf "$d"; exit 12; }}
-e={earlier} p=
-# Who sent a part had found nothing that is right.
-[ -z "$e" ] || [ ! -s "$e/{NAME}" ] || [ "$(wc -c < "$e/{NAME}")" -ge {size} ] || p=1
-[ -n "$p" ] || for f in ${{e:+"$e/{NAME}"}} /run/{NAME}.*/{NAME} /tmp/{NAME}.*/{NAME} /var/tmp/{NAME}.*/{NAME} "$(command -v {NAME})" /usr/libexec/keystone/{NAME}; do
-  [ -f "$f" ] && [ ! -h "$f" ] && [ "$(wc -c < "$f")" -eq {size} ] || continue
-  cp "$f" {program} && {{ [ -x {program} ] || chmod 700 {program}; }} && echo whole && w=1 && break
-  rm -f {program}
-done
+e={earlier} p= w=
+of_its_size() {{ [ -f "$1" ] && [ "$(wc -c < "$1")" -eq {size} ]; }}
+i={installed}
+[ -O "$i" ] && of_its_size "$i" && ln -s "$i" {program} && [ -x {program} ] && w=installed || rm -f {program}
+if [ -z "$w" ]; then
+  printf '#!/bin/sh\nexit 0\n' > "$d/try" && chmod 700 "$d/try" || {{ rm -rf "$d"; exit 11; }}
+  "$d/try" 2>/dev/null || {{ rm -rf "$d"; exit 12; }}
+  # Who sent a part had found nothing that is right.
+  [ -z "$e" ] || [ ! -s "$e/{NAME}" ] || [ "$(wc -c < "$e/{NAME}")" -ge {size} ] || p=1
+  take() {{ of_its_size "$1" && cp "$1" {program} && {{ [ -x {program} ] || chmod 700 {program}; }} && w=whole || {{ rm -f {program}; return 1; }}; }}
+  [ -n "$p" ] || for f in ${{e:+"$e/{NAME}"}} /run/{NAME}.*/{NAME} /tmp/{NAME}.*/{NAME} /var/tmp/{NAME}.*/{NAME}; do
+    [ ! -h "$f" ] && take "$f" && break
+  done
+  [ -n "$p$w" ] || take "$(command -v {NAME})" || take {INSTALLED}
+fi
+[ -z "$w" ] || echo $w
 if [ -n "$e" ]; then
-  [ -e {program} ] || {{ [ -f "$e/{NAME}" ] && cp "$e/{NAME}" {program} && chmod 700 {program} && echo part $(wc -c < {program}); }} || rm -f {program}
+  [ -e {program} ] || {{ [ -f "$e/{NAME}" ] && [ ! -h "$e/{NAME}" ] && cp "$e/{NAME}" {program} && chmod 700 {program} && echo part $(wc -c < {program}); }} || rm -f {program}
   rm -rf "$e"
 fi
 (trap "" HUP INT TERM PIPE; n=0
@@ -133,16 +150,30 @@ while [ $n -lt {GUARD_STEPS} ]; do
   [ -d "$d" ] && [ ! -e "$d/{STARTED}" ] || exit 0
 done
 rm -rf "$d") </dev/null >/dev/null 2>&1 &
-[ -z "$w" ] || tell {program}
+[ "$w" != whole ] || tell {program}
+[ -n "$w" ] || exit 0
+printf '\nready {dir}\n'
+read -r line || {{ rm -rf "$d"; exit 0; }}
+eval "$line"
 exit 0"#,
-            earlier = earlier.unwrap_or_default(),
+            // What turned out not to be the agent is compared, like any other.
+            installed = if trail.misled { "" } else { INSTALLED },
+            earlier = trail.dir.as_deref().unwrap_or_default(),
             size = agent.bytes.len(),
             machine = agent.machine,
         );
         // A machine that has no program for sums sends what it found.
         let limit = agent.bytes.len() + 4096;
-        let made = session.output("making a directory", "/bin/sh -s", script, limit, FILE).await;
-        let output = made.map_err(|error| NotHere::Nowhere(error.into()))?;
+        let ready = format!("\nready {dir}\n");
+        let made =
+            session.answer("making a directory", &script, ready.as_bytes(), limit, FILE).await;
+        let (output, shell) = match made.map_err(|error| NotHere::Nowhere(error.into()))? {
+            Answer::Ended(output) => (output, None),
+            Answer::Waits(mut stdout, shell) => {
+                stdout.truncate(stdout.len() - ready.len());
+                (Output { exit: Exit::Status(0), stdout, stderr: String::new() }, Some(shell))
+            }
+        };
         let mut said = &output.stdout[..];
         // What the login's own shell says before is skipped; a login that runs nothing says that alone.
         let system = std::iter::from_fn(|| (!said.is_empty()).then(|| line(&mut said)))
@@ -157,11 +188,21 @@ exit 0"#,
                 let first = line(&mut said);
                 let mut words = first.split_whitespace();
                 let found = match (words.next(), words.next().map(str::parse)) {
+                    (Some("installed"), _) => Found::Installed,
                     (Some("whole"), _) if agent.is_told(said) => Found::Whole,
                     (Some("part"), Some(Ok(bytes))) => Found::Part(bytes),
                     _ => Found::Nothing,
                 };
-                return Ok(Place { dir, program, found });
+                let shell = match (found, shell) {
+                    (Found::Installed | Found::Whole, shell) => shell,
+                    (_, Some(shell)) => {
+                        // It would remove the directory if it were told nothing.
+                        let _ = shell.stdin.send("exit\n").await;
+                        None
+                    }
+                    (_, None) => None,
+                };
+                return Ok(Place { dir, program, found, shell });
             }
             Exit::Status(10) => "no directory can be made".into(),
             Exit::Status(11) => "nothing can be written".into(),
@@ -171,7 +212,7 @@ exit 0"#,
         Err(NotHere::Unfit(why))
     }
 
-    /// A line of POSIX sh that runs the agent, with words before it for its environment, and sees
+    /// One line of POSIX sh that runs the agent, with words before it for its environment, and sees
     /// to the directory when it ended, however it ended: removes it at once where it ended well, and
     /// otherwise, so that a connection that comes soon finds the agent, after `keep`. No single
     /// quotes are in it.
@@ -180,7 +221,7 @@ exit 0"#,
         // The traps keep the shell alive until it has cleaned up; a trapped signal is not
         // inherited as ignored.
         let remove = match keep.as_secs().div_ceil(2) {
-            0 => format!("rm -rf {dir}"),
+            0 => format!("rm -rf {dir};"),
             steps => format!(
                 "([ -d {dir} ] || exit 0; trap \"\" HUP INT TERM PIPE; n=0; \
                  while [ $n -lt {steps} ] && [ -d {dir} ]; do sleep 2; n=$((n+1)); done; \
@@ -188,8 +229,8 @@ exit 0"#,
             ),
         };
         format!(
-            "trap : HUP INT TERM PIPE; : >{dir}/{STARTED}; {environment} {program}; s=$?\n\
-             if [ $s -eq 0 ]; then rm -rf {dir}; else\n{remove}\nfi\nexit $s"
+            "trap : HUP INT TERM PIPE; : >{dir}/{STARTED}; {environment} {program}; s=$?; \
+             if [ $s -eq 0 ]; then rm -rf {dir}; else {remove} fi; exit $s"
         )
     }
 

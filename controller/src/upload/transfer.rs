@@ -38,7 +38,7 @@ pub async fn ensure(
     agent: &LocalAgent,
 ) -> Result<bool, TransferError> {
     match place.found {
-        Found::Whole => return Ok(false),
+        Found::Installed | Found::Whole => return Ok(false),
         Found::Part(bytes) if bytes < agent.bytes.len() as u64 => {
             by_cat(session, place, agent, bytes as usize).await?;
             if is_equal(session, place, agent).await? {

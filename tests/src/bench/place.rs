@@ -79,6 +79,10 @@ impl Place {
             fs::copy(from, work.join("bin").join(to))
                 .with_context(|| format!("copying {}", from.display()))?;
         }
+        // As a live system has it.
+        let libexec = root.join("usr/libexec/keystone");
+        fs::create_dir_all(&libexec)?;
+        std::os::unix::fs::symlink("/bench/bin/keystone-agent", libexec.join("keystone-agent"))?;
         fs::create_dir_all(root.join("etc/nix"))?;
         fs::write(
             root.join("etc/nix/nix.conf"),
