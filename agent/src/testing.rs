@@ -62,6 +62,9 @@ impl Loop {
         let sector_size = sector_size.to_string();
         let args = ["--find", "--show", "--sector-size", &sector_size, backing.to_str().unwrap()];
         let node = run("mount (and run as root)", "losetup", &args).trim().to_owned();
+        // The kernel keeps partitions that were told to it, whatever is attached; a test that was killed
+        // leaves some.
+        run_any("util-linux", "partx", &["--delete", "--nr", "1:256", &node]);
         Loop { node, _dir: dir }
     }
 
@@ -78,6 +81,7 @@ impl Loop {
 
 impl Drop for Loop {
     fn drop(&mut self) {
+        run_any("util-linux", "partx", &["--delete", "--nr", "1:256", &self.node]);
         run_any("mount", "losetup", &["--detach", &self.node]);
     }
 }
