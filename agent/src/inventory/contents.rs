@@ -4,13 +4,14 @@ use super::nixos;
 use super::pool::Pools;
 use crate::block::probe::{self, Source, ZFS_MEMBER};
 use crate::block::sysfs::{self, KernelPartition};
-use crate::block::{Roots, holders};
+use crate::block::{DevNo, Roots, holders};
 use crate::gpt::{self, Entry, Gpt};
 use crate::mount::MountPoint;
 use keystone_protocol::inventory::{Contents, Holder, Partition, Signature};
-use std::fs::{File, OpenOptions};
+use nix::sys::statvfs::statvfs;
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 
 /// What a disk's contents are seen against.
 #[derive(Debug, Clone, Copy)]
@@ -148,7 +149,23 @@ fn signatures(
             *signature = label.signature;
         }
     }
+    // What is mounted has written its superblock some time ago.
+    if let [Signature::Filesystem { used, .. }] = &mut found[..] {
+        let devno = sysfs::devno(surroundings.roots, name);
+        let mut mounted =
+            surroundings.mounts.iter().filter(|mount| Some(mount.devno) == devno).peekable();
+        if mounted.peek().is_some() {
+            *used = mounted.find_map(used_of);
+        }
+    }
     Ok(found)
+}
+
+/// How much of what is mounted is in use, in bytes; `None` where something else is mounted over it.
+fn used_of(mount: &MountPoint) -> Option<u64> {
+    let is_seen = DevNo::from_raw(fs::metadata(&mount.target).ok()?.dev()) == mount.devno;
+    let found = is_seen.then(|| statvfs(&mount.target[..]).ok())??;
+    found.blocks().checked_sub(found.blocks_free())?.checked_mul(found.fragment_size())
 }
 
 fn used_by(surroundings: &Surroundings<'_>, name: &str) -> Vec<Holder> {

@@ -41,7 +41,7 @@ fn contents_of_a_disk_in_use() {
     run("e2fsprogs", "mkfs.ext4", &["-q", "-L", "data", node.path.to_str().unwrap()]);
     let dir = tempfile::tempdir().unwrap();
     let private = Roots { run: dir.path().to_owned(), ..Roots::default() };
-    let mount = TempMount::new(&private, &node.path, "ext4", true).unwrap();
+    let mount = TempMount::new(&private, &node.path, "ext4", false).unwrap();
 
     let mounts = table::read(&roots).unwrap();
     let zfs = Given::default();
@@ -59,7 +59,21 @@ fn contents_of_a_disk_in_use() {
         [Signature::Filesystem { fstype, label: Some(label), .. }] if fstype == "ext4" && label == "data"
     ));
     let target = mount.path().to_string_lossy().into_owned();
-    assert_eq!(partition.holders, [Holder::Mount { target }]);
+    assert_eq!(partition.holders, [Holder::Mount { target: target.clone() }]);
+    // The mount says how much is in use: the superblock is not written yet.
+    let used = || match &contents::of(&surroundings, disk.name()).partitions[0].signatures[..] {
+        [Signature::Filesystem { used, .. }] => *used,
+        other => panic!("{other:?}"),
+    };
+    let empty = used().unwrap();
+    std::fs::write(mount.path().join("file"), vec![b'x'; 4 << 20]).unwrap();
+    let more = used().unwrap() - empty;
+    assert!((4 << 20..5 << 20).contains(&more), "{empty} and {more}");
+    // What is mounted over it says nothing of it.
+    run("mount", "mount", &["-t", "tmpfs", "none", &target]);
+    let hidden = used();
+    run("mount", "umount", &[&target]);
+    assert_eq!(hidden, None);
     mount.unmount().unwrap();
 }
 

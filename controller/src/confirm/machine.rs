@@ -193,7 +193,10 @@ fn signature(signature: &Signature) -> String {
         None => what.to_owned(),
     };
     match signature {
-        Signature::Filesystem { fstype, label, .. } => named(fstype, label),
+        Signature::Filesystem { fstype, label, used, .. } => {
+            let used = used.map(|used| format!(" ({} in use)", bytes(used)));
+            named(fstype, label) + &used.unwrap_or_default()
+        }
         Signature::Luks { version, label, .. } => named(&format!("LUKS{version}"), label),
         Signature::ZfsMember { pool, hostname, state, written, .. } => {
             let of = hostname.as_ref().map(|host| format!(" of {host}")).unwrap_or_default();

@@ -44,12 +44,17 @@ fn partition(partition: &Partition) -> String {
     format!("partition {}{label} of {}: {found}", partition.number, human(partition.size))
 }
 
-/// What is there, with when a pool was written last: unless it is imported, and written all the time.
+/// What is there, with when a pool was written last and how much of a file system is in use: unless it is
+/// imported or mounted, and written all the time.
 fn signatures(found: &[Signature], holders: &[Holder]) -> Vec<String> {
-    let is_imported = holders.iter().any(|holder| matches!(holder, Holder::Pool { .. }));
+    let is_written =
+        holders.iter().any(|holder| matches!(holder, Holder::Pool { .. } | Holder::Mount { .. }));
     let phrase = |found: &Signature| match found {
-        Signature::ZfsMember { written: Some(at), .. } if !is_imported => {
+        Signature::ZfsMember { written: Some(at), .. } if !is_written => {
             format!("{}, last written {}", signature(found), utc(*at))
+        }
+        Signature::Filesystem { used: Some(bytes), .. } if !is_written => {
+            format!("{}, {} of it in use", signature(found), human(*bytes))
         }
         found => signature(found),
     };
@@ -72,7 +77,7 @@ pub(in super::super) fn signature(signature: &Signature) -> String {
         if details.is_empty() { what } else { format!("{what} ({})", details.join(", ")) }
     };
     match signature {
-        Signature::Filesystem { fstype, label, uuid } => {
+        Signature::Filesystem { fstype, label, uuid, .. } => {
             named(format!("the file system {fstype}"), label, uuid)
         }
         Signature::Luks { version, uuid, label } => {

@@ -14,8 +14,12 @@ use keystone_protocol::plan::{
 
 /// What a content looks like on its device.
 fn signatures(layout: &Layout, content: Option<&Content>) -> Vec<Signature> {
-    let filesystem =
-        |fstype: &str| Signature::Filesystem { fstype: fstype.into(), label: None, uuid: None };
+    let filesystem = |fstype: &str| Signature::Filesystem {
+        fstype: fstype.into(),
+        label: None,
+        uuid: None,
+        used: None,
+    };
     match content {
         Some(Content::Filesystem(found)) => vec![filesystem(found.format.name())],
         Some(Content::Btrfs(_)) => vec![filesystem("btrfs")],

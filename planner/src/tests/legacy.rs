@@ -98,7 +98,12 @@ fn a_legacy_table_in_a_gpt_is_kept_too() {
         guid: Some("0f0c9f3e-8f0e-4cf5-b1a2-2d8d0a8a3a55".into()),
         label: Some("a name of its own".into()),
         attributes: Some(0),
-        signatures: vec![Signature::Filesystem { fstype: fstype.into(), label: None, uuid: None }],
+        signatures: vec![Signature::Filesystem {
+            fstype: fstype.into(),
+            label: None,
+            uuid: None,
+            used: None,
+        }],
         nixos: None,
         holders: Vec::new(),
     };

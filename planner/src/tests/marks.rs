@@ -133,8 +133,12 @@ fn a_partition_that_is_not_known_gets_no_marks() {
         ),
         ("something where swap of no key is to be", "of type EBD0A0A2-", |found| {
             found[2].type_guid = Some(OTHER_TYPE.into());
-            found[2].signatures =
-                vec![Signature::Filesystem { fstype: "ntfs".into(), label: None, uuid: None }];
+            found[2].signatures = vec![Signature::Filesystem {
+                fstype: "ntfs".into(),
+                label: None,
+                uuid: None,
+                used: None,
+            }];
         }),
         ("another pool's", "named \"windows\"", |found| {
             found[1].label = Some("windows".into());

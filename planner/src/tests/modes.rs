@@ -192,6 +192,7 @@ fn what_is_not_the_layouts_is_never_overwritten() {
                     fstype: "xfs".into(),
                     label: None,
                     uuid: None,
+                    used: None,
                 }],
                 ..Contents::default()
             };
@@ -201,6 +202,7 @@ fn what_is_not_the_layouts_is_never_overwritten() {
                 fstype: "ext4".into(),
                 label: Some("data".into()),
                 uuid: None,
+                used: None,
             }];
         }),
         ("a container in the pool's place", |case| {

@@ -40,6 +40,7 @@ pub(super) fn installed() -> Case {
             fstype: "vfat".into(),
             label: None,
             uuid: Some("9C2E-11AF".into()),
+            used: Some(213 << 20),
         }];
         esp.nixos = Some(InstalledNixos {
             generation: 7,

@@ -148,6 +148,10 @@ pub enum Signature {
         label: Option<String>,
         /// Its UUID.
         uuid: Option<String>,
+        /// How much of it is in use, in bytes: as it says itself where it is mounted, as its superblock does
+        /// where it is not. Of FAT12, FAT16 and those that are made only once it is not known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        used: Option<u64>,
     },
     /// A LUKS header.
     Luks {

@@ -80,6 +80,11 @@ fn le32(bytes: &[u8], at: usize) -> u32 {
     word.map_or(0, u32::from_le_bytes)
 }
 
+fn le64(bytes: &[u8], at: usize) -> u64 {
+    let word = bytes.get(at..at + 8).and_then(|word| word.try_into().ok());
+    word.map_or(0, u64::from_le_bytes)
+}
+
 fn le16(bytes: &[u8], at: usize) -> u16 {
     let word = bytes.get(at..at + 2).and_then(|word| word.try_into().ok());
     word.map_or(0, u16::from_le_bytes)

@@ -27,7 +27,23 @@ fn filesystem(fstype: &str, label: Option<&str>, uuid: Option<&str>) -> Vec<Sign
         fstype: fstype.into(),
         label: label.map(Into::into),
         uuid: uuid.map(Into::into),
+        used: None,
     }]
+}
+
+/// Takes out how much is in use.
+fn used(found: &mut [Signature]) -> Option<u64> {
+    match found {
+        [Signature::Filesystem { used, .. }] => used.take(),
+        _ => None,
+    }
+}
+
+/// A directory with a file of `size` that is no zeroes.
+fn with_file(size: u64) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("file"), vec![b'x'; size as usize]).unwrap();
+    dir
 }
 
 const UUID: &str = "7c3ad0a4-3c0c-4b4e-9c5c-1b1f6f0c1a2b";
@@ -42,36 +58,91 @@ fn nothing() {
 
 #[test]
 fn ext() {
-    for version in ["ext2", "ext3", "ext4"] {
-        let (found, table) = probed(16 * MIB, |image| {
-            let tool = format!("mkfs.{version}");
-            run("e2fsprogs", &tool, &["-q", "-L", "label", "-U", UUID, image]);
-        });
-        assert_eq!((found, table), (filesystem(version, Some("label"), Some(UUID)), None));
+    let held = with_file(4 * MIB);
+    for (version, more) in
+        [("ext2", None), ("ext3", None), ("ext4", Some("64bit")), ("ext4", Some("^64bit"))]
+    {
+        let made = |of: Option<&Path>| {
+            let (mut found, table) = probed(16 * MIB, |image| {
+                let tool = format!("mkfs.{version}");
+                let mut args = vec!["-q", "-L", "label", "-U", UUID];
+                args.extend(more.iter().flat_map(|more| ["-O", more]));
+                args.extend(of.iter().flat_map(|dir| ["-d", dir.to_str().unwrap()]));
+                run("e2fsprogs", &tool, &[&args[..], &[image]].concat());
+            });
+            let used = used(&mut found).unwrap();
+            assert_eq!((found, table), (filesystem(version, Some("label"), Some(UUID)), None));
+            used
+        };
+        let (empty, full) = (made(None), made(Some(held.path())));
+        // A block or two are of the file itself.
+        assert!(
+            empty < 4 * MIB && (4 * MIB..4 * MIB + (64 << 10)).contains(&(full - empty)),
+            "{version}: {empty} {full}"
+        );
     }
 }
 
 #[test]
 fn fat() {
+    let held = with_file(MIB);
     for (bits, size) in [("12", 4), ("16", 64), ("32", 64)] {
-        let (found, table) = probed(size * MIB, |image| {
+        let (mut found, table) = probed(size * MIB, |image| {
             run("dosfstools", "mkfs.vfat", &["-F", bits, "-n", "ESP", "-i", "ABCD1234", image]);
+            let file = held.path().join("file");
+            run("mtools", "mcopy", &["-i", image, file.to_str().unwrap(), "::file"]);
         });
+        // Of the root's cluster too.
+        let used = used(&mut found);
+        assert!(used.is_none_or(|used| (MIB..MIB + 1024).contains(&used)), "{used:?}");
+        assert_eq!(used.is_some(), bits == "32");
         assert_eq!((found, table), (filesystem("vfat", Some("ESP"), Some("ABCD-1234")), None));
     }
 }
 
 #[test]
 fn xfs_and_btrfs() {
-    let (found, _) = probed(512 * MIB, |image| {
-        let uuid = format!("uuid={UUID}");
-        run("xfsprogs", "mkfs.xfs", &["-q", "-m", &uuid, "-L", "label", image]);
-    });
-    assert_eq!(found, filesystem("xfs", Some("label"), Some(UUID)));
-    let (found, _) = probed(256 * MIB, |image| {
-        run("btrfs-progs", "mkfs.btrfs", &["-q", "-U", UUID, "-L", "label", image]);
-    });
-    assert_eq!(found, filesystem("btrfs", Some("label"), Some(UUID)));
+    let held = with_file(8 * MIB);
+    let made = |fstype: &str, size: u64, full: bool| {
+        let (mut found, _) = probed(size, |image| match fstype {
+            "xfs" => {
+                let uuid = format!("uuid={UUID}");
+                let held = format!(
+                    "label\n0 0\nd--755 0 0\nfile ---644 0 0 {}/file\n$\n",
+                    held.path().display()
+                );
+                let list = tempfile::NamedTempFile::new().unwrap();
+                std::fs::write(&list, held).unwrap();
+                let list = ["-p", list.path().to_str().unwrap()];
+                let list = if full { &list[..] } else { &[] };
+                run(
+                    "xfsprogs",
+                    "mkfs.xfs",
+                    &[&["-q", "-m", &uuid, "-L", "label"], list, &[image]].concat(),
+                );
+            }
+            _ => {
+                let root = ["--rootdir", held.path().to_str().unwrap()];
+                let root = if full { &root[..] } else { &[] };
+                run(
+                    "btrfs-progs",
+                    "mkfs.btrfs",
+                    &[&["-q", "-U", UUID, "-L", "label"], root, &[image]].concat(),
+                );
+            }
+        });
+        let used = used(&mut found).unwrap();
+        assert_eq!(found, filesystem(fstype, Some("label"), Some(UUID)));
+        used
+    };
+    for (fstype, size) in [("xfs", 512 * MIB), ("btrfs", 256 * MIB)] {
+        let (empty, full) = (made(fstype, size, false), made(fstype, size, true));
+        let more = full.checked_sub(empty).unwrap();
+        assert!(
+            empty < 100 * MIB && (8 * MIB..9 * MIB).contains(&more),
+            "{fstype}: {empty} {full}"
+        );
+    }
 }
 
 #[test]
