@@ -39,6 +39,8 @@ fn main() -> ExitCode {
 }
 
 fn serve() -> ExitCode {
+    // What hooks make on the target is not to depend on how somebody logged in.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     let level = std::env::var("KEYSTONE_LOG").ok().and_then(|level| level.parse().ok());
     tracing_subscriber::fmt()
         .with_max_level(level.unwrap_or(LevelFilter::INFO))

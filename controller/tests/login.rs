@@ -512,31 +512,38 @@ fn by_link_local_address() {
 
 /// Brings an agent as root, talks to it, looks at where it lies and that nothing is left.
 async fn bring(session: &Session, mark: &str) {
-    let mut remote =
-        RemoteAgent::place(session, &agent(mark), &mut Trail::default()).await.unwrap();
+    let place =
+        async || RemoteAgent::place(session, &agent(mark), &mut Trail::default()).await.unwrap();
     let root = session.as_root().await.unwrap();
     assert_eq!(whoami(&root).await, "root");
     assert_ne!(whoami(session).await, "root");
-    let look = format!("stat -c '%a %u %g' {0}; stat -c '%a %u %g' $(dirname {0})", remote.path());
-    let modes = root.script("looking", &look, BOUND).await.unwrap();
-    assert_eq!(String::from_utf8(modes).unwrap(), "700 0 0\n700 0 0\n");
-    let mut running = remote.start("info", Duration::ZERO).await.unwrap();
-    // No line break that a terminal could change, and every byte.
-    let data: Vec<u8> = (0..200_000u32).map(|n| (n % 256) as u8).collect();
-    let sent = data.clone();
-    let feed = async {
-        running.stdin.send(sent).await.unwrap();
-        running.stdin.eof().await.unwrap();
-    };
-    let mut said = Vec::new();
-    let (_, read) = tokio::join!(feed, running.stdout.read_to_end(&mut said));
-    read.unwrap();
-    assert!(said == data, "{} bytes of {}", said.len(), data.len());
-    let exit = tokio::time::timeout(BOUND, running.exit).await.unwrap().unwrap();
-    assert_eq!(exit, Exit::Status(0));
-    let left = format!("ls -d $(dirname {}) /run/keystone-tty.* 2>/dev/null; true", remote.path());
-    let left = root.script("looking", &left, BOUND).await.unwrap();
-    assert_eq!(String::from_utf8(left).unwrap(), "");
+    // The second one finds the first, and is started by the shell that found it.
+    let placed = [place().await, place().await];
+    assert_eq!(placed.each_ref().map(|remote| remote.sent), [true, false]);
+    for mut remote in placed {
+        let look =
+            format!("stat -c '%a %u %g' {0}; stat -c '%a %u %g' $(dirname {0})", remote.path());
+        let modes = root.script("looking", &look, BOUND).await.unwrap();
+        assert_eq!(String::from_utf8(modes).unwrap(), "700 0 0\n700 0 0\n");
+        let mut running = remote.start("info", Duration::ZERO).await.unwrap();
+        // No line break that a terminal could change, and every byte.
+        let data: Vec<u8> = (0..200_000u32).map(|n| (n % 256) as u8).collect();
+        let sent = data.clone();
+        let feed = async {
+            running.stdin.send(sent).await.unwrap();
+            running.stdin.eof().await.unwrap();
+        };
+        let mut said = Vec::new();
+        let (_, read) = tokio::join!(feed, running.stdout.read_to_end(&mut said));
+        read.unwrap();
+        assert!(said == data, "{} bytes of {}", said.len(), data.len());
+        let exit = tokio::time::timeout(BOUND, running.exit).await.unwrap().unwrap();
+        assert_eq!(exit, Exit::Status(0));
+        let gone = format!("ls -d $(dirname {}) 2>/dev/null; true", remote.path());
+        assert_eq!(root.script("looking", &gone, BOUND).await.unwrap(), b"");
+    }
+    let left = "ls -d /run/keystone-tty.* 2>/dev/null; true";
+    assert_eq!(root.script("looking", left, BOUND).await.unwrap(), b"");
     // Its output and error output are apart, and its status is its own.
     let apart = root.output("apart", "/bin/sh -s", "echo out; echo err >&2; exit 9", 99, BOUND);
     let apart = apart.await.unwrap();

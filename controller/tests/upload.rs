@@ -141,8 +141,28 @@ async fn the_live_systems_own_is_linked() {
         use_and_leave(&session, &mut remote).await;
     }
     // Who else may alter it may put anything there.
-    script(&format!("chown 1 {store}")).await;
-    assert!(!place(&mut Trail::default()).await.is_installed());
+    let dir = own.rsplit_once('/').unwrap().0;
+    for alter in [
+        format!("chown 1 {store}"),
+        format!("chown 0 {store}; chmod 775 {store}"),
+        format!("chmod 757 {store}"),
+        format!("chmod 755 {store}; chmod 777 {dir}"),
+        format!("chmod 755 {dir}; chown 1 {dir}"),
+    ] {
+        script(&alter).await;
+        assert!(!place(&mut Trail::default()).await.is_installed(), "{alter}");
+    }
+    script(&format!("chown 0 {dir}")).await;
+    let remote = place(&mut Trail::default()).await;
+    assert!(remote.is_installed());
+    // A connection that ends before it is started takes the link with it, and nothing else.
+    let watch = connect(&sshd).await;
+    session.disconnect().await;
+    let dir = std::path::Path::new(remote.path()).parent().unwrap().display().to_string();
+    let gone = format!(
+        "n=0; while [ -e {dir} ]; do [ $n -lt 100 ] || exit 1; sleep 0.1; n=$((n+1)); done; ls {store}"
+    );
+    watch.script("waiting until it is gone", &gone, BOUND).await.unwrap();
 }
 
 /// Kills what was started, as no agent ends that was told goodbye.
@@ -197,6 +217,8 @@ async fn a_login_that_runs_nothing_is_told_at_once() {
     for (command, told) in [
         ("echo Please log in as admin.; exit 142", "142: Please log in as admin."),
         ("echo Please log in as admin.", "0: Please log in as admin."),
+        // It says what it was told, and waits for more.
+        ("echo Please log in as admin.; cat >/dev/null", "0: Please log in as admin."),
     ] {
         std::fs::write(&keys, format!("command=\"{command}\" {key}")).unwrap();
         let session = connect(&sshd).await;

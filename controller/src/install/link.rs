@@ -2,11 +2,12 @@
 
 use super::error::InstallError;
 use super::line::{Contact, is_of_the_line};
-use crate::conversation::{Connections, Conversation, ConversationError, Lanes};
+use crate::conversation::{Connections, Conversation, Lanes};
 use crate::nar::Delta;
 use crate::operator::{Notice, Operator};
 use crate::ssh::host_key::fingerprint;
 use crate::ssh::{ConnectOptions, Destination, Session, SshError};
+use crate::upload::place::INSTALLED;
 use crate::upload::{LocalAgent, RemoteAgent};
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,11 +70,11 @@ impl Link {
         let mut begun = begin(&mut remote, options, operator).await;
         if let Err(error) = &begun
             && remote.is_installed()
-            && is_of_the_program(error)
+            && matches!(error, InstallError::Conversation(_))
             && !session.has_ended().await
         {
-            let (path, why) = (remote.path(), crate::chain(error));
-            tracing::warn!("what the machine has as the agent ({path}) is not used: {why}");
+            let why = crate::chain(error);
+            tracing::warn!("what the machine has as the agent ({INSTALLED}) is not used: {why}");
             trail.misled = true;
             remote = RemoteAgent::place(&session, &options.agent, trail).await?;
             begun = begin(&mut remote, options, operator).await;
@@ -157,12 +158,6 @@ async fn begin<O: Operator>(
 ) -> Result<Conversation, InstallError> {
     let running = remote.start(&options.agent_log, options.patience).await?;
     Ok(Conversation::with_program(running, &options.agent.hash, operator).await?)
-}
-
-/// Whether it may be the program that is another one, or none at all.
-fn is_of_the_program(error: &InstallError) -> bool {
-    let InstallError::Conversation(error) = error else { return false };
-    !matches!(error, ConversationError::TimedOut { .. })
 }
 
 /// Connects; an unknown host key is asked about, of the machine or of one on the way to it, and

@@ -94,8 +94,12 @@ pub enum Answer {
 /// Bytes buffered between the connection and who reads a program's output.
 const STDOUT_BUFFER: usize = 1 << 20;
 const STDERR_BUFFER: usize = 64 << 10;
+/// Bytes kept of a short program's standard error.
+const STDERR_LIMIT: usize = 16 << 10;
 /// Bound of starting a program.
 const START: Duration = Duration::from_secs(30);
+/// How long a shell may take to begin with a script.
+const BEGIN: Duration = Duration::from_secs(20);
 
 impl Session {
     /// Starts `command` through the login shell; as root, if this session is
@@ -215,7 +219,7 @@ impl Session {
             };
             let exit = async { exit.await.unwrap_or(Exit::Lost) };
             let collect =
-                async { tokio::join!(collect(stdout, limit), collect(stderr, 16 << 10), exit) };
+                async { tokio::join!(collect(stdout, limit), collect(stderr, STDERR_LIMIT), exit) };
             tokio::pin!(feed, collect);
             // Not waiting for all input to be taken: a program may end before that.
             let collected = tokio::select! {
@@ -230,13 +234,16 @@ impl Session {
     }
 
     /// Runs a POSIX sh script, in braces so that all of it is read before any of it runs, and collects
-    /// at most `limit` bytes of what it prints, until it ends or the last of them are `mark`. What it is
-    /// sent then is its own. It prints little to its standard error.
+    /// at most `limit` bytes of what it prints, until it ends or prints `mark` last. What it is sent then
+    /// is its own, and what it printed to its standard error until then is dropped.
+    ///
+    /// A login that runs something else, which prints no line that begins with `begins`, is told after a
+    /// while that nothing more comes.
     pub async fn answer(
         &self,
         what: &str,
         script: &str,
-        mark: &[u8],
+        [begins, mark]: [&str; 2],
         limit: usize,
         bound: Duration,
     ) -> Result<Answer, SshError> {
@@ -244,14 +251,27 @@ impl Session {
             let mut running = self.start("/bin/sh -s").await?;
             // A login that reads nothing ends before: not an error.
             let _ = running.stdin.send(format!("{{\n{script}\n}}\n")).await;
-            let (stdout, waits) = collect_until(&mut running.stdout, Some(mark), limit).await;
-            if waits {
-                return Ok(Answer::Waits(stdout, running));
+            let Running { stdin, stdout, stderr, .. } = &mut running;
+            let (mut out, mut err) = (Collected::new(limit), Collected::new(STDERR_LIMIT));
+            let silence = tokio::time::sleep(BEGIN);
+            tokio::pin!(silence);
+            let (mut begun, mut told) = (false, false);
+            while !out.ended || !err.ended {
+                tokio::select! {
+                    () = out.read(stdout), if !out.ended => {}
+                    () = err.read(stderr), if !err.ended => {}
+                    () = &mut silence, if !begun && !told => {
+                        told = true;
+                        let _ = stdin.eof().await;
+                    }
+                }
+                begun = begun || out.has_line(begins);
+                if out.last.ends_with(mark.as_bytes()) {
+                    return Ok(Answer::Waits(out.kept, running));
+                }
             }
-            let Running { stderr, exit, .. } = running;
-            let stderr = collect(stderr, 16 << 10).await;
-            let exit = exit.await.unwrap_or(Exit::Lost);
-            self.ended(what, (stdout, stderr, exit)).await.map(Answer::Ended)
+            let exit = running.exit.await.unwrap_or(Exit::Lost);
+            self.ended(what, (out.kept, err.kept, exit)).await.map(Answer::Ended)
         };
         timeout(bound, run)
             .await
@@ -296,23 +316,48 @@ impl Session {
 
 /// Reads to the end and keeps the first `limit` bytes.
 pub(crate) async fn collect(mut from: impl AsyncRead + Unpin, limit: usize) -> Vec<u8> {
-    collect_until(&mut from, None, limit).await.0
+    let mut collected = Collected::new(limit);
+    while !collected.ended {
+        collected.read(&mut from).await;
+    }
+    collected.kept
 }
 
-/// The same, or only until what was read ends with `mark`, and whether it did.
-async fn collect_until(
-    from: &mut (impl AsyncRead + Unpin),
-    mark: Option<&[u8]>,
+/// What a program printed so far.
+struct Collected {
+    /// The first bytes of it, at most `limit`.
+    kept: Vec<u8>,
     limit: usize,
-) -> (Vec<u8>, bool) {
-    let mut kept = Vec::new();
-    let mut buffer = vec![0; 64 << 10];
-    while let Ok(n @ 1..) = from.read(&mut buffer).await {
-        let keep = n.min(limit - kept.len());
-        kept.extend_from_slice(&buffer[..keep]);
-        if mark.is_some_and(|mark| kept.ends_with(mark)) {
-            return (kept, true);
-        }
+    /// The last that were read at once, and some before.
+    last: Vec<u8>,
+    /// Whether that is all.
+    ended: bool,
+    buffer: Vec<u8>,
+}
+
+/// Bytes that are remembered of what was read before.
+const REMEMBERED: usize = 256;
+
+impl Collected {
+    fn new(limit: usize) -> Self {
+        let (kept, last) = (Vec::new(), Vec::new());
+        Collected { kept, limit, last, ended: false, buffer: vec![0; 64 << 10] }
     }
-    (kept, false)
+
+    /// Reads what is there, or waits for it. Nothing is lost if that is given up.
+    async fn read(&mut self, from: &mut (impl AsyncRead + Unpin)) {
+        let Ok(n @ 1..) = from.read(&mut self.buffer).await else {
+            self.ended = true;
+            return;
+        };
+        let bytes = &self.buffer[..n];
+        self.kept.extend_from_slice(&bytes[..n.min(self.limit - self.kept.len())]);
+        self.last.drain(..self.last.len().saturating_sub(REMEMBERED));
+        self.last.extend_from_slice(bytes);
+    }
+
+    /// Whether a line of what is kept begins so.
+    fn has_line(&self, begins: &str) -> bool {
+        self.kept.split(|byte| *byte == b'\n').any(|line| line.starts_with(begins.as_bytes()))
+    }
 }

@@ -1,4 +1,4 @@
-//! Brings the agent to the machine, proves that it is the right one, and removes it.
+//! Brings the agent to the machine, sees that it is the right one, and removes it.
 //!
 //! | module | job |
 //! |---|---|
@@ -6,7 +6,7 @@
 //! | [`place`] | a fresh directory on the machine from which programs may run |
 //! | [`transfer`] | SFTP, or `cat` where the server has none; reads back and compares |
 //!
-//! Nothing but POSIX sh and its utilities is used on the machine, and `b2sum`, `sha256sum` or `[ -O` where
+//! Nothing but POSIX sh and its utilities is used on the machine, and `b2sum` or `sha256sum` where
 //! it is. The shell that starts the agent removes the directory when the agent ends, however it
 //! ends, also when the connection is gone. Where another connection is to follow one that did not
 //! end well, it waits for that before: what was sent, also a part, is not sent again. A directory in which no agent is ever

@@ -26,9 +26,9 @@ pub const TELL: &str = r#"tell() {
   else echo bytes; cat "$1"; fi
 }"#;
 
-/// Where a live system has the agent as part of itself, or a link to it: root's alone to alter, as the shell
-/// is that is run here.
-const INSTALLED: &str = "/usr/libexec/keystone/keystone-agent";
+/// Where a live system has the agent as part of itself, or a link to it. Nobody but root may alter it, or
+/// what is in its directory: then it is trusted as the shell is that looks for it.
+pub const INSTALLED: &str = "/usr/libexec/keystone/keystone-agent";
 
 /// Of a login's own words in an error, characters.
 const SAID: usize = 400;
@@ -127,7 +127,9 @@ mkdir -m 700 "$d" || exit 10
 e={earlier} p= w=
 of_its_size() {{ [ -f "$1" ] && [ "$(wc -c < "$1")" -eq {size} ]; }}
 i={installed}
-[ -O "$i" ] && of_its_size "$i" && ln -s "$i" {program} && [ -x {program} ] && w=installed || rm -f {program}
+# Of whom and in what: root's alone to alter, or not the system's own.
+others=$( {{ find -L "$i" "${{i%/*}}" -prune \( ! -user 0 -o -perm -020 -o -perm -002 \); }} 2>&1)
+[ -z "$others" ] && of_its_size "$i" && ln -s "$i" {program} && [ -x {program} ] && w=installed || rm -f {program}
 if [ -z "$w" ]; then
   printf '#!/bin/sh\nexit 0\n' > "$d/try" && chmod 700 "$d/try" || {{ rm -rf "$d"; exit 11; }}
   "$d/try" 2>/dev/null || {{ rm -rf "$d"; exit 12; }}
@@ -153,7 +155,8 @@ rm -rf "$d") </dev/null >/dev/null 2>&1 &
 [ "$w" != whole ] || tell {program}
 [ -n "$w" ] || exit 0
 printf '\nready {dir}\n'
-read -r line || {{ rm -rf "$d"; exit 0; }}
+# A link is of no use to a connection that follows.
+read -r line || {{ [ "$w" != installed ] || rm -rf "$d"; exit 0; }}
 eval "$line"
 exit 0"#,
             // What turned out not to be the agent is compared, like any other.
@@ -165,12 +168,14 @@ exit 0"#,
         // A machine that has no program for sums sends what it found.
         let limit = agent.bytes.len() + 4096;
         let ready = format!("\nready {dir}\n");
-        let made =
-            session.answer("making a directory", &script, ready.as_bytes(), limit, FILE).await;
+        let marks = ["system ", &ready[..]];
+        let made = session.answer("making a directory", &script, marks, limit, FILE).await;
         let (output, shell) = match made.map_err(|error| NotHere::Nowhere(error.into()))? {
             Answer::Ended(output) => (output, None),
             Answer::Waits(mut stdout, shell) => {
-                stdout.truncate(stdout.len() - ready.len());
+                if stdout.ends_with(ready.as_bytes()) {
+                    stdout.truncate(stdout.len() - ready.len());
+                }
                 (Output { exit: Exit::Status(0), stdout, stderr: String::new() }, Some(shell))
             }
         };

@@ -44,17 +44,15 @@ fn partition(partition: &Partition) -> String {
     format!("partition {}{label} of {}: {found}", partition.number, human(partition.size))
 }
 
-/// What is there, with when a pool was written last and how much of a file system is in use: unless it is
-/// imported or mounted, and written all the time.
+/// What is there, with when a pool was written last and how much of a file system is in use: unless somebody
+/// has it, and may write it all the time.
 fn signatures(found: &[Signature], holders: &[Holder]) -> Vec<String> {
-    let is_written =
-        holders.iter().any(|holder| matches!(holder, Holder::Pool { .. } | Holder::Mount { .. }));
     let phrase = |found: &Signature| match found {
-        Signature::ZfsMember { written: Some(at), .. } if !is_written => {
+        Signature::ZfsMember { written: Some(at), .. } if holders.is_empty() => {
             format!("{}, last written {}", signature(found), utc(*at))
         }
-        Signature::Filesystem { used: Some(bytes), .. } if !is_written => {
-            format!("{}, {} of it in use", signature(found), human(*bytes))
+        Signature::Filesystem { used: Some(bytes), .. } if holders.is_empty() => {
+            format!("{}, {} in use", signature(found), human(*bytes))
         }
         found => signature(found),
     };

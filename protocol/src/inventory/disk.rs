@@ -148,8 +148,8 @@ pub enum Signature {
         label: Option<String>,
         /// Its UUID.
         uuid: Option<String>,
-        /// How much of it is in use, in bytes: as it says itself where it is mounted, as its superblock does
-        /// where it is not. Of FAT12, FAT16 and those that are made only once it is not known.
+        /// How much of it is in use, in bytes, where that is known: of what is mounted, of ext2 to ext4 and
+        /// FAT32 that were unmounted, and of btrfs, of all its devices.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         used: Option<u64>,
     },

@@ -1,6 +1,6 @@
 //! File systems.
 
-use super::{Source, has, le16, le32, le64, text, uuid};
+use super::{Source, has, le16, le32, text, used, uuid};
 use keystone_protocol::inventory::Signature;
 use std::io;
 
@@ -9,13 +9,9 @@ pub(super) fn signatures(source: Source<'_>) -> io::Result<Vec<Signature>> {
     let head = source.read(0, 4096)?;
     let at_64k = source.read(64 * 1024, 4096)?;
     let at_32k = source.read(32 * 1024, 2048)?;
-    let mut fat = vfat(&head);
-    if let Some(Signature::Filesystem { used, .. }) = &mut fat {
-        *used = fat32_used(source, &head)?;
-    }
     let found = [
         ext(head.get(1024..).unwrap_or_default()),
-        fat,
+        vfat(&head),
         xfs(&head),
         btrfs(&at_64k),
         squashfs(&head),
@@ -26,28 +22,23 @@ pub(super) fn signatures(source: Source<'_>) -> io::Result<Vec<Signature>> {
         ntfs(&head),
         exfat(&head),
     ];
-    Ok(found.into_iter().flatten().collect())
+    let mut found: Vec<Signature> = found.into_iter().flatten().collect();
+    for signature in &mut found {
+        if let Signature::Filesystem { fstype, used, .. } = signature {
+            *used = used::of(source, fstype);
+        }
+    }
+    Ok(found)
 }
 
 fn filesystem(fstype: &str, label: Option<String>, uuid: Option<String>) -> Option<Signature> {
     Some(Signature::Filesystem { fstype: fstype.to_owned(), label, uuid, used: None })
 }
 
-/// Says how much is in use, if that is known and no more than there is.
-fn with_used(found: Option<Signature>, bytes: Option<u64>, of: Option<u64>) -> Option<Signature> {
-    let bytes = bytes.filter(|bytes| of.is_some_and(|of| *bytes <= of));
-    let mut found = found;
-    if let Some(Signature::Filesystem { used, .. }) = &mut found {
-        *used = bytes;
-    }
-    found
-}
-
 /// Features that ext2 and ext3 know (`ext.c`: `EXT3_FEATURE_*_SUPP`).
 const EXT3_INCOMPAT: u32 = 0x2 | 0x4 | 0x10;
 const EXT3_RO_COMPAT: u32 = 0x1 | 0x2 | 0x4;
 const EXT_HAS_JOURNAL: u32 = 0x4;
-const EXT_64BIT: u32 = 0x80;
 const EXT_JOURNAL_DEVICE: u32 = 0x8;
 
 fn ext(sb: &[u8]) -> Option<Signature> {
@@ -64,15 +55,7 @@ fn ext(sb: &[u8]) -> Option<Signature> {
     } else {
         "ext2"
     };
-    // Linux' Documentation/filesystems/ext4/super.rst: blocks, and which of them are free.
-    let count = |low: usize, high: usize| {
-        let high = if incompat & EXT_64BIT != 0 { le32(sb, high) } else { 0 };
-        u64::from(high) << 32 | u64::from(le32(sb, low))
-    };
-    let bytes = |blocks: u64| blocks.checked_mul(1024_u64.checked_shl(le32(sb, 0x18))?);
-    let (all, free) = (count(0x4, 0x150), count(0xc, 0x158));
-    let used = all.checked_sub(free).and_then(bytes);
-    with_used(filesystem(fstype, text(sb, 0x78, 16), uuid(sb, 0x68)), used, bytes(all))
+    filesystem(fstype, text(sb, 0x78, 16), uuid(sb, 0x68))
 }
 
 /// FAT12, FAT16 and FAT32, all mounted as `vfat`: a boot sector whose BPB makes sense.
@@ -100,41 +83,12 @@ fn vfat(head: &[u8]) -> Option<Signature> {
     filesystem("vfat", label, Some(format!("{:04X}-{:04X}", id >> 16, id & 0xffff)))
 }
 
-/// What a FAT32's FSInfo sector says (Microsoft's `fatgen103`, "FAT32 FSInfo Sector Structure"): as good as whoever wrote it
-/// last, and `None` where nobody counted.
-fn fat32_used(source: Source<'_>, head: &[u8]) -> io::Result<Option<u64>> {
-    let (sector, per_cluster) = (u64::from(le16(head, 11)), u64::from(head[13]));
-    let (reserved, fats, fat_length) =
-        (u64::from(le16(head, 14)), u64::from(head[16]), u64::from(le32(head, 36)));
-    if le16(head, 22) != 0 {
-        return Ok(None);
-    }
-    let info = source.read(u64::from(le16(head, 48)) * sector, 512)?;
-    let is_info = has(&info, 0, b"RRaA") && has(&info, 484, b"rrAa");
-    let sectors = match le16(head, 19) {
-        0 => u64::from(le32(head, 32)),
-        few => u64::from(few),
-    };
-    let clusters = sectors.checked_sub(reserved + fats * fat_length).map(|data| data / per_cluster);
-    let used = clusters.and_then(|all| all.checked_sub(u64::from(le32(&info, 488))));
-    Ok(used.filter(|_| is_info).map(|used| used * per_cluster * sector))
-}
-
-/// Linux' `fs/xfs/libxfs/xfs_format.h`, `struct xfs_dsb`, big-endian: blocks, and which of them are free.
 fn xfs(head: &[u8]) -> Option<Signature> {
-    has(head, 0, b"XFSB").then_some(())?;
-    let (block, all, free) =
-        (le32(head, 4).swap_bytes(), le64(head, 8).swap_bytes(), le64(head, 144).swap_bytes());
-    let bytes = |blocks: u64| blocks.checked_mul(u64::from(block));
-    let used = all.checked_sub(free).and_then(bytes);
-    with_used(filesystem("xfs", text(head, 108, 12), uuid(head, 32)), used, bytes(all))
+    has(head, 0, b"XFSB").then(|| filesystem("xfs", text(head, 108, 12), uuid(head, 32)))?
 }
 
-/// Linux' `include/uapi/linux/btrfs_tree.h`, `struct btrfs_super_block`: of all its devices.
 fn btrfs(sb: &[u8]) -> Option<Signature> {
-    has(sb, 0x40, b"_BHRfS_M").then_some(())?;
-    let found = filesystem("btrfs", text(sb, 0x12b, 256), uuid(sb, 0x20));
-    with_used(found, Some(le64(sb, 0x78)), Some(le64(sb, 0x70)))
+    has(sb, 0x40, b"_BHRfS_M").then(|| filesystem("btrfs", text(sb, 0x12b, 256), uuid(sb, 0x20)))?
 }
 
 fn squashfs(head: &[u8]) -> Option<Signature> {

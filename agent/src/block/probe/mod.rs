@@ -7,6 +7,7 @@
 mod container;
 mod filesystem;
 mod table;
+mod used;
 
 pub use table::table;
 
