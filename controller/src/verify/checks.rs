@@ -249,8 +249,47 @@ fn pool(facts: &Facts, expected: &Expected) -> Said {
     let errors = facts.get("pool-errors")?;
     // zpool(8): what -x says where there is nothing to say.
     good &= errors == "all pools are healthy";
-    said.push(errors.lines().take(12).collect::<Vec<_>>().join(" "));
+    said.push(in_short(errors));
     Ok(Say::of(good, said.join(", ")))
+}
+
+/// Of what `zpool status -x` says: what is wrong, and which devices it is about.
+fn in_short(status: &str) -> String {
+    let mut status_of = Vec::new();
+    let (mut devices, mut errors) = (Vec::new(), None);
+    let mut key = "";
+    for line in status.lines() {
+        let (begins, rest) = match line.trim().split_once(": ") {
+            Some((word, rest)) if word.bytes().all(|b| b.is_ascii_lowercase()) => (word, rest),
+            _ if line.trim() == "config:" => ("config", ""),
+            _ => (key, line.trim()),
+        };
+        key = begins;
+        match (key, &rest.split_whitespace().collect::<Vec<_>>()[..]) {
+            ("status", _) => status_of.push(rest),
+            ("errors", _) if rest != "No known data errors" => errors = Some(rest),
+            ("config", ["NAME", ..]) => {}
+            ("config", [name, state, counts @ ..]) => {
+                let counted = counts.iter().take(3).any(|count| *count != "0");
+                let counts =
+                    if counted { format!(" ({})", counts.join(" ")) } else { String::new() };
+                if *state != "ONLINE" || counted {
+                    devices.push(format!("{name} {state}{counts}"));
+                }
+            }
+            _ => {}
+        }
+    }
+    let said: Vec<String> = [status_of.join(" ").trim_end_matches('.').to_owned()]
+        .into_iter()
+        .filter(|text| !text.is_empty())
+        .chain(devices)
+        .chain(errors.map(str::to_owned))
+        .collect();
+    match said.is_empty() {
+        true => status.split_whitespace().collect::<Vec<_>>().join(" "),
+        false => said.join("; "),
+    }
 }
 
 /// Every mounted dataset is encrypted; or the root file system lies in a LUKS container.

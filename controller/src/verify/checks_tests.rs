@@ -59,6 +59,30 @@ fn all_is_well() {
     }
 }
 
+/// As OpenZFS 2.3 says it.
+const OFFLINE: &str = "  pool: rpool
+ state: DEGRADED
+status: One or more devices has been taken offline by the administrator.
+\tSufficient replicas exist for the pool to continue functioning in a
+\tdegraded state.
+action: Online the device using 'zpool online' or replace the device with
+\t'zpool replace'.
+config:
+
+\tNAME                   STATE     READ WRITE CKSUM
+\trpool                  DEGRADED     0     0     0
+\t  virtio-target-part2  ONLINE       0     0     0
+\tlogs
+\t  mirror-1             DEGRADED     0     0     0
+\t    /run/log-a         OFFLINE      0     0     0
+\t    /run/log-b         ONLINE       0     0     7
+
+errors: 3 data errors, use '-v' for a list
+";
+const OFFLINE_SAID: &str = "One or more devices has been taken offline by the administrator. Sufficient replicas \
+     exist for the pool to continue functioning in a degraded state; rpool DEGRADED; mirror-1 DEGRADED; \
+     /run/log-a OFFLINE; /run/log-b ONLINE (0 0 7); 3 data errors, use '-v' for a list";
+
 #[test]
 fn each_check_fails_by_its_cause() {
     let two = r#"{"keyslots": {"0": {}}, "tokens": {}}"#;
@@ -76,6 +100,7 @@ fn each_check_fails_by_its_cause() {
         ),
         ("pool", "pools", "rpool\tDEGRADED\t77", "DEGRADED"),
         ("pool", "pool-errors", "  pool: rpool\n state: DEGRADED", "state: DEGRADED"),
+        ("pool", "pool-errors", OFFLINE, OFFLINE_SAID),
         (
             "encryption",
             "datasets",
