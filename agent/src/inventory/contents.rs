@@ -149,7 +149,8 @@ fn signatures(
             *signature = label.signature;
         }
     }
-    // What is mounted has written its superblock some time ago.
+    // What is mounted has written its superblock some time ago; but a btrfs, whose device number is of
+    // no device, keeps it up.
     if let [Signature::Filesystem { used, .. }] = &mut found[..] {
         let devno = sysfs::devno(surroundings.roots, name);
         let mut mounted =

@@ -66,8 +66,7 @@ pub struct Place {
     program: String,
     /// What is in it.
     pub found: Found,
-    /// Where the agent is in it: a shell that runs the next line it is sent. It removes the
-    /// directory if none comes.
+    /// Where the agent is in it: a shell that runs the next line it is sent.
     pub shell: Option<Running>,
 }
 
