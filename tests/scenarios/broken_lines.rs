@@ -1,11 +1,12 @@
-//! A copy over a line that breaks or flips bits, with an agent that dies, onto a disk that is full.
+//! A copy over a line that breaks or flips bits, with an agent and an operator's
+//! program that are killed, onto a disk that is full, and one whose power fails.
 
 use crate::keystone::{Ended, Keystone};
 use crate::loopback::{self, Disk, Line, Source, Sshd, offsets};
 use crate::runner::Context;
 use anyhow::{Context as _, Result, bail, ensure};
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,9 +19,9 @@ const SIZE: usize = 60;
 const CUTS: usize = 20;
 /// In how many bytes a bit is flipped.
 const FLIPS: usize = 5;
-/// What may be sent again for each cut: a block, and what sshd had not yet handed to the agent,
-/// which is at most the window that OpenSSH gives a channel.
-const AGAIN: u64 = (1 << 20) + (2 << 20);
+/// What may be sent again for each cut, on average: a block, and half of what OpenSSH's window for a
+/// channel lets sshd have that it did not hand to the agent yet.
+const AGAIN: u64 = (1 << 20) + (1 << 20);
 /// What a connection takes beside blocks: keys, the agent's upload checked, the manifest.
 const LOGIN: u64 = 64 << 10;
 
@@ -38,6 +39,14 @@ impl Bed<'_> {
     fn copied(&self, line: &Line, disk: &Disk) -> Result<Ended> {
         Ended::from(self.copy(line, disk)?.output()?).ok()
     }
+
+    /// Begins one and waits until the line has carried so much in all.
+    fn begun(&self, line: &Line, disk: &Disk, until: u64) -> Result<Child> {
+        let mut copy = self.copy(line, disk)?;
+        let mut copy = copy.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        wait_for(line, until, &mut copy)?;
+        Ok(copy)
+    }
 }
 
 /// See the table of scenarios.
@@ -50,6 +59,8 @@ pub(super) fn run(context: &Context) -> Result<()> {
     let whole = uncut(&bed).context("a whole copy")?;
     killed(&bed).context("an agent that is killed")?;
     full(&bed).context("a disk that is full")?;
+    operator_killed(&bed, whole).context("an operator's program that is killed")?;
+    power_lost(keystone).context("a machine whose power fails")?;
     cut(&bed, whole).context("a line that is cut")?;
     several(&bed, whole).context("several connections at once")?;
     flipped(&bed, whole).context("a line that flips bits")
@@ -125,6 +136,15 @@ fn flipped(bed: &Bed<'_>, whole: u64) -> Result<()> {
     Ok(())
 }
 
+fn wait_for(line: &Line, until: u64, copy: &mut Child) -> Result<()> {
+    let began = Instant::now();
+    while line.sent() < until && copy.try_wait()?.is_none() {
+        ensure!(began.elapsed() < Duration::from_secs(120), "it does not get on");
+        thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
 fn killed(bed: &Bed<'_>) -> Result<()> {
     let (line, disk) = (Line::to(&bed.sshd)?, Disk::new(300)?);
     line.slow_down(20 << 20);
@@ -133,11 +153,7 @@ fn killed(bed: &Bed<'_>) -> Result<()> {
     let mut until = fs::metadata(&bed.keystone.agent)?.len();
     for part in 1..=3 {
         until += SIZE as u64 / 6 << 20;
-        let began = Instant::now();
-        while line.sent() < until && copy.try_wait()?.is_none() {
-            ensure!(began.elapsed() < Duration::from_secs(120), "it does not get on");
-            thread::sleep(Duration::from_millis(10));
-        }
+        wait_for(&line, until, &mut copy)?;
         if bed.sshd.kill("keystone-agent")? == 0 {
             copy.kill()?;
             bail!("kill {part}: no agent was there: {:?}", Ended::from(copy.wait_with_output()?));
@@ -146,6 +162,63 @@ fn killed(bed: &Bed<'_>) -> Result<()> {
     line.slow_down(0);
     Ended::from(copy.wait_with_output()?).ok()?;
     bed.source.judge(&disk.root())
+}
+
+/// Another one goes on where it was, though the agent of the first may not know yet that it is gone.
+fn operator_killed(bed: &Bed<'_>, whole: u64) -> Result<()> {
+    let (line, disk) = (Line::to(&bed.sshd)?, Disk::new(300)?);
+    line.slow_down(20 << 20);
+    let mut copy = bed.begun(&line, &disk, whole / 3 * 2)?;
+    copy.kill()?;
+    ensure!(!copy.wait()?.success(), "it had ended before");
+    line.slow_down(0);
+    bed.copied(&line, &disk)?;
+    bed.source.judge(&disk.root())?;
+    let again = line.sent().saturating_sub(whole);
+    println!("{} KiB sent again after the operator's program was killed", again >> 10);
+    // Of this one cut all of the window may have been lost.
+    let allowed = AGAIN + (1 << 20) + LOGIN;
+    ensure!(again <= allowed, "{again} bytes were sent again, {allowed} are allowed");
+    Ok(())
+}
+
+/// MiB in the closure of the machine whose power fails.
+const POWER_SIZE: usize = 200;
+/// How fast that is sent, in bytes per second.
+const POWER_RATE: u64 = 8 << 20;
+/// What may be sent again each time: what comes in the 5 s between two checkpoints and while one is made,
+/// and what waits at the agent and on its way.
+const POWER_AGAIN: u64 = 6 * POWER_RATE + (20 << 20);
+
+/// What was on the disk at a checkpoint does not come again, and what was not is not taken for whole.
+fn power_lost(keystone: &Keystone) -> Result<()> {
+    let bed = Bed { keystone, sshd: Sshd::start()?, source: Source::make(POWER_SIZE)? };
+    let whole = {
+        let (line, disk) = (Line::to(&bed.sshd)?, Disk::new(600)?);
+        bed.copied(&line, &disk)?;
+        line.sent()
+    };
+    let (line, disk) = (Line::to(&bed.sshd)?, Disk::new(600)?);
+    // The first soon after the large file, which is half of it; so that not all of that is on the disk.
+    for (part, share) in [54, 30].into_iter().enumerate() {
+        let until = line.sent() + whole / 100 * share;
+        line.slow_down(POWER_RATE);
+        let mut copy = bed.begun(&line, &disk, until)?;
+        disk.power_off()?;
+        copy.kill()?;
+        ensure!(!copy.wait()?.success(), "power loss {part}: it had ended before");
+        bed.sshd.kill("keystone-agent")?;
+        disk.power_on()?;
+        ensure!(!disk.root().join("nix/var/nix/db/schema").exists(), "something was registered");
+    }
+    line.slow_down(0);
+    bed.copied(&line, &disk)?;
+    bed.source.judge(&disk.root())?;
+    let again = line.sent().saturating_sub(whole);
+    println!("{} MiB of {} sent again after the power failed twice", again >> 20, whole >> 20);
+    let allowed = 2 * (POWER_AGAIN + LOGIN);
+    ensure!(again <= allowed, "{again} bytes were sent again, {allowed} are allowed");
+    Ok(())
 }
 
 fn full(bed: &Bed<'_>) -> Result<()> {

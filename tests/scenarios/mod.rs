@@ -49,7 +49,7 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "broken-lines",
         gate: false,
-        about: "a copy over a line that is cut twenty times and flips bits, with an agent that is killed, onto a full disk: it ends, and what is registered is whole",
+        about: "a copy over a line that is cut twenty times and flips bits, with an agent or an operator's program that is killed, onto a full disk, or one whose power fails: it ends, and what is registered is whole",
         run: broken_lines::run,
     },
     Scenario {

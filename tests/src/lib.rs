@@ -15,6 +15,7 @@
 //! | [`runner`] | running scenarios and unit tests, counting |
 //! | [`scenarios`] | what is seen happening |
 //! | [`keystone`] | the programs under test |
+//! | [`process`] | what `/proc` says of processes |
 //! | [`loopback`] | a copy's two ends on this computer, and a line that breaks |
 //! | [`terminal`] | a program at a terminal, typed to |
 //! | [`web`] | a binary cache on a web server |
@@ -31,6 +32,7 @@ pub mod loopback;
 pub mod machine;
 pub mod native;
 pub mod oracle;
+pub mod process;
 pub mod run;
 pub mod runner;
 #[path = "../scenarios/mod.rs"]

@@ -2,11 +2,14 @@
 //! between them that can be cut, and that can flip a bit.
 
 use crate::keystone::Keystone;
+use crate::process;
 use crate::run::{run, text};
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::collections::VecDeque;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -82,42 +85,22 @@ impl Sshd {
         Ok(path)
     }
 
-    /// Kills the programs named `name` that run in its sessions; says how many.
-    ///
-    /// # Errors
-    /// `/proc` can't be read.
-    pub fn kill(&self, name: &str) -> Result<usize> {
-        let mut killed = 0;
-        for entry in fs::read_dir("/proc")? {
-            let Some(pid) = entry?.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else {
-                continue;
-            };
-            let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            // The kernel keeps 15 bytes of a name.
-            if comm.trim() == &name[..name.len().min(15)] && self.is_ancestor_of(pid) {
-                nix::sys::signal::kill(
-                    nix::unistd::Pid::from_raw(pid as i32),
-                    nix::sys::signal::Signal::SIGKILL,
-                )?;
-                killed += 1;
-            }
-        }
-        Ok(killed)
+    /// The programs named `name` that run in its sessions.
+    pub fn running(&self, name: &str) -> Vec<u32> {
+        let ours = |pid: u32| process::ancestor(pid, &[self.child.id()]).is_some();
+        process::all().filter(|pid| process::is_named(*pid, name) && ours(*pid)).collect()
     }
 
-    fn is_ancestor_of(&self, mut pid: u32) -> bool {
-        for _ in 0..16 {
-            if pid == self.child.id() {
-                return true;
-            }
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-            match rest.split_whitespace().nth(1).and_then(|ppid| ppid.parse().ok()) {
-                Some(parent) if parent > 1 => pid = parent,
-                _ => return false,
-            }
+    /// Kills them; says how many.
+    ///
+    /// # Errors
+    /// One has ended meanwhile.
+    pub fn kill(&self, name: &str) -> Result<usize> {
+        let running = self.running(name);
+        for pid in &running {
+            kill(Pid::from_raw(*pid as i32), Signal::SIGKILL)?;
         }
-        false
+        Ok(running.len())
     }
 }
 
@@ -145,8 +128,38 @@ impl Disk {
         fs::File::create(&image)?.set_len(mib << 20)?;
         run(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&image))?;
         fs::create_dir(dir.path().join("root"))?;
-        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(dir.path().join("root")))?;
-        Ok(Disk { dir })
+        let disk = Disk { dir };
+        disk.mount()?;
+        Ok(disk)
+    }
+
+    fn mount(&self) -> Result<()> {
+        let image = self.dir.path().join("image");
+        run(Command::new("mount").args(["-o", "loop"]).arg(image).arg(self.root())).map(drop)
+    }
+
+    /// The power fails: what is not on the disk by now never will be. Nothing of it can be read or
+    /// written until [`Disk::power_on`].
+    ///
+    /// # Errors
+    /// xfs_io is missing, or the kernel can't.
+    pub fn power_off(&self) -> Result<()> {
+        run(Command::new("xfs_io").args(["-x", "-c", "shutdown"]).arg(self.root()))
+            .map(drop)
+            .context("xfs_io (apt-get install xfsprogs)")
+    }
+
+    /// Mounts it again, once who had files open is gone.
+    ///
+    /// # Errors
+    /// They do not go, or what is left can't be mounted.
+    pub fn power_on(&self) -> Result<()> {
+        let began = Instant::now();
+        while let Err(busy) = run(Command::new("umount").arg(self.root())) {
+            ensure!(began.elapsed() < Duration::from_secs(20), "it stays in use: {busy:#}");
+            thread::sleep(Duration::from_millis(100));
+        }
+        self.mount()
     }
 
     /// Where it is mounted.
@@ -408,6 +421,30 @@ impl Source {
         fs::create_dir(store.join(&top))?;
         std::os::unix::fs::symlink(format!("/nix/store/{tree}"), store.join(&top).join("tree"))?;
         let source = Source { dir, names: vec![big, tree, text, top] };
+        source.register()?;
+        Ok(source)
+    }
+
+    /// Makes one with a single file of that many MiB and a byte, in which every 64 MiB one can't be
+    /// compressed, and the rest is zeros.
+    ///
+    /// # Errors
+    /// As [`Source::make`].
+    pub fn with_one_file_of(mib: u64) -> Result<Source> {
+        let dir = tempfile::tempdir()?;
+        let store = dir.path().join("nix/store");
+        fs::create_dir_all(&store)?;
+        let [file, top] = ["1", "2"].map(|n| n.repeat(32)).map(|hash| format!("{hash}-large"));
+        let mut contents = fs::File::create(store.join(&file))?;
+        contents.set_len((mib << 20) + 1)?;
+        let noise = Noise(0x2545_f491_4f6c_dd1d).bytes(1 << 20);
+        for at in (0..mib).step_by(64) {
+            contents.seek(SeekFrom::Start(at << 20))?;
+            contents.write_all(&noise)?;
+        }
+        fs::create_dir(store.join(&top))?;
+        std::os::unix::fs::symlink(format!("/nix/store/{file}"), store.join(&top).join("file"))?;
+        let source = Source { dir, names: vec![file, top] };
         source.register()?;
         Ok(source)
     }

@@ -1,6 +1,7 @@
 //! Wall time, CPU, memory, bytes on the wire.
 
 use super::place::Place;
+use crate::process;
 use anyhow::{Context, Result, ensure};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
@@ -121,9 +122,9 @@ fn run_with(place: &Place, script: &str, cut_after: Option<f64>) -> Result<Taken
 fn cut(sshd: u32, until: u64, stop: &AtomicBool, was_cut: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
         if wire().is_ok_and(|bytes| bytes >= until) {
-            for pid in processes() {
-                let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-                if pid != sshd && name.starts_with("sshd") && ancestor(pid, &[sshd]).is_some() {
+            for pid in process::all() {
+                let session = pid != sshd && process::name(pid).starts_with("sshd");
+                if session && process::ancestor(pid, &[sshd]).is_some() {
                     let pid = nix::unistd::Pid::from_raw(pid as i32);
                     // It may have ended by itself.
                     let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
@@ -136,11 +137,6 @@ fn cut(sshd: u32, until: u64, stop: &AtomicBool, was_cut: &AtomicBool) {
     }
 }
 
-fn processes() -> impl Iterator<Item = u32> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-}
-
 /// CPU seconds of this program's children that ended.
 fn children() -> Result<f64> {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
@@ -150,16 +146,9 @@ fn children() -> Result<f64> {
 
 /// CPU seconds of a process's children that ended (proc(5): cutime and cstime).
 fn waited_for(pid: u32) -> Result<f64> {
-    let fields = stat(pid)?;
+    let fields = process::stat(pid)?;
     let ticks: f64 = [13, 14].map(|i: usize| fields[i].parse().unwrap_or(0.0)).iter().sum();
     Ok(ticks / 100.0)
-}
-
-/// The fields of `/proc/PID/stat` after the command's name: the first is the state.
-fn stat(pid: u32) -> Result<Vec<String>> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let rest = text.rsplit_once(')').map_or("", |(_, rest)| rest);
-    Ok(rest.split_whitespace().map(str::to_owned).collect())
 }
 
 fn wire() -> Result<u64> {
@@ -192,32 +181,15 @@ fn watch(sshd: u32, stop: &AtomicBool) -> (f64, f64) {
     let mut peaks = (0.0_f64, 0.0_f64);
     let ours = std::process::id();
     while !stop.load(Ordering::Relaxed) {
-        for pid in processes() {
-            let side = match ancestor(pid, &[sshd, ours]) {
+        for pid in process::all() {
+            let side = match process::ancestor(pid, &[sshd, ours]) {
                 Some(found) if found == sshd => &mut peaks.1,
                 Some(_) if pid != ours => &mut peaks.0,
                 _ => continue,
             };
-            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-            let peak = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
-            let kib = peak.and_then(|p| p.split_whitespace().next()?.parse::<f64>().ok());
-            *side = side.max(kib.unwrap_or(0.0) / 1024.0);
+            *side = side.max(process::peak(pid));
         }
         std::thread::sleep(Duration::from_millis(100));
     }
     peaks
-}
-
-/// The first of `of` that a process descends from.
-fn ancestor(mut pid: u32, of: &[u32]) -> Option<u32> {
-    for _ in 0..32 {
-        if of.contains(&pid) {
-            return Some(pid);
-        }
-        pid = stat(pid).ok()?.get(1)?.parse().ok()?;
-        if pid <= 1 {
-            return None;
-        }
-    }
-    None
 }
