@@ -19,7 +19,7 @@ use crate::seal::{self, Opened, Use};
 use crate::zfs::{self, Zfs};
 use esp::Esps;
 use keystone_protocol::inventory::{DiskIdentity, Inventory};
-use keystone_protocol::plan::{DeviceRef, PartitionTable, Plan, PlannedPartition};
+use keystone_protocol::plan::{DeviceRef, MbrTable, PartitionTable, Plan, PlannedPartition};
 use keystone_protocol::report::{
     ContainerReport, DiskReport, EndsAt, PoolReport, REPORT_VERSION, Report, StepReport,
 };
@@ -122,7 +122,8 @@ pub struct MachineState {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct TableState {
-    guids: TableIds,
+    /// An MBR has none.
+    guids: Option<TableIds>,
     partitions: Vec<PlannedPartition>,
     came: Came,
 }
@@ -152,11 +153,31 @@ struct Disk {
     /// Whether a step removed what was on it.
     wiped: bool,
     identity: DiskIdentity,
+    /// The GUIDs of its GPT.
     guids: Option<TableIds>,
-    /// The partitions that were made or found.
+    /// The partitions of its GPT that were made or found.
     partitions: Vec<PlannedPartition>,
-    /// Where their table comes from.
-    came: Came,
+    /// Where its table comes from, GPT or MBR, once a step made or found one.
+    came: Option<Came>,
+}
+
+impl Disk {
+    /// Notes where its table comes from. What this plan made or changed stays so, though it is
+    /// found later on.
+    fn table_came(&mut self, came: Came) {
+        self.came = self.came.max(Some(came));
+    }
+
+    /// What became of it, the end of a sentence.
+    fn fate(&self) -> &'static str {
+        match (self.came, self.wiped) {
+            (Some(Came::Made), _) => "is partly written",
+            (Some(Came::Changed), _) => "keeps its partitions; its table was changed",
+            (Some(Came::Found), _) => "keeps its partitions",
+            (None, true) => "was wiped, and not partitioned",
+            (None, false) => "was not partitioned by this run",
+        }
+    }
 }
 
 /// A container that this plan formatted.
@@ -188,7 +209,7 @@ impl Machine {
                     identity: identity.clone(),
                     guids: None,
                     partitions: Vec::new(),
-                    came: Came::Found,
+                    came: None,
                 };
                 Some((name.clone(), disk))
             })
@@ -215,9 +236,9 @@ impl Machine {
     pub fn restore(&mut self, state: &MachineState) {
         for (name, table) in &state.tables {
             if let Some(disk) = self.disks.get_mut(name) {
-                disk.guids = Some(table.guids.clone());
+                disk.guids = table.guids.clone();
                 disk.partitions = table.partitions.clone();
-                disk.came = table.came;
+                disk.came = Some(table.came);
             }
         }
         for (name, ContainerState { uuid, keyslots }) in &state.containers {
@@ -241,8 +262,8 @@ impl Machine {
     /// What another agent needs to go on.
     pub fn state(&self) -> MachineState {
         let tables = self.disks.iter().filter_map(|(name, disk)| {
-            let guids = disk.guids.clone()?;
-            let table = TableState { guids, partitions: disk.partitions.clone(), came: disk.came };
+            let (guids, partitions) = (disk.guids.clone(), disk.partitions.clone());
+            let table = TableState { guids, partitions, came: disk.came? };
             Some((name.clone(), table))
         });
         let containers = self.containers.iter().map(|(name, container)| {
@@ -334,7 +355,17 @@ impl Machine {
                 (Ensured::Created, true) => Came::Changed,
                 (Ensured::Created, false) => Came::Made,
             };
-            disk.came = disk.came.max(came);
+            disk.table_came(came);
+        }
+    }
+
+    /// Notes an MBR partition table. It has no GUIDs, and one that is there is never changed.
+    pub fn partitioned_mbr(&mut self, table: &MbrTable, ensured: Ensured) {
+        if let Some(disk) = table.device.disk().and_then(|disk| self.disks.get_mut(disk)) {
+            disk.table_came(match ensured {
+                Ensured::AlreadySo => Came::Found,
+                Ensured::Created => Came::Made,
+            });
         }
     }
 
@@ -479,19 +510,15 @@ impl Machine {
         let unbooted = self.boot_loader_begun.then(|| self.unboot(plan)).unwrap_or_default();
         let mut left = seal::close_best_effort(&self.roots, target, &self.opened);
         left.extend(unbooted);
-        for (name, disk) in &self.disks {
-            let said = match (&disk.guids, disk.wiped) {
-                (Some(_), _) if disk.came == Came::Made => "is partly written",
-                (Some(_), _) if disk.came == Came::Changed => {
-                    "keeps its partitions; its table was changed"
-                }
-                (Some(_), _) => "keeps its partitions",
-                (None, true) => "was wiped, and not partitioned",
-                (None, false) => "was not partitioned by this run",
-            };
-            left.push(format!("disk {name} ({}) {said}", disk.identity.name));
-        }
+        left.extend(self.disks_left());
         left
+    }
+
+    /// What became of the plan's disks, a sentence each.
+    pub fn disks_left(&self) -> impl Iterator<Item = String> {
+        self.disks
+            .iter()
+            .map(|(name, disk)| format!("disk {name} ({}) {}", disk.identity.name, disk.fate()))
     }
 
     /// Notes that from here on the disk may look installed.

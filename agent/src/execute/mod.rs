@@ -29,6 +29,8 @@ pub mod machine;
 pub(crate) mod progress;
 pub mod steps;
 pub mod supplies;
+#[cfg(test)]
+mod testing;
 
 use crate::ensure::Ensured;
 use begun::Begun;

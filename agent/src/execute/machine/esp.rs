@@ -73,7 +73,7 @@ impl Machine {
             Ok(Ensured::AlreadySo) => {}
             Err(why) => {
                 tracing::error!("the boot loader can't be removed from the ESP: {why}");
-                let disk = self.disks.get(name).filter(|disk| disk.came == Came::Made);
+                let disk = self.disks.get(name).filter(|disk| disk.came == Some(Came::Made));
                 let removed = match disk {
                     Some(disk) => gpt::invalidate(&self.roots, &disk.kernel_name)
                         .map_err(|error| error.to_string()),
@@ -244,7 +244,7 @@ mod tests {
                     identity: identity.clone(),
                     guids: None,
                     partitions: Vec::new(),
-                    came: Came::Found,
+                    came: None,
                 };
                 machine.disks.insert(name.to_owned(), of_plan);
                 let (ensured, ids) = gpt::ensure(&Roots::default(), disk.name(), &table).unwrap();
@@ -315,7 +315,7 @@ mod tests {
         const THEIRS: [&str; 2] = ["EFI/Microsoft/Boot/bootmgfw.efi", FILES[0]];
         let mut bench = Bench::new(true);
         // A partition beside it may have been added to the table.
-        bench.machine.disks.get_mut("root").unwrap().came = Came::Changed;
+        bench.machine.disks.get_mut("root").unwrap().came = Some(Came::Changed);
         bench.machine.formatted(&esp("root"), Ensured::AlreadySo);
         bench.machine.formatted(&esp("mirror"), Ensured::Created);
         bench.put("root", &THEIRS);
@@ -357,7 +357,7 @@ mod tests {
         for (came, word) in [(Came::Changed, "MAY LOOK"), (Came::Made, "table of disk root was")] {
             let mut bench = Bench::new(false);
             bench.machine.formatted(&esp("root"), Ensured::Created);
-            bench.machine.disks.get_mut("root").unwrap().came = came;
+            bench.machine.disks.get_mut("root").unwrap().came = Some(came);
             // It can't be mounted.
             let node = bench.machine.node(&esp("root")).unwrap();
             fs::OpenOptions::new()

@@ -123,51 +123,9 @@ impl Read for Blocks<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::execute::supplies::SupplyError;
-    use crate::store::{Block, ClosureSource, SourceError};
+    use crate::execute::testing::Given;
+    use crate::store::Block;
     use keystone_protocol::frame::{BlockHeader, Encoding};
-    use keystone_protocol::message::Wanted;
-    use keystone_protocol::secret::Secret;
-    use std::collections::VecDeque;
-
-    /// Blocks, and nothing else.
-    struct Given(VecDeque<Block>);
-
-    impl ClosureSource for Given {
-        fn want(&mut self, _: &[Wanted]) -> Result<(), SourceError> {
-            Err("there is no closure".into())
-        }
-
-        fn next_block(&mut self) -> Result<Block, SourceError> {
-            self.0.pop_front().ok_or_else(|| "asked for too many blocks".into())
-        }
-    }
-
-    impl Supplies for Given {
-        fn password(&self) -> Option<&Secret> {
-            None
-        }
-
-        fn pin(&self) -> Option<&Secret> {
-            None
-        }
-
-        fn key_file(&self, _: &str) -> Option<&Secret> {
-            None
-        }
-
-        fn host_keys(&self) -> &[Secret] {
-            &[]
-        }
-
-        fn want_extra_files(&mut self) -> Result<(), SupplyError> {
-            Ok(())
-        }
-
-        fn keep_recovery_key(&mut self, _: &str, _: &Secret) -> Result<(), SupplyError> {
-            Ok(())
-        }
-    }
 
     fn block(offset: usize, raw_len: usize, encoding: Encoding, last: bool, data: &[u8]) -> Block {
         let (path, offset, raw_len) = (EXTRA_FILES, offset as u64, raw_len as u32);

@@ -81,10 +81,11 @@ pub(super) fn partition_inner(run: &mut Execution<'_>, table: &InnerTable) -> St
     Ok(ensured)
 }
 
-/// Writes an MBR partition table.
+/// Writes an MBR partition table and notes it.
 pub(super) fn partition_mbr(run: &mut Execution<'_>, table: &MbrTable) -> StepResult {
     let node = run.machine.node(&table.device)?;
     let (ensured, _) = mbr::ensure(run.machine.roots(), &node.name, table)?;
+    run.machine.partitioned_mbr(table, ensured);
     Ok(ensured)
 }
 
@@ -199,4 +200,55 @@ pub(super) fn mount(run: &mut Execution<'_>, plan: &MountPlan) -> StepResult {
     };
     let request = MountRequest { source, target, fstype, options };
     Ok(mount::ensure(run.machine.roots(), &request)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::execute::machine::Machine;
+    use crate::execute::testing::{machine, plan, with_execution};
+    use crate::testing::Loop;
+    use keystone_protocol::plan::{MbrKind, MbrPartition};
+
+    /// What is said of the only disk after a failure.
+    fn left(machine: &Machine) -> String {
+        machine.disks_left().collect::<Vec<_>>().join(", ")
+    }
+
+    fn mbr(keep: bool) -> MbrTable {
+        let partition = MbrPartition {
+            number: 1,
+            kind: MbrKind::Primary,
+            type_code: 0x83,
+            bootable: true,
+            first_lba: 2048,
+            last_lba: 22_527,
+            table_lba: None,
+        };
+        let device = DeviceRef::Disk { disk: "root".to_owned() };
+        MbrTable { device, keep, partitions: vec![partition] }
+    }
+
+    #[test]
+    fn an_mbr_that_was_written_is_what_is_left_after_a_failure() {
+        let (plan, disk) = (plan(), Loop::new(16 << 20, 512));
+        let state = with_execution(&plan, machine(&plan, &disk), |run| {
+            assert!(left(&run.machine).ends_with(" was not partitioned by this run"));
+            run.machine.wiped("root");
+            assert!(left(&run.machine).ends_with(" was wiped, and not partitioned"));
+            assert_eq!(partition_mbr(run, &mbr(false)).unwrap(), Ensured::Created);
+            assert!(left(&run.machine).ends_with(" is partly written"));
+            assert_eq!(partition_mbr(run, &mbr(false)).unwrap(), Ensured::AlreadySo);
+            assert!(left(&run.machine).ends_with(" is partly written"));
+            serde_json::to_string(&run.machine.state()).unwrap()
+        });
+        // The next agent says so too; one that begins anew keeps what is there.
+        let mut next = machine(&plan, &disk);
+        next.restore(&serde_json::from_str(&state).unwrap());
+        assert!(left(&next).ends_with(" is partly written"));
+        with_execution(&plan, machine(&plan, &disk), |run| {
+            assert_eq!(partition_mbr(run, &mbr(true)).unwrap(), Ensured::AlreadySo);
+            assert!(left(&run.machine).ends_with(" keeps its partitions"));
+        });
+    }
 }
