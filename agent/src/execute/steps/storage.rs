@@ -165,16 +165,24 @@ pub(super) fn swapon(
     options: &[String],
 ) -> StepResult {
     let node = run.machine.node(device)?;
+    let how = swap_options(priority, discard, options);
+    run.machine.swapping_to(node.path.clone());
+    Ok(mount::swapon(run.machine.roots(), &node.path, how)?)
+}
+
+/// The layout's own fields count before the words of its options.
+fn swap_options(
+    priority: Option<u16>,
+    discard: Option<SwapDiscard>,
+    options: &[String],
+) -> SwapOptions {
     let words = SwapOptions::default().with_words(options.iter().map(String::as_str));
     let discard = discard.map(|discard| match discard {
         SwapDiscard::Once => Discard::Once,
         SwapDiscard::Pages => Discard::Pages,
         SwapDiscard::Both => Discard::Both,
     });
-    let how =
-        SwapOptions { priority: priority.or(words.priority), discard: discard.or(words.discard) };
-    run.machine.swapping_to(node.path.clone());
-    Ok(mount::swapon(run.machine.roots(), &node.path, how)?)
+    SwapOptions { priority: priority.or(words.priority), discard: discard.or(words.discard) }
 }
 
 /// Ends swapping to a device.
@@ -250,5 +258,22 @@ mod tests {
             assert_eq!(partition_mbr(run, &mbr(true)).unwrap(), Ensured::AlreadySo);
             assert!(left(&run.machine).ends_with(" keeps its partitions"));
         });
+    }
+
+    #[test]
+    fn a_discard_policy_is_what_swapping_begins_with() {
+        let words = ["pri=5,discard=once".to_owned()];
+        for (policy, discard) in [
+            (None, Discard::Once),
+            (Some(SwapDiscard::Once), Discard::Once),
+            (Some(SwapDiscard::Pages), Discard::Pages),
+            (Some(SwapDiscard::Both), Discard::Both),
+        ] {
+            let wanted = SwapOptions { priority: Some(7), discard: Some(discard) };
+            assert_eq!(swap_options(Some(7), policy, &words), wanted);
+        }
+        let of_words = SwapOptions { priority: Some(5), discard: Some(Discard::Once) };
+        assert_eq!(swap_options(None, None, &words), of_words);
+        assert_eq!(swap_options(None, None, &[]), SwapOptions::default());
     }
 }
