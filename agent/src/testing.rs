@@ -46,18 +46,21 @@ pub(crate) fn sparse(path: &Path, size: u64) -> File {
     file
 }
 
+/// The name of a loop device's file.
+const BACKING: &str = "disk";
+
 /// A loop device over a sparse file; both vanish when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Loop {
     node: String,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Loop {
     /// Attaches one. Needs root and the loop driver.
     pub(crate) fn new(size: u64, sector_size: u32) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let backing: PathBuf = dir.path().join("disk");
+        let backing = dir.path().join(BACKING);
         sparse(&backing, size);
         let sector_size = sector_size.to_string();
         let args = ["--find", "--show", "--sector-size", &sector_size, backing.to_str().unwrap()];
@@ -65,7 +68,12 @@ impl Loop {
         // The kernel keeps partitions that were told to it, whatever is attached; a test that was killed
         // leaves some.
         run_any("util-linux", "partx", &["--delete", "--nr", "1:256", &node]);
-        Loop { node, _dir: dir }
+        Loop { node, dir }
+    }
+
+    /// The file that it keeps its bytes in: what is written there passes the device by.
+    pub(crate) fn backing(&self) -> PathBuf {
+        self.dir.path().join(BACKING)
     }
 
     /// `/dev/loopN`.
