@@ -105,6 +105,13 @@ impl Device {
     pub fn sync(&self) -> Result<(), BlockError> {
         self.file.sync_all().map_err(BlockError::io("syncing", &self.path))
     }
+
+    /// Makes the kernel forget what it holds of the device in memory, so that what is read from
+    /// here on comes from the device.
+    pub fn forget_read(&self) -> Result<(), BlockError> {
+        ioctl::flush_buffers(&self.file)
+            .map_err(BlockError::io("flushing the buffers of", &self.path))
+    }
 }
 
 /// The advisory lock that keeps udev from probing a disk and rereading its table while it is

@@ -49,6 +49,17 @@ pub enum BlockError {
         /// Its logical sector size.
         bytes: u32,
     },
+    /// What was wiped reads back as something else.
+    #[error(
+        "{device} was wiped and did not keep it: byte {at} does not read back as zero. The device \
+         is broken or drops what is written to it: replace it"
+    )]
+    NotWiped {
+        /// Its kernel name.
+        device: String,
+        /// Where, in bytes from its start.
+        at: u64,
+    },
     /// A wait reached its bound.
     #[error(transparent)]
     Timeout(#[from] Timeout),

@@ -40,6 +40,7 @@ mod raw {
     nix::ioctl_read!(blkgetsize64, 0x12, 114, usize);
     nix::ioctl_read_bad!(blksszget, 0x1268, c_int);
     nix::ioctl_none!(blkrrpart, 0x12, 95);
+    nix::ioctl_none!(blkflsbuf, 0x12, 97);
     // `_IO(0x12, 119)`, with a pointer all the same.
     nix::ioctl_write_ptr_bad!(blkdiscard, 0x1277, [u64; 2]);
     nix::ioctl_write_ptr_bad!(blkpg, 0x1269, BlkpgArg);
@@ -76,6 +77,13 @@ pub(super) fn sector_size(file: &File) -> io::Result<u32> {
 pub(super) fn reread_table(file: &File) -> Result<(), Errno> {
     // SAFETY: the fd is open; the ioctl takes no argument.
     unsafe { raw::blkrrpart(file.as_raw_fd()) }.map(drop)
+}
+
+/// Writes what memory holds of the device, and forgets it.
+pub(super) fn flush_buffers(file: &File) -> io::Result<()> {
+    // SAFETY: the fd is open; the ioctl takes no argument.
+    unsafe { raw::blkflsbuf(file.as_raw_fd()) }?;
+    Ok(())
 }
 
 /// Tells the kernel of a partition; bytes.

@@ -13,6 +13,8 @@
 //! | file systems, swap | within the first 1 MiB; bcachefs and nilfs2 also at the end |
 //! | btrfs | 64 KiB from the start; copies at 64 MiB and 256 GiB |
 //!
+//! What was zeroed is read back, from the device and not from memory.
+//!
 //! Sources: libblkid (util-linux 2.40, `libblkid/src/superblocks/`), LUKS2 On-Disk Format 1.1.3
 //! (section 2.1), btrfs `super-io` (`btrfs_sb_offset`).
 
@@ -76,7 +78,7 @@ pub fn disk(roots: &Roots, disk: &str, discard: bool) -> Result<Ensured, BlockEr
     let device = Device::open_exclusive(roots, disk)?;
     let partitions = sysfs::partitions(roots, disk);
     let discarded = discard && forget(roots, &device)?;
-    if !discarded && partitions.is_empty() && is_blank(&device)? && is_zero(&device)? {
+    if !discarded && partitions.is_empty() && is_empty(&device)? {
         return Ok(Ensured::AlreadySo);
     }
     // Partitions of the table on disk may be others than those the kernel knows.
@@ -87,12 +89,12 @@ pub fn disk(roots: &Roots, disk: &str, discard: bool) -> Result<Ensured, BlockEr
     if let Some(gpt) = crate::gpt::read(device.file(), device.size(), device.sector_size()) {
         regions.extend(gpt.regions());
     }
-    for found in regions {
-        let end = found.end.min(device.size());
-        region(&device, found.start.min(end)..end)?;
+    for found in &mut regions {
+        found.end = found.end.min(device.size());
+        found.start = found.start.min(found.end);
     }
-    region(&device, 0..device.size())?;
-    device.sync()?;
+    regions.push(0..device.size());
+    zero(&device, &regions)?;
     drop(device);
     reread::kernel(roots, &lock, disk, &[])?;
     drop(lock);
@@ -125,9 +127,34 @@ pub fn is_blank(device: &Device) -> Result<bool, BlockError> {
 
 /// Whether nothing is where things are recognised: data without a known magic count too, as those
 /// of a plain dm-crypt device.
-fn is_zero(device: &Device) -> Result<bool, BlockError> {
+fn is_empty(device: &Device) -> Result<bool, BlockError> {
+    Ok(is_blank(device)? && remains(device, 0..device.size())?.is_none())
+}
+
+/// Zeroes regions of a device, and looks that it kept that.
+fn zero(device: &Device, regions: &[Range<u64>]) -> Result<(), BlockError> {
+    for zeroed in regions {
+        region(device, zeroed.clone())?;
+    }
+    device.sync()?;
+    is_kept(device, regions)
+}
+
+/// Reads from the device what was zeroed of its regions.
+fn is_kept(device: &Device, regions: &[Range<u64>]) -> Result<(), BlockError> {
+    device.forget_read()?;
+    for zeroed in regions {
+        if let Some(at) = remains(device, zeroed.clone())? {
+            return Err(BlockError::NotWiped { device: device.name().to_owned(), at });
+        }
+    }
+    Ok(())
+}
+
+/// Where the first byte is that is not zero, of what is zeroed of a region.
+fn remains(device: &Device, region: Range<u64>) -> Result<Option<u64>, BlockError> {
     let mut bytes = vec![0; 1 << 20];
-    for part in parts(0..device.size()) {
+    for part in parts(region) {
         let mut at = part.start;
         while at < part.end {
             let length = (part.end - at).min(bytes.len() as u64) as usize;
@@ -136,13 +163,13 @@ fn is_zero(device: &Device) -> Result<bool, BlockError> {
                 .file()
                 .read_exact_at(piece, at)
                 .map_err(BlockError::io("reading", device.path()))?;
-            if piece.iter().any(|byte| *byte != 0) {
-                return Ok(false);
+            if let Some(within) = piece.iter().position(|byte| *byte != 0) {
+                return Ok(Some(at + within as u64));
             }
             at += length as u64;
         }
     }
-    Ok(true)
+    Ok(None)
 }
 
 /// Removes what is recognised from a partition, volume or mapper.
@@ -151,8 +178,8 @@ pub fn device(roots: &Roots, name: &str) -> Result<Ensured, BlockError> {
     if is_blank(&device)? {
         return Ok(Ensured::AlreadySo);
     }
-    region(&device, 0..device.size())?;
-    device.sync()?;
+    let all = 0..device.size();
+    zero(&device, std::slice::from_ref(&all))?;
     Ok(Ensured::Created)
 }
 

@@ -179,6 +179,26 @@ fn data_without_a_magic_are_wiped_too() {
 }
 
 #[test]
+fn what_the_device_did_not_keep_is_seen_though_memory_has_it() {
+    let disk = Loop::new(64 * MIB, 512);
+    let device = Device::open_exclusive(&Roots::default(), disk.name()).unwrap();
+    let whole = 0..device.size();
+    let all = std::slice::from_ref(&whole);
+    zero(&device, all).unwrap();
+    assert!(is_empty(&device).unwrap());
+    // Both ends are in memory now. The middle is not wiped, so it is not looked at.
+    let kept = File::options().write(true).open(disk.backing()).unwrap();
+    kept.write_all_at(b"x", 32 * MIB).unwrap();
+    is_kept(&device, all).unwrap();
+    for at in [64 * MIB - 1, 4097] {
+        kept.write_all_at(b"x", at).unwrap();
+        let refused = is_kept(&device, all).unwrap_err();
+        let BlockError::NotWiped { device, at: found } = &refused else { panic!("{refused}") };
+        assert_eq!((device.as_str(), *found), (disk.name(), at));
+    }
+}
+
+#[test]
 fn a_full_discard_leaves_nothing_to_read() {
     let disk = Loop::new(64 * MIB, 512);
     let file = File::options().read(true).write(true).open(disk.node()).unwrap();
