@@ -1,14 +1,16 @@
 //! Whether there is room: for the closure, and for each thing that the layout makes.
 
 use super::refuse::refuse;
-use super::sizes::{LUKS_HEADER, Sizes};
+use super::sizes::{LUKS_HEADER, Made, Sizes};
 use super::words::human;
 use super::{Context, words};
 use crate::vfat;
-use keystone_protocol::layout::{Content, Format, Mounted, partition_type};
+use keystone_protocol::layout::{
+    Content, Format, LogicalVolume, Mounted, VolumeGroup, partition_type,
+};
 use keystone_protocol::message::{Refusal, RefusalKind};
 use keystone_protocol::options::ClosureFacts;
-use keystone_protocol::plan::{DeviceRef, LvSize};
+use keystone_protocol::plan::DeviceRef;
 
 /// Generations that the ESP must hold: the installed one and the next.
 const GENERATIONS: u64 = 2;
@@ -200,10 +202,15 @@ pub(super) fn devices(context: &Context<'_>, sizes: &Sizes<'_>) -> Result<(), Re
                 ("btrfs with its swap files", LEAST_BTRFS.saturating_add(swap))
             }
             Content::Swap(_) => ("swap", LEAST_SWAP),
-            Content::Gpt(_)
-            | Content::Table(_)
-            | Content::PhysicalVolume(_)
-            | Content::ArrayMember(_) => continue,
+            Content::PhysicalVolume(member) => {
+                // All members are there before the first volume's content.
+                let mut groups = context.layout.groups.iter();
+                if let Some(group) = groups.find(|group| group.name == member.group) {
+                    volumes_fit(group, sizes)?;
+                }
+                continue;
+            }
+            Content::Gpt(_) | Content::Table(_) | Content::ArrayMember(_) => continue,
         };
         let Some(size) = sizes.device(&device).filter(|size| *size < least) else { continue };
         return Err(refuse(
@@ -219,31 +226,54 @@ pub(super) fn devices(context: &Context<'_>, sizes: &Sizes<'_>) -> Result<(), Re
     }
     for pool in &context.layout.zpools {
         let reserved = sizes.reserved(&pool.name);
-        fits(&pool.path, "pool", reserved, sizes.pool(&pool.name))?;
-    }
-    for group in &context.layout.groups {
-        // Thin volumes take nothing, and shares adapt themselves.
-        let taken = group.volumes.iter().filter(|volume| volume.thin_pool.is_none());
-        let taken = taken.fold(0, |sum: u64, volume| match volume.size {
-            LvSize::Bytes { bytes } => sum.saturating_add(bytes),
-            LvSize::Percent { .. } => sum,
-        });
-        fits(&group.path, "volume group", taken, sizes.group(&group.name))?;
+        let Some(room) = sizes.pool(&pool.name).filter(|room| *room < reserved) else { continue };
+        return Err(refuse(
+            RefusalKind::TargetUnfit,
+            format!(
+                "{}: its volumes take {}, and the pool will have room for {}: {} too little",
+                pool.path,
+                human(reserved),
+                human(room),
+                human(reserved - room)
+            ),
+            "choose a larger disk, or make the volumes smaller",
+        ));
     }
     Ok(())
 }
 
-fn fits(path: &str, what: &str, taken: u64, room: Option<u64>) -> Result<(), Refusal> {
-    match room.filter(|room| *room < taken) {
-        None => Ok(()),
-        Some(room) => Err(refuse(
-            RefusalKind::TargetUnfit,
+/// Refuses logical volumes that do not fit into what those before them leave of their group.
+fn volumes_fit(group: &VolumeGroup, sizes: &Sizes<'_>) -> Result<(), Refusal> {
+    for (volume, made) in group.volumes.iter().zip(sizes.logical_volumes(group)) {
+        let Some(left) = made.left else { continue };
+        let message = if made.takes > left {
             format!(
-                "{path}: its volumes take {}, and the {what} will have room for {}",
-                human(taken),
-                human(room)
-            ),
-            "choose a larger disk, or make the volumes smaller",
-        )),
+                "{}: it takes {}{}, and {} are left for it of the volume group {}: {} too little",
+                volume.path,
+                human(made.takes),
+                with_copies(volume, made),
+                human(left),
+                group.name,
+                human(made.takes - left)
+            )
+        } else if volume.thin_pool.is_none() && made.size == Some(0) {
+            format!("{}: nothing is left for it of the volume group {}", volume.path, group.name)
+        } else {
+            continue;
+        };
+        return Err(refuse(
+            RefusalKind::TargetUnfit,
+            message,
+            "choose a larger disk, or make the volumes smaller; one of 100% has to be made last",
+        ));
+    }
+    Ok(())
+}
+
+/// ` (8.0 GiB as raid1)` for a volume that takes more than it holds.
+fn with_copies(volume: &LogicalVolume, made: Made) -> String {
+    match (&volume.kind, made.size) {
+        (Some(kind), Some(size)) if size < made.takes => format!(" ({} as {kind})", human(size)),
+        _ => String::new(),
     }
 }

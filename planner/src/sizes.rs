@@ -1,11 +1,14 @@
 //! How large everything of the layout will be, in bytes: exactly, or at most.
 
+mod logical;
+
 use super::geometry::{self, Wanted};
 use super::{Context, tables::Tables};
 use keystone_protocol::layout::{
-    Content, Dataset, PoolMode, TopologyVdev, VdevMode, partition_type,
+    Content, Dataset, PoolMode, TopologyVdev, VdevMode, VolumeGroup, partition_type,
 };
-use keystone_protocol::plan::{DeviceRef, LvSize};
+use keystone_protocol::plan::DeviceRef;
+pub(super) use logical::Made;
 
 /// Size of a LUKS2 header. Source: cryptsetup-luksFormat(8).
 pub(super) const LUKS_HEADER: u64 = 16 << 20;
@@ -98,20 +101,20 @@ impl<'a> Sizes<'a> {
     }
 
     fn logical_volume(&self, group: &str, name: &str) -> Option<u64> {
-        let of_group = self.context.layout.groups.iter().find(|found| found.name == group)?;
-        let volume = of_group.volumes.iter().find(|volume| volume.name == name)?;
-        match &volume.size {
-            LvSize::Bytes { bytes } => Some(*bytes),
-            LvSize::Percent { percent, .. } => {
-                Some(self.group(group)? / 100 * u64::from((*percent).min(100)))
-            }
-        }
+        let group = self.context.layout.groups.iter().find(|found| found.name == group)?;
+        let index = group.volumes.iter().position(|volume| volume.name == name)?;
+        self.logical_volumes(group)[index].size
     }
 
-    /// All physical volumes of a group.
-    pub(super) fn group(&self, group: &str) -> Option<u64> {
-        self.all(&self.context.layout.physical_volumes(group))
-            .map(|sizes| sizes.into_iter().fold(0, u64::saturating_add))
+    /// The volumes of a group as they will be made, in its order.
+    pub(super) fn logical_volumes(&self, group: &VolumeGroup) -> Vec<Made> {
+        logical::volumes(group, self.group(&group.name))
+    }
+
+    /// What all physical volumes of a group have for volumes.
+    fn group(&self, group: &str) -> Option<u64> {
+        let sizes = self.all(&self.context.layout.physical_volumes(group))?.into_iter();
+        Some(sizes.map(logical::physical_volume).fold(0, u64::saturating_add))
     }
 
     fn array(&self, name: &str) -> Option<u64> {

@@ -10,6 +10,7 @@ mod modes;
 mod occupied;
 mod properties;
 mod refusals;
+mod room;
 mod steps;
 
 use super::plan;

@@ -308,7 +308,7 @@ proptest! {
             }
             // A refusal names what does not fit.
             Err(refusal) => {
-                let words = ["too small", "takes at least", "the closure takes", "its volumes take", "--mirror-esp", "must hold"];
+                let words = ["too small", "takes at least", "the closure takes", "its volumes take", "of the volume group", "--mirror-esp", "must hold"];
                 let known = words.iter().any(|word| refusal.message.contains(word));
                 prop_assert!(known, "{}", refusal);
             }

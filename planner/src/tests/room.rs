@@ -1,0 +1,85 @@
+//! Layouts that would run out of room after the disks were wiped.
+
+use super::layouts::machine_for;
+use keystone_protocol::message::RefusalKind;
+use serde_json::{Value, json};
+
+const GIB: u64 = 1 << 30;
+
+/// A layout with an ESP on a disk of its own, `contents` on the whole of others, and `more`.
+fn layout(contents: &[Value], more: Value) -> String {
+    let mut layout = more;
+    let mut disk = |name: String, partition: Value| {
+        layout["disk"][&name] = json!({"device": format!("/dev/disk/by-id/{name}"),
+            "content": {"type": "gpt", "partitions": {&name: partition}}});
+    };
+    let esp = json!({"type": "filesystem", "format": "vfat", "mountpoint": "/boot",
+        "device": "/dev/disk/by-partlabel/esp"});
+    disk("esp".into(), json!({"label": "esp", "size": "1G", "type": "EF00", "content": esp}));
+    for (index, content) in contents.iter().enumerate() {
+        let name = format!("d{index}");
+        disk(name.clone(), json!({"label": name, "size": "100%", "content": content}));
+    }
+    layout.to_string()
+}
+
+fn ext4(device: &str, mountpoint: &str) -> Value {
+    json!({"type": "filesystem", "format": "ext4", "device": device, "mountpoint": mountpoint})
+}
+
+/// A volume group of so many disks: a root with those attributes, and other volumes.
+fn group(disks: usize, root: Value, others: Value) -> String {
+    let mut volumes = others;
+    volumes["root"] = root;
+    volumes["root"]["content"] = ext4("/dev/vg/root", "/");
+    let member = json!({"type": "lvm_pv", "vg": "vg"});
+    layout(&vec![member; disks], json!({"lvm_vg": {"vg": {"type": "lvm_vg", "lvs": volumes}}}))
+}
+
+/// The refusal on disks of so many GiB.
+fn refused(layout: &str, gib: u64) -> String {
+    let refusal = machine_for(layout, gib * GIB, 512).refusal();
+    assert_eq!(refusal.kind, RefusalKind::TargetUnfit, "{refusal}");
+    format!("{refusal}\n  {}", refusal.hint.clone().unwrap_or_default())
+}
+
+/// Disks of so many GiB are enough; the refusal on disks of one less.
+fn needs(layout: &str, gib: u64) -> String {
+    machine_for(layout, gib * GIB, 512).plan();
+    refused(layout, gib - 1)
+}
+
+fn shown(rows: &[(&str, String)]) -> String {
+    let rows = rows.iter().map(|(name, refusal)| format!("{name}:\n  {refusal}"));
+    rows.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn a_share_is_of_what_other_volumes_leave() {
+    let swap =
+        json!({"swap": {"size": "16G", "content": {"type": "swap", "device": "/dev/vg/swap"}}});
+    let beside_swap = |root: Value| group(1, root, swap.clone());
+    let first = json!({"size": "100%FREE", "priority": 1});
+    insta::assert_snapshot!(shown(&[
+        ("what is left", needs(&beside_swap(json!({"size": "100%FREE"})), 19)),
+        ("all of the group", needs(&beside_swap(json!({"size": "100%VG"})), 19)),
+        ("nothing", refused(&group(1, json!({"size": "100%"}), json!({"all": first})), 30)),
+        ("swap after all", refused(&beside_swap(first), 30)),
+        ("both given", needs(&beside_swap(json!({"size": "4G"})), 21)),
+    ]));
+}
+
+#[test]
+fn copies_and_parity_take_room_too() {
+    let of = |kind: &str, size: &str, disks: usize| {
+        group(disks, json!({"size": size, "lvm_type": kind}), json!({}))
+    };
+    insta::assert_snapshot!(shown(&[
+        ("raid1", needs(&of("raid1", "8G", 2), 9)),
+        ("mirror", needs(&of("mirror", "8G", 2), 9)),
+        ("raid10", needs(&of("raid10", "16G", 4), 9)),
+        ("raid5", needs(&of("raid5", "16G", 3), 9)),
+        ("raid6", needs(&of("raid6", "24G", 5), 9)),
+        ("all as raid1", needs(&of("raid1", "100%FREE", 2), 3)),
+    ]));
+}
