@@ -6,7 +6,7 @@ use super::words::human;
 use super::{Context, words};
 use crate::vfat;
 use keystone_protocol::layout::{
-    Content, Format, LogicalVolume, Mounted, VolumeGroup, partition_type,
+    Btrfs, Content, Format, LogicalVolume, Mounted, VolumeGroup, partition_type,
 };
 use keystone_protocol::message::{Refusal, RefusalKind};
 use keystone_protocol::options::ClosureFacts;
@@ -107,13 +107,21 @@ pub(super) fn store(
         return Ok(());
     };
     let (what, room) = match &mount.what {
-        Mounted::Filesystem { device, .. } | Mounted::Btrfs { device, .. } => {
-            (mount.target.to_owned(), sizes.device(device))
+        Mounted::Filesystem { device, .. } => {
+            (in_device(mount.target, device, sizes), sizes.room(device))
+        }
+        Mounted::Btrfs { device, btrfs, .. } => {
+            let swap = swap_files(btrfs);
+            let beside = match swap {
+                0 => String::new(),
+                swap => format!(" beside swap files of {}", human(swap)),
+            };
+            let room = sizes.room(device).map(|room| room.saturating_sub(swap));
+            (format!("{}{beside}", in_device(mount.target, device, sizes)), room)
         }
         Mounted::Dataset { name, .. } => {
             let pool = name.split('/').next().unwrap_or_default();
-            let room = sizes.pool(pool).map(|room| room.saturating_sub(sizes.reserved(pool)));
-            (format!("the pool {pool}"), room)
+            (format!("the pool {pool}"), sizes.unreserved(pool))
         }
         Mounted::Nodev(nodev) => {
             return Err(refuse(
@@ -142,11 +150,28 @@ pub(super) fn store(
                     human(room),
                     words::list(&disks)
                 ),
-                "choose a larger disk, make swap smaller, or the system",
+                "choose a larger disk, give it more room in the layout (and swap less, as a rule), or make \
+                 the system smaller",
             ))
         }
         _ => Ok(()),
     }
+}
+
+/// Where something is mounted, and that it is on a volume which promises more than is there.
+fn in_device(target: &str, device: &DeviceRef, sizes: &Sizes<'_>) -> String {
+    match sizes.device(device).zip(sizes.room(device)) {
+        Some((size, room)) if room < size => {
+            format!("{target} (on a volume of {}, in a pool that has less)", human(size))
+        }
+        _ => target.to_owned(),
+    }
+}
+
+/// What the swap files of a btrfs take.
+fn swap_files(btrfs: &Btrfs) -> u64 {
+    let files = btrfs.subvolumes.iter().flat_map(|subvolume| &subvolume.swap).chain(&btrfs.swap);
+    files.fold(0, |sum, file| sum.saturating_add(file.size))
 }
 
 /// The least member of a pool. Source: OpenZFS, `SPA_MINDEVSIZE`.
@@ -197,9 +222,7 @@ pub(super) fn devices(context: &Context<'_>, sizes: &Sizes<'_>) -> Result<(), Re
                 (what, least(filesystem.format, sector_size))
             }
             Content::Btrfs(btrfs) => {
-                let files = btrfs.subvolumes.iter().flat_map(|s| &s.swap).chain(&btrfs.swap);
-                let swap = files.fold(0, |sum: u64, file| sum.saturating_add(file.size));
-                ("btrfs with its swap files", LEAST_BTRFS.saturating_add(swap))
+                ("btrfs with its swap files", LEAST_BTRFS.saturating_add(swap_files(btrfs)))
             }
             Content::Swap(_) => ("swap", LEAST_SWAP),
             Content::PhysicalVolume(member) => {

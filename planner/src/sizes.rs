@@ -5,7 +5,8 @@ mod logical;
 use super::geometry::{self, Wanted};
 use super::{Context, tables::Tables};
 use keystone_protocol::layout::{
-    Content, Dataset, PoolMode, TopologyVdev, VdevMode, VolumeGroup, partition_type,
+    Content, Dataset, PoolMode, TopologyVdev, VdevMode, VolumeGroup, ZfsVolume, Zpool,
+    partition_type,
 };
 use keystone_protocol::plan::DeviceRef;
 pub(super) use logical::Made;
@@ -33,15 +34,40 @@ impl<'a> Sizes<'a> {
                 Some(self.sectors(disk, *number)? * u64::from(self.sector_size(device)?))
             }
             DeviceRef::Inner { on, number } => self.inner(on, *number),
-            DeviceRef::Volume { dataset } => {
-                self.volumes().find(|(name, _)| name == dataset).map(|(_, size)| size)
-            }
+            DeviceRef::Volume { dataset } => Some(self.volume(dataset)?.1.size),
             DeviceRef::Mapper { name } => {
                 let below = self.context.layout.below(name)?;
                 Some(self.device(&below)?.saturating_sub(LUKS_HEADER))
             }
             DeviceRef::LogicalVolume { group, name } => self.logical_volume(group, name),
             DeviceRef::Array { name } => self.array(name),
+        }
+    }
+
+    /// How much can be written to a device, at most: in a thin volume no more than in its thin
+    /// pool, in a sparse one no more than in its pool.
+    pub(super) fn room(&self, device: &DeviceRef) -> Option<u64> {
+        let size = self.device(device)?;
+        Some(self.behind(device).map_or(size, |behind| size.min(behind)))
+    }
+
+    /// The room of what a device is in, where that may be less than the device's size.
+    fn behind(&self, device: &DeviceRef) -> Option<u64> {
+        let layout = self.context.layout;
+        match device {
+            DeviceRef::Mapper { name } => self.room(&layout.below(name)?),
+            DeviceRef::Inner { on, .. } => self.room(on),
+            DeviceRef::Volume { dataset } => {
+                let (pool, volume) = self.volume(dataset)?;
+                volume.sparse.then(|| self.unreserved(&pool.name))?
+            }
+            DeviceRef::LogicalVolume { group, name } => {
+                let of_group = layout.groups.iter().find(|found| found.name == *group)?;
+                let mut volumes = of_group.volumes.iter();
+                let volume = volumes.find(|volume| volume.name == *name)?;
+                self.logical_volume(group, volume.thin_pool.as_ref()?)
+            }
+            DeviceRef::Disk { .. } | DeviceRef::Partition { .. } | DeviceRef::Array { .. } => None,
         }
     }
 
@@ -156,7 +182,8 @@ impl<'a> Sizes<'a> {
     }
 
     fn vdev(&self, mode: VdevMode, members: &[DeviceRef]) -> Option<u64> {
-        usable(mode, &self.all(members)?)
+        let rooms: Option<Vec<u64>> = members.iter().map(|member| self.room(member)).collect();
+        usable(mode, &rooms?)
     }
 
     /// What the volumes of a pool reserve.
@@ -168,13 +195,20 @@ impl<'a> Sizes<'a> {
         })
     }
 
-    /// Volumes of the layout with their sizes.
-    fn volumes(&self) -> impl Iterator<Item = (String, u64)> + '_ {
-        self.context.layout.zpools.iter().flat_map(|pool| {
-            pool.datasets.iter().filter_map(move |dataset| match dataset {
-                Dataset::Volume(volume) => Some((pool.full_name(&volume.name), volume.size)),
-                Dataset::Fs(_) => None,
-            })
+    /// What a pool can hold beside what its volumes reserve.
+    pub(super) fn unreserved(&self, pool: &str) -> Option<u64> {
+        Some(self.pool(pool)?.saturating_sub(self.reserved(pool)))
+    }
+
+    /// A volume of a pool, by its full name, and its pool.
+    fn volume(&self, dataset: &str) -> Option<(&'a Zpool, &'a ZfsVolume)> {
+        let pools = self.context.layout.zpools.iter();
+        let mut all = pools.flat_map(|pool| pool.datasets.iter().map(move |found| (pool, found)));
+        all.find_map(|(pool, found)| match found {
+            Dataset::Volume(volume) if pool.full_name(&volume.name) == dataset => {
+                Some((pool, volume))
+            }
+            _ => None,
         })
     }
 }

@@ -60,13 +60,14 @@ fn a_share_is_of_what_other_volumes_leave() {
         json!({"swap": {"size": "16G", "content": {"type": "swap", "device": "/dev/vg/swap"}}});
     let beside_swap = |root: Value| group(1, root, swap.clone());
     let first = json!({"size": "100%FREE", "priority": 1});
-    insta::assert_snapshot!(shown(&[
+    let refusals = shown(&[
         ("what is left", needs(&beside_swap(json!({"size": "100%FREE"})), 19)),
         ("all of the group", needs(&beside_swap(json!({"size": "100%VG"})), 19)),
         ("nothing", refused(&group(1, json!({"size": "100%"}), json!({"all": first})), 30)),
         ("swap after all", refused(&beside_swap(first), 30)),
         ("both given", needs(&beside_swap(json!({"size": "4G"})), 21)),
-    ]));
+    ]);
+    insta::assert_snapshot!(refusals);
 }
 
 #[test]
@@ -74,12 +75,60 @@ fn copies_and_parity_take_room_too() {
     let of = |kind: &str, size: &str, disks: usize| {
         group(disks, json!({"size": size, "lvm_type": kind}), json!({}))
     };
-    insta::assert_snapshot!(shown(&[
+    let refusals = shown(&[
         ("raid1", needs(&of("raid1", "8G", 2), 9)),
         ("mirror", needs(&of("mirror", "8G", 2), 9)),
         ("raid10", needs(&of("raid10", "16G", 4), 9)),
         ("raid5", needs(&of("raid5", "16G", 3), 9)),
         ("raid6", needs(&of("raid6", "24G", 5), 9)),
         ("all as raid1", needs(&of("raid1", "100%FREE", 2), 3)),
-    ]));
+    ]);
+    insta::assert_snapshot!(refusals);
+}
+
+#[test]
+fn what_volumes_promise_is_not_there() {
+    let pool = json!({"thin": {"size": "100%FREE", "lvm_type": "thin-pool", "priority": 1}});
+    let thin = json!({"size": "100G", "lvm_type": "thinlv", "pool": "thin"});
+    let on_thin = |content: Value, more: Value| {
+        let mut more = more;
+        let mut volumes = pool.clone();
+        volumes["root"] = thin.clone();
+        volumes["root"]["content"] = content;
+        more["lvm_vg"] = json!({"vg": {"type": "lvm_vg", "lvs": volumes}});
+        layout(&[json!({"type": "lvm_pv", "vg": "vg"})], more)
+    };
+    let luks = json!({"type": "luks", "name": "root", "settings": {"keyFile": "/tmp/key"},
+        "content": {"type": "gpt", "partitions": {"root": {"label": "root", "size": "50G",
+            "content": ext4("/dev/disk/by-partlabel/root", "/")}}}});
+    let member = json!({"type": "zfs", "pool": "tank", "device": "/dev/vg/root"});
+    let root = json!({"zpool": {"tank": {"type": "zpool", "mountpoint": "/"}}});
+    let zvols = |arguments: &[&str]| {
+        let volume = json!({"type": "zfs_volume", "size": "6G", "extraArgs": arguments});
+        let root = json!({"type": "zfs_volume", "size": "50G", "extraArgs": ["-s"],
+            "content": ext4("/dev/zvol/tank/root", "/")});
+        let tank = json!({"type": "zpool", "datasets": {"other": volume, "root": root}});
+        layout(
+            &[json!({"type": "zfs", "pool": "tank", "device": "/dev/disk/by-partlabel/d0"})],
+            json!({"zpool": {"tank": tank}}),
+        )
+    };
+    let refusals = shown(&[
+        ("a thin volume", needs(&group(1, thin.clone(), pool.clone()), 3)),
+        ("in containers", needs(&on_thin(luks, json!({})), 3)),
+        ("a pool on one", needs(&on_thin(member, root), 3)),
+        ("a sparse volume", needs(&zvols(&["-s"]), 3)),
+        ("beside another", needs(&zvols(&[]), 9)),
+    ]);
+    insta::assert_snapshot!(refusals);
+}
+
+#[test]
+fn swap_files_are_not_the_stores() {
+    let btrfs = json!({"type": "btrfs", "device": "/dev/disk/by-partlabel/d0",
+        "swap": {"a": {"size": "1G"}},
+        "subvolumes": {"/root": {"mountpoint": "/"},
+            "/swap": {"mountpoint": "/swap", "swap": {"b": {"size": "3G"}}}}});
+    let refusal = needs(&layout(&[btrfs], json!({})), 7);
+    insta::assert_snapshot!(refusal);
 }
