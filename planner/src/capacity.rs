@@ -253,7 +253,7 @@ pub(super) fn devices(context: &Context<'_>, sizes: &Sizes<'_>) -> Result<(), Re
         return Err(refuse(
             RefusalKind::TargetUnfit,
             format!(
-                "{}: its volumes take {}, and the pool will have room for {}: {} too little",
+                "{}: its volumes take {} with their metadata, and the pool will have room for {}: {} too little",
                 pool.path,
                 human(reserved),
                 human(room),

@@ -1,6 +1,7 @@
 //! How large everything of the layout will be, in bytes: exactly, or at most.
 
 mod logical;
+mod zfs;
 
 use super::geometry::{self, Wanted};
 use super::{Context, tables::Tables};
@@ -10,6 +11,7 @@ use keystone_protocol::layout::{
 };
 use keystone_protocol::plan::DeviceRef;
 pub(super) use logical::Made;
+use zfs::Raidz;
 
 /// Size of a LUKS2 header. Source: cryptsetup-luksFormat(8).
 pub(super) const LUKS_HEADER: u64 = 16 << 20;
@@ -59,7 +61,9 @@ impl<'a> Sizes<'a> {
             DeviceRef::Inner { on, .. } => self.room(on),
             DeviceRef::Volume { dataset } => {
                 let (pool, volume) = self.volume(dataset)?;
-                volume.sparse.then(|| self.unreserved(&pool.name))?
+                let own = self.reserved_by(pool, volume);
+                let unreserved = self.unreserved(&pool.name)?;
+                (own < volume.size).then_some(unreserved.saturating_add(own))
             }
             DeviceRef::LogicalVolume { group, name } => {
                 let of_group = layout.groups.iter().find(|found| found.name == *group)?;
@@ -165,34 +169,48 @@ impl<'a> Sizes<'a> {
     /// (1/32, `spa_slop_shift` in OpenZFS module/zfs/spa_misc.c).
     pub(super) fn pool(&self, name: &str) -> Option<u64> {
         let pool = self.context.layout.zpools.iter().find(|pool| pool.name == name)?;
-        let raw = match &pool.mode {
-            PoolMode::One(mode) => self.vdev(*mode, &self.context.layout.members(name))?,
-            PoolMode::Topology(topology) => {
-                let vdevs = topology.vdevs.iter().map(|vdev| self.of_topology(name, vdev));
-                vdevs.sum::<Option<u64>>()?
-            }
-        };
+        let ashift = zfs::ashift(pool);
+        let mut raw: u64 = 0;
+        for (mode, members) in self.vdevs(pool)? {
+            let rooms: Option<Vec<u64>> = members.iter().map(|member| self.room(member)).collect();
+            raw = raw.saturating_add(usable(mode, &rooms?, ashift)?);
+        }
         Some(raw - raw / 32)
     }
 
-    fn of_topology(&self, pool: &str, vdev: &TopologyVdev) -> Option<u64> {
-        let member = |word: &String| self.context.layout.member(pool, word);
-        let members: Option<Vec<DeviceRef>> = vdev.members.iter().map(member).collect();
-        self.vdev(vdev.mode, &members?)
+    /// The vdevs that hold a pool's data.
+    fn vdevs(&self, pool: &Zpool) -> Option<Vec<(VdevMode, Vec<DeviceRef>)>> {
+        let layout = self.context.layout;
+        let topology = match &pool.mode {
+            PoolMode::One(mode) => return Some(vec![(*mode, layout.members(&pool.name))]),
+            PoolMode::Topology(topology) => topology,
+        };
+        let members = |vdev: &TopologyVdev| {
+            let members = vdev.members.iter().map(|word| layout.member(&pool.name, word));
+            members.collect::<Option<Vec<_>>>()
+        };
+        topology.vdevs.iter().map(|vdev| Some((vdev.mode, members(vdev)?))).collect()
     }
 
-    fn vdev(&self, mode: VdevMode, members: &[DeviceRef]) -> Option<u64> {
-        let rooms: Option<Vec<u64>> = members.iter().map(|member| self.room(member)).collect();
-        usable(mode, &rooms?)
-    }
-
-    /// What the volumes of a pool reserve.
+    /// What the volumes of a pool reserve, at least.
     pub(super) fn reserved(&self, pool: &str) -> u64 {
-        let pool = self.context.layout.zpools.iter().filter(|found| found.name == pool);
-        pool.flat_map(|pool| &pool.datasets).fold(0, |sum: u64, dataset| match dataset {
-            Dataset::Volume(volume) if !volume.sparse => sum.saturating_add(volume.size),
-            _ => sum,
+        let pools = self.context.layout.zpools.iter().filter(|found| found.name == pool);
+        let all = pools.flat_map(|pool| pool.datasets.iter().map(move |found| (pool, found)));
+        all.fold(0, |sum: u64, (pool, dataset)| match dataset {
+            Dataset::Volume(volume) => sum.saturating_add(self.reserved_by(pool, volume)),
+            Dataset::Fs(_) => sum,
         })
+    }
+
+    fn reserved_by(&self, pool: &Zpool, volume: &ZfsVolume) -> u64 {
+        let vdevs = self.vdevs(pool).unwrap_or_default().into_iter();
+        let raidz = vdevs.filter_map(|(mode, members)| match mode {
+            VdevMode::Raidz(parity) => {
+                Some(Raidz { members: members.len() as u64, parity: parity.into() })
+            }
+            _ => None,
+        });
+        zfs::reserved(volume, &raidz.collect::<Vec<_>>(), zfs::ashift(pool))
     }
 
     /// What a pool can hold beside what its volumes reserve.
@@ -214,14 +232,18 @@ impl<'a> Sizes<'a> {
 }
 
 /// What a vdev of members of these sizes can hold; `None` without members. RAID-Z and mirrors use
-/// of each member only as much as the smallest has.
-fn usable(mode: VdevMode, sizes: &[u64]) -> Option<u64> {
+/// of each member only as much as the smallest has. What RAID-Z holds depends on the size of its
+/// sectors; it is a little less than all but parity.
+fn usable(mode: VdevMode, sizes: &[u64], ashift: Option<u32>) -> Option<u64> {
     let least = sizes.iter().copied().min()?;
     Some(match mode {
         VdevMode::Stripe => sizes.iter().copied().fold(0, u64::saturating_add),
         VdevMode::Mirror => least,
         VdevMode::Raidz(parity) => {
-            least.saturating_mul((sizes.len() as u64).saturating_sub(parity.into()))
+            let vdev = Raidz { members: sizes.len() as u64, parity: parity.into() };
+            let data = least.saturating_mul(vdev.members.saturating_sub(vdev.parity));
+            let shown = |ashift| vdev.shown(least.saturating_mul(vdev.members), ashift);
+            ashift.map_or(data, |ashift| data.min(shown(ashift)))
         }
     })
 }
@@ -250,7 +272,12 @@ mod tests {
             (VdevMode::Mirror, &[], None),
         ];
         for (mode, sizes, holds) in table {
-            assert_eq!(usable(mode, sizes), holds, "{mode:?} of {sizes:?}");
+            assert_eq!(usable(mode, sizes, None), holds, "{mode:?} of {sizes:?}");
         }
+        // Three of four, but blocks of 128 KiB take 44 sectors of 4 KiB, and of 512 bytes 342.
+        let four = |ashift| usable(VdevMode::Raidz(1), &[64 << 30; 4], Some(ashift));
+        assert_eq!(four(12), Some((256 << 30) / 512 * 372));
+        assert_eq!(four(9), Some((256 << 30) / 512 * 383));
+        assert_eq!(usable(VdevMode::Raidz(3), &[10, 10], Some(12)), Some(0));
     }
 }

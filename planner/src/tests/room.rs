@@ -1,10 +1,13 @@
 //! Layouts that would run out of room after the disks were wiped.
 
 use super::layouts::machine_for;
+use super::*;
 use keystone_protocol::message::RefusalKind;
 use serde_json::{Value, json};
 
 const GIB: u64 = 1 << 30;
+
+const OS_RAIDZ1: &str = include_str!("../../../tests/layouts/keystone-derived/os-zfs-raidz1.json");
 
 /// A layout with an ESP on a disk of its own, `contents` on the whole of others, and `more`.
 fn layout(contents: &[Value], more: Value) -> String {
@@ -131,4 +134,58 @@ fn swap_files_are_not_the_stores() {
             "/swap": {"mountpoint": "/swap", "swap": {"b": {"size": "3G"}}}}});
     let refusal = needs(&layout(&[btrfs], json!({})), 7);
     insta::assert_snapshot!(refusal);
+}
+
+/// Disks of 20 GiB, of which the ESP and swap take some, with the mode of the layout and as a
+/// stripe.
+#[test]
+fn a_mode_of_a_pool_leaves_less_than_a_stripe() {
+    let modes = [(OS_RAIDZ1, "raidz1", 25), (OS_MIRROR, "mirror", 13)];
+    let mut rows = Vec::new();
+    for (layout, mode, gib) in modes {
+        let of_mode = machine_for(layout, 20 * GIB, 512);
+        let stripe = of_mode.clone().layout(&format!("\"mode\": \"{mode}\""), "\"mode\": \"\"");
+        let credstore =
+            |case: Case| case.layout("\"size\": \"100M\"", &format!("\"size\": \"{gib}G\""));
+        let closure = |case: Case| case.with(|case| case.closure.nar_bytes = gib * GIB);
+        credstore(stripe.clone()).plan();
+        closure(stripe).plan();
+        for (what, case) in
+            [("credstore", credstore(of_mode.clone())), ("closure", closure(of_mode))]
+        {
+            let refusal = case.refusal();
+            assert_eq!(refusal.kind, RefusalKind::TargetUnfit, "{refusal}");
+            rows.push(format!("{mode}, {what}:\n  {refusal}"));
+        }
+    }
+    insta::assert_snapshot!(rows.join("\n"));
+}
+
+/// Metadata, and on RAID-Z what blocks of 16 KiB take beyond those of 128 KiB.
+#[test]
+fn volumes_reserve_more_than_their_size() {
+    let pool = |mode: &str, disks: usize, options: Value, volume: Value| {
+        let members: Vec<Value> = (0..disks)
+            .map(|index| {
+                let device = format!("/dev/disk/by-partlabel/d{index}");
+                json!({"type": "zfs", "pool": "tank", "device": device})
+            })
+            .collect();
+        let tank = json!({"type": "zpool", "mode": mode, "options": options, "mountpoint": "/",
+            "datasets": {"volume": volume}});
+        layout(&members, json!({"zpool": {"tank": tank}}))
+    };
+    let volume = |size: &str, arguments: &[&str]| json!({"type": "zfs_volume", "size": size, "extraArgs": arguments});
+    let sectors = json!({"ashift": "12"});
+    let one = |arguments: &[&str]| pool("", 1, sectors.clone(), volume("9830M", arguments));
+    let raidz1 = |options: Value| pool("raidz1", 4, options, volume("26G", &[]));
+    for enough in [one(&["-s"]), one(&["-o", "refreservation=1G"]), raidz1(json!({}))] {
+        machine_for(&enough, 10 * GIB, 512).plan();
+    }
+    let refusals = shown(&[
+        ("one disk", refused(&one(&[]), 10)),
+        ("smaller blocks", refused(&one(&["-b", "4k"]), 10)),
+        ("raidz1", refused(&raidz1(sectors), 10)),
+    ]);
+    insta::assert_snapshot!(refusals);
 }
