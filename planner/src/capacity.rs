@@ -1,12 +1,13 @@
 //! Whether there is room: for the closure, and for each thing that the layout makes.
 
+use super::geometry::GeometryError;
 use super::refuse::refuse;
 use super::sizes::{LUKS_HEADER, Made, Sizes};
 use super::words::human;
 use super::{Context, words};
 use crate::vfat;
 use keystone_protocol::layout::{
-    Btrfs, Content, Format, LogicalVolume, Mounted, VolumeGroup, partition_type,
+    Btrfs, Content, Format, Gpt, LogicalVolume, Mounted, Partition, VolumeGroup, partition_type,
 };
 use keystone_protocol::message::{Refusal, RefusalKind};
 use keystone_protocol::options::ClosureFacts;
@@ -233,7 +234,11 @@ pub(super) fn devices(context: &Context<'_>, sizes: &Sizes<'_>) -> Result<(), Re
                 }
                 continue;
             }
-            Content::Gpt(_) | Content::Table(_) | Content::ArrayMember(_) => continue,
+            Content::Gpt(gpt) => {
+                partitions_fit(&device, gpt, sizes)?;
+                continue;
+            }
+            Content::Table(_) | Content::ArrayMember(_) => continue,
         };
         let Some(size) = sizes.device(&device).filter(|size| *size < least) else { continue };
         return Err(refuse(
@@ -253,7 +258,8 @@ pub(super) fn devices(context: &Context<'_>, sizes: &Sizes<'_>) -> Result<(), Re
         return Err(refuse(
             RefusalKind::TargetUnfit,
             format!(
-                "{}: its volumes take {} with their metadata, and the pool will have room for {}: {} too little",
+                "{}: its volumes take {} with their metadata, and the pool will have room for {}: \
+                 {} too little",
                 pool.path,
                 human(reserved),
                 human(room),
@@ -263,6 +269,32 @@ pub(super) fn devices(context: &Context<'_>, sizes: &Sizes<'_>) -> Result<(), Re
         ));
     }
     Ok(())
+}
+
+/// Refuses a new table in a container or on a RAID whose partitions do not fit even into the most
+/// that there can be. Where those of disks lie is decided already.
+fn partitions_fit(device: &DeviceRef, gpt: &Gpt, sizes: &Sizes<'_>) -> Result<(), Refusal> {
+    if !sizes.is_new_inner(device) {
+        return Ok(());
+    }
+    let Some((size, Err(error))) = sizes.device(device).zip(sizes.inner_places(device, gpt)) else {
+        return Ok(());
+    };
+    let partition = |number: usize| &gpt.partitions[number - 1];
+    let problem = match error {
+        GeometryError::NoTable => error.to_string(),
+        GeometryError::Full { number } => format!("nothing is left for {}", partition(number).name),
+        GeometryError::NoRoom { number, left } => {
+            let Partition { name, start, end, .. } = partition(number);
+            let left = human(left);
+            format!("{left} are left for {name}, which is to reach from {start} to {end}")
+        }
+    };
+    Err(refuse(
+        RefusalKind::TargetUnfit,
+        format!("{}: what it is on will have {} at most: {problem}", gpt.path, human(size)),
+        "make its partitions smaller in the layout or what it is on larger, or choose a larger disk",
+    ))
 }
 
 /// Refuses logical volumes that do not fit into what those before them leave of their group.

@@ -3,10 +3,10 @@
 mod logical;
 mod zfs;
 
-use super::geometry::{self, Wanted};
+use super::geometry::{self, Extent, GeometryError, Wanted};
 use super::{Context, tables::Tables};
 use keystone_protocol::layout::{
-    Content, Dataset, PoolMode, TopologyVdev, VdevMode, VolumeGroup, ZfsVolume, Zpool,
+    Content, Dataset, Gpt, PoolMode, TopologyVdev, VdevMode, VolumeGroup, ZfsVolume, Zpool,
     partition_type,
 };
 use keystone_protocol::plan::DeviceRef;
@@ -123,11 +123,24 @@ impl<'a> Sizes<'a> {
             Content::Gpt(gpt) if device == *on => Some(gpt),
             _ => None,
         });
-        let sector_size = self.sector_size(on)?;
-        let wanted: Vec<Wanted> = table?.partitions.iter().map(Wanted::from).collect();
-        let places = geometry::allocate(self.device(on)?, sector_size, &wanted).ok()?;
+        let places = self.inner_places(on, table?)?.ok()?;
         let place = places.get(usize::try_from(number.checked_sub(1)?).ok()?)?;
-        Some(place.sectors() * u64::from(sector_size))
+        Some(place.sectors() * u64::from(self.sector_size(on)?))
+    }
+
+    /// Whether such a table is on something that is made too.
+    pub(super) fn is_new_inner(&self, on: &DeviceRef) -> bool {
+        self.tables.inner.iter().any(|table| table.device == *on && table.presence.is_new())
+    }
+
+    /// Where the partitions of such a table lie if the device has all that it can have.
+    pub(super) fn inner_places(
+        &self,
+        on: &DeviceRef,
+        table: &Gpt,
+    ) -> Option<Result<Vec<Extent>, GeometryError>> {
+        let wanted: Vec<Wanted> = table.partitions.iter().map(Wanted::from).collect();
+        Some(geometry::allocate(self.device(on)?, self.sector_size(on)?, &wanted))
     }
 
     fn logical_volume(&self, group: &str, name: &str) -> Option<u64> {

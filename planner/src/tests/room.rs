@@ -2,11 +2,13 @@
 
 use super::layouts::machine_for;
 use super::*;
+use crate::plan_disks;
 use keystone_protocol::message::RefusalKind;
 use serde_json::{Value, json};
 
 const GIB: u64 = 1 << 30;
 
+const MDADM: &str = include_str!("../../../tests/layouts/disko/mdadm.json");
 const OS_RAIDZ1: &str = include_str!("../../../tests/layouts/keystone-derived/os-zfs-raidz1.json");
 
 /// A layout with an ESP on a disk of its own, `contents` on the whole of others, and `more`.
@@ -158,7 +160,8 @@ fn a_mode_of_a_pool_leaves_less_than_a_stripe() {
             rows.push(format!("{mode}, {what}:\n  {refusal}"));
         }
     }
-    insta::assert_snapshot!(rows.join("\n"));
+    let refusals = rows.join("\n");
+    insta::assert_snapshot!(refusals);
 }
 
 /// Metadata, and on RAID-Z what blocks of 16 KiB take beyond those of 128 KiB.
@@ -187,5 +190,47 @@ fn volumes_reserve_more_than_their_size() {
         ("smaller blocks", refused(&one(&["-b", "4k"]), 10)),
         ("raidz1", refused(&raidz1(sectors), 10)),
     ]);
+    insta::assert_snapshot!(refusals);
+}
+
+/// Planned on disks of so many GiB without anything that is installed.
+fn made(layout: &str, gib: u64) -> Result<Plan, Refusal> {
+    let case = machine_for(layout, gib * GIB, 512);
+    plan_disks(&case.inventory, &case.layout, &case.options)
+}
+
+/// In containers and on RAIDs, as far as it can be known before they are there.
+#[test]
+fn partitions_of_inner_tables_have_to_fit() {
+    // A mirror of two disks of 20 GiB.
+    let on_raid = |end: &str| {
+        let mut layout: Value = serde_json::from_str(MDADM).unwrap();
+        let partition = layout.pointer_mut("/mdadm/raid1/content/partitions/primary").unwrap();
+        partition["end"] = json!(end);
+        made(&layout.to_string(), 20)
+    };
+    let in_container = |first: &str, second: &str, gib: u64| {
+        let partition =
+            |name: &str, size: &str| json!({"label": name, "size": size, "priority": 1});
+        let table = json!({"type": "gpt", "partitions":
+            {"a": partition("a", first), "b": partition("b", second)}});
+        let luks = json!({"type": "luks", "name": "c", "settings": {"keyFile": "/tmp/key"},
+            "content": table});
+        made(&layout(&[luks], json!({})), gib)
+    };
+    for enough in [on_raid("+19G"), in_container("9G", "900M", 10)] {
+        enough.unwrap_or_else(|refusal| panic!("{refusal}"));
+    }
+    let rows = [
+        ("too large", on_raid("+20G")),
+        ("too large in a container", in_container("9G", "1G", 10)),
+        ("nothing is left", in_container("100%", "1G", 10)),
+    ]
+    .map(|(name, result)| {
+        let refusal = result.expect_err(name);
+        assert_eq!(refusal.kind, RefusalKind::TargetUnfit, "{refusal}");
+        (name, format!("{refusal}\n  {}", refusal.hint.clone().unwrap_or_default()))
+    });
+    let refusals = shown(&rows);
     insta::assert_snapshot!(refusals);
 }
