@@ -151,8 +151,8 @@ pub(super) fn store(
                     human(room),
                     words::list(&disks)
                 ),
-                "choose a larger disk, give it more room in the layout (and swap less, as a rule), or make \
-                 the system smaller",
+                "choose a larger disk, give it more room in the layout (and swap less, as a rule), \
+                 or make the system smaller",
             ))
         }
         _ => Ok(()),
@@ -293,12 +293,17 @@ fn partitions_fit(device: &DeviceRef, gpt: &Gpt, sizes: &Sizes<'_>) -> Result<()
     Err(refuse(
         RefusalKind::TargetUnfit,
         format!("{}: what it is on will have {} at most: {problem}", gpt.path, human(size)),
-        "make its partitions smaller in the layout or what it is on larger, or choose a larger disk",
+        "make its partitions smaller in the layout, or what it is on larger, or choose a larger \
+         disk",
     ))
 }
 
-/// Refuses logical volumes that do not fit into what those before them leave of their group.
+/// Refuses logical volumes that do not fit into what those before them leave of their group. A
+/// group that may be there has its volumes, and perhaps other extents.
 fn volumes_fit(group: &VolumeGroup, sizes: &Sizes<'_>) -> Result<(), Refusal> {
+    if !sizes.is_new_group(group) {
+        return Ok(());
+    }
     for (volume, made) in group.volumes.iter().zip(sizes.logical_volumes(group)) {
         let Some(left) = made.left else { continue };
         let message = if made.takes > left {

@@ -154,6 +154,33 @@ impl<'a> Sizes<'a> {
         logical::volumes(group, self.group(&group.name))
     }
 
+    /// Whether all physical volumes of a group are on disks that hold nothing, or soon nothing.
+    pub(super) fn is_new_group(&self, group: &VolumeGroup) -> bool {
+        let members = self.context.layout.physical_volumes(&group.name);
+        members.iter().all(|member| self.is_new(member))
+    }
+
+    fn is_new(&self, device: &DeviceRef) -> bool {
+        let layout = self.context.layout;
+        let all = |members: Vec<DeviceRef>| members.iter().all(|member| self.is_new(member));
+        match device {
+            DeviceRef::Disk { disk } | DeviceRef::Partition { disk, .. } => {
+                let mut disks = layout.disks.iter().filter(|found| found.name == *disk);
+                disks.any(|found| {
+                    let there = &self.context.disks[found.name.as_str()].contents;
+                    self.context.wipes(found) || there.is_blank()
+                })
+            }
+            DeviceRef::Mapper { name } => layout.below(name).is_some_and(|on| self.is_new(&on)),
+            DeviceRef::Inner { on, .. } => self.is_new(on),
+            DeviceRef::LogicalVolume { group, .. } => all(layout.physical_volumes(group)),
+            DeviceRef::Array { name } => all(layout.array_members(name)),
+            DeviceRef::Volume { dataset } => {
+                all(layout.members(dataset.split('/').next().unwrap_or_default()))
+            }
+        }
+    }
+
     /// What all physical volumes of a group have for volumes.
     fn group(&self, group: &str) -> Option<u64> {
         let sizes = self.all(&self.context.layout.physical_volumes(group))?.into_iter();

@@ -1,8 +1,10 @@
 //! Layouts that would run out of room after the disks were wiped.
 
+use super::kept::laid_out;
 use super::layouts::machine_for;
 use super::*;
 use crate::plan_disks;
+use keystone_protocol::disko_mode::DiskoMode;
 use keystone_protocol::message::RefusalKind;
 use serde_json::{Value, json};
 
@@ -73,6 +75,20 @@ fn a_share_is_of_what_other_volumes_leave() {
         ("both given", needs(&beside_swap(json!({"size": "4G"})), 21)),
     ]);
     insta::assert_snapshot!(refusals);
+}
+
+/// Its extents may be smaller, and nothing is wiped: lvm says itself what it can't add.
+#[test]
+fn a_group_that_is_there_is_not_measured() {
+    let layout = group(1, json!({"size": "16G"}), json!({"other": {"size": "49149M"}}));
+    let mut case = laid_out(&group(1, json!({"size": "16G"}), json!({})));
+    case.layout = layout.clone();
+    case.options.disko_mode = DiskoMode::Format;
+    plan_disks(&case.inventory, &case.layout, &case.options).unwrap();
+    case.options.disko_mode = DiskoMode::Disko;
+    case.options.erase = true;
+    let refusal = plan_disks(&case.inventory, &case.layout, &case.options).unwrap_err();
+    assert!(refusal.message.contains("4.0 MiB too little"), "{refusal}");
 }
 
 #[test]
@@ -178,7 +194,10 @@ fn volumes_reserve_more_than_their_size() {
             "datasets": {"volume": volume}});
         layout(&members, json!({"zpool": {"tank": tank}}))
     };
-    let volume = |size: &str, arguments: &[&str]| json!({"type": "zfs_volume", "size": size, "extraArgs": arguments});
+    let volume = |size: &str, arguments: &[&str]| {
+        let arguments = json!(arguments);
+        json!({"type": "zfs_volume", "size": size, "extraArgs": arguments})
+    };
     let sectors = json!({"ashift": "12"});
     let one = |arguments: &[&str]| pool("", 1, sectors.clone(), volume("9830M", arguments));
     let raidz1 = |options: Value| pool("raidz1", 4, options, volume("26G", &[]));
