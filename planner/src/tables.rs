@@ -2,6 +2,7 @@
 
 use super::existing::Existing;
 use super::geometry::{self, GeometryError, Wanted};
+use super::parted::NoPlace;
 use super::refuse::refuse;
 use super::words::human;
 use super::{Context, mirror, parted, words};
@@ -241,11 +242,11 @@ fn mbr_type(partition: &TablePartition) -> u8 {
     }
 }
 
-fn no_place(disk: &layout::Disk, identity: &DiskIdentity, problem: &str) -> Refusal {
+fn no_place(disk: &layout::Disk, identity: &DiskIdentity, no_place: &NoPlace) -> Refusal {
     refuse(
         RefusalKind::TargetUnfit,
-        format!("disk {:?}, {}: {problem}", disk.name, words::disk(identity)),
-        "choose a larger disk, or other places in the layout",
+        format!("disk {:?}, {}: {}", disk.name, words::disk(identity), no_place.problem),
+        no_place.way_out,
     )
 }
 
