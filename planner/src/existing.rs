@@ -9,8 +9,10 @@
 //! what they are made of, never by name alone. In modes that make things, what of name, type, GUID
 //! and attributes is not the layout's is made so, of a partition that is known all the same. What is
 //! in a container, a RAID or a volume group shows only once that is open: the steps look then.
+//! A RAID or volume group of which only a part would stay is refused by [`parts`].
 
 mod legacy;
+mod parts;
 
 use super::geometry::Extent;
 use super::refuse::refuse;
@@ -109,6 +111,7 @@ pub(super) fn find(context: &Context<'_>, remarks: &mut Remarks) -> Result<Exist
             existing.pools.insert(pool.name.clone(), found);
         }
     }
+    parts::check(context, &existing)?;
     Ok(existing)
 }
 
@@ -655,6 +658,15 @@ fn place(context: &Context<'_>, device: &DeviceRef) -> String {
         DeviceRef::Disk { disk } => {
             format!("disk {disk:?}, {},", words::disk(&context.disks[disk.as_str()].identity))
         }
-        other => format!("{other:?}"),
+        DeviceRef::Mapper { name } => match context.layout.below(name) {
+            Some(below) => format!("container {name} on {}", place(context, &below)),
+            None => format!("container {name}"),
+        },
+        DeviceRef::Inner { on, number } => {
+            format!("partition {number} of {}", place(context, on))
+        }
+        DeviceRef::Volume { dataset } => format!("volume {dataset}"),
+        DeviceRef::LogicalVolume { group, name } => format!("logical volume {group}/{name}"),
+        DeviceRef::Array { name } => format!("RAID {name}"),
     }
 }

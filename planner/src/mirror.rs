@@ -141,7 +141,7 @@ fn others<'a>(context: &'a Context<'_>, first: &str) -> BTreeSet<&'a str> {
 }
 
 /// The disk that a partition, or a container on one, is on.
-fn base(context: &Context<'_>, device: &DeviceRef) -> Option<String> {
+pub(super) fn base(context: &Context<'_>, device: &DeviceRef) -> Option<String> {
     match device {
         DeviceRef::Mapper { name } => base(context, &context.layout.below(name)?),
         DeviceRef::Inner { on, .. } => base(context, on),

@@ -11,6 +11,7 @@ use keystone_protocol::layout::{Content, Layout};
 use keystone_protocol::plan::{
     Action, DeviceRef, InnerPresence, InnerTable, MbrKind, MbrTable, Release, Step,
 };
+use serde_json::{Value, json};
 
 /// What a content looks like on its device.
 fn signatures(layout: &Layout, content: Option<&Content>) -> Vec<Signature> {
@@ -414,4 +415,108 @@ fn swap_of_the_layout_is_ended_wherever_it_is() {
     case.inventory.swaps = vec!["zd0p1".into()];
     let refusal = plan_disks(&case.inventory, &case.layout, &options).unwrap_err();
     assert!(refusal.message.contains("zroot/root/swap"), "{refusal}");
+}
+
+/// Two disks with a member of a RAID each, or of a volume group, in containers or not.
+fn of_two(member: &Value, in_containers: bool) -> String {
+    let disk = |name: &str| {
+        let content = match in_containers {
+            true => json!({"type": "luks", "name": name, "passwordFile": "/tmp/key",
+                "content": member}),
+            false => member.clone(),
+        };
+        json!({"device": format!("/dev/disk/by-id/{name}"), "content": {"type": "gpt",
+            "partitions": {"p": {"label": name, "size": "100%", "content": content}}}})
+    };
+    let ext4 = |device: &str, target: &str| json!({"type": "filesystem", "format": "ext4", "device": device, "mountpoint": target});
+    let mut document = json!({"disk": {"one": disk("one"), "two": disk("two")}});
+    match member["type"].as_str() {
+        Some("mdraid") => {
+            document["mdadm"]["md"] = json!({"level": 1, "content": ext4("/dev/md/md", "/")});
+        }
+        _ => {
+            let lv = json!({"size": "1G", "content": ext4("/dev/vg/lv", "/")});
+            document["lvm_vg"]["vg"]["lvs"]["lv"] = lv;
+        }
+    }
+    document.to_string()
+}
+
+/// The disk `two` of [`of_two`].
+fn second(case: &mut Case) -> &mut Disk {
+    let link = "/dev/disk/by-id/two".to_owned();
+    case.inventory.disks.iter_mut().find(|disk| disk.links.contains(&link)).unwrap()
+}
+
+/// What can be missing of the second disk, with the mode in which it is.
+const PARTS: [(&str, DiskoMode, Change); 5] = [
+    ("a blank disk", DiskoMode::FormatMount, |case| second(case).contents = Contents::default()),
+    ("no partition", DiskoMode::FormatMount, |case| second(case).contents.partitions.clear()),
+    ("an empty partition", DiskoMode::Format, |case| {
+        second(case).contents.partitions[0].signatures.clear();
+    }),
+    ("a disk that is wiped", DiskoMode::Disko, keep_the_first),
+    ("a blank disk that is wiped", DiskoMode::Disko, |case| {
+        second(case).contents = Contents::default();
+        keep_the_first(case);
+    }),
+];
+
+/// Gives the first disk `destroy = false`.
+fn keep_the_first(case: &mut Case) {
+    let mut document: Value = serde_json::from_str(&case.layout).unwrap();
+    document["disk"]["one"]["destroy"] = false.into();
+    case.layout = document.to_string();
+}
+
+fn planned(case: &Case, mode: DiskoMode) -> Result<Plan, Refusal> {
+    let options = InstallOptions { disko_mode: mode, erase: true, ..case.options.clone() };
+    plan_disks(&case.inventory, &case.layout, &options)
+}
+
+/// Each of [`PARTS`] that is refused, by what is said.
+fn parts_refused(text: &str, planned_step: &str) -> Vec<String> {
+    let mut said: Vec<String> = Vec::new();
+    let there = laid_out(text);
+    for (name, mode, change) in PARTS {
+        match planned(&there.clone().with(change), mode) {
+            Err(refusal) => {
+                let hint = refusal.hint.clone().unwrap();
+                said.push(format!("{name}:\n  {refusal}\n  {hint}"));
+            }
+            Ok(plan) => assert!(ids(&plan).contains(&planned_step), "{name}: {:?}", ids(&plan)),
+        }
+    }
+    said
+}
+
+/// With a member missing it would be refused only when other things were made already.
+#[test]
+fn a_raid_stays_whole_or_is_made_whole() {
+    let mut refused = Vec::new();
+    for in_containers in [false, true] {
+        let text = of_two(&json!({"type": "mdraid", "name": "md"}), in_containers);
+        let there = laid_out(&text);
+        for mode in [DiskoMode::Mount, DiskoMode::Format, DiskoMode::FormatMount, DiskoMode::Disko]
+        {
+            planned(&there, mode).unwrap_or_else(|refusal| panic!("{mode}: {refusal}"));
+            let blank = planned(&machine_for(&text, 64 << 30, 512), mode);
+            assert_eq!(blank.is_ok(), mode != DiskoMode::Mount, "{mode}");
+        }
+        refused.extend(parts_refused(&text, "none"));
+    }
+    assert_eq!(refused.len(), 2 * PARTS.len());
+    insta::assert_snapshot!(refused.join("\n"));
+}
+
+/// It grows by a disk that is new, and loses none.
+#[test]
+fn a_volume_group_grows_and_loses_nothing() {
+    let mut refused = Vec::new();
+    for in_containers in [false, true] {
+        let text = of_two(&json!({"type": "lvm_pv", "vg": "vg"}), in_containers);
+        refused.extend(parts_refused(&text, "group:vg"));
+    }
+    assert_eq!(refused.len(), 2);
+    insta::assert_snapshot!(refused.join("\n"));
 }
