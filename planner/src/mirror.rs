@@ -6,7 +6,7 @@
 
 use super::geometry::{Extent, Wanted};
 use super::refuse::refuse;
-use super::{Context, geometry};
+use super::{Context, geometry, tables};
 use keystone_protocol::inventory::DiskIdentity;
 use keystone_protocol::layout::{Anchor, Content, Disk, Format, Position, Root, partition_type};
 use keystone_protocol::message::{Refusal, RefusalKind};
@@ -49,7 +49,7 @@ pub(super) fn esp_for(
     if !context.options.mirror_esp {
         return Ok(None);
     }
-    let Some((first, bytes)) = esp(context)? else { return Ok(None) };
+    let Some((first, bytes)) = esp(context) else { return Ok(None) };
     if !others(context, &first).contains(disk.name.as_str()) {
         return Ok(None);
     }
@@ -72,7 +72,7 @@ pub(super) fn copies(context: &Context<'_>) -> Result<Vec<DeviceRef>, Refusal> {
     if !context.options.mirror_esp {
         return Ok(Vec::new());
     }
-    let found = match esp(context)? {
+    let found = match esp(context) {
         Some((first, _)) => others(context, &first),
         None => BTreeSet::new(),
     };
@@ -92,24 +92,46 @@ pub(super) fn copies(context: &Context<'_>) -> Result<Vec<DeviceRef>, Refusal> {
     Ok(found.into_iter().map(device).collect())
 }
 
-/// The layout's ESP: its disk, and its size in bytes.
-fn esp(context: &Context<'_>) -> Result<Option<(String, u64)>, Refusal> {
-    for disk in &context.layout.disks {
-        let is_esp = |partition: &keystone_protocol::layout::Partition| {
-            partition.type_guid == partition_type::ESP
-                && matches!(&partition.content, Some(Content::Filesystem(filesystem))
-                    if filesystem.format == Format::Vfat && filesystem.mountpoint.is_some())
-        };
-        let Some(index) = disk.partitions().iter().position(is_esp) else { continue };
-        let identity = &context.disks[disk.name.as_str()].identity;
-        let wanted: Vec<Wanted> = disk.partitions().iter().map(Wanted::from).collect();
-        // A disk that is too small is refused where its own table is made.
-        let places = geometry::allocate(identity.size, identity.sector_size, &wanted);
-        let Ok(places) = places else { return Ok(None) };
-        let bytes = places[index].sectors() * u64::from(identity.sector_size);
-        return Ok(Some((disk.name.clone(), bytes)));
+/// The ESP that is mirrored: its disk, and its size in bytes. It is the one that the system is
+/// installed to: that at `/boot` before others, as [`super::capacity::esp`] has it.
+fn esp(context: &Context<'_>) -> Option<(String, u64)> {
+    let layout = context.layout;
+    let mounted = layout.contents().into_iter().filter_map(|(device, content)| match content {
+        Content::Filesystem(filesystem) if filesystem.format == Format::Vfat => {
+            Some((filesystem.mountpoint.as_deref()?, device))
+        }
+        _ => None,
+    });
+    let esps = mounted.filter(|(_, device)| is_esp(context, device));
+    let first = esps.min_by_key(|(target, _)| *target != "/boot");
+    let (_, DeviceRef::Partition { disk: name, number }) = first? else { return None };
+    let disk = layout.disks.iter().find(|disk| disk.name == name)?;
+    let identity = &context.disks[name.as_str()].identity;
+    let wanted: Vec<Wanted> = disk.partitions().iter().map(Wanted::from).collect();
+    // A disk that is too small is refused where its own table is made.
+    let places = geometry::allocate(identity.size, identity.sector_size, &wanted).ok()?;
+    // One in a `table` is not mirrored.
+    let place = places.get((number as usize).checked_sub(1)?)?;
+    let bytes = place.sectors() * u64::from(identity.sector_size);
+    Some((name, bytes))
+}
+
+fn is_esp(context: &Context<'_>, device: &DeviceRef) -> bool {
+    let DeviceRef::Partition { disk: name, number } = device else { return false };
+    let disk = context.layout.disks.iter().find(|disk| disk.name == *name);
+    match disk.and_then(|disk| disk.content.as_ref()) {
+        Some(Content::Gpt(gpt)) => {
+            let mut partitions = (1..).zip(&gpt.partitions);
+            partitions.any(|(at, found)| at == *number && found.type_guid == partition_type::ESP)
+        }
+        Some(Content::Table(table)) if table.gpt => {
+            let mut partitions = table.partitions.iter();
+            partitions.any(|found| {
+                found.number == *number && tables::gpt_type(found) == partition_type::ESP
+            })
+        }
+        _ => false,
     }
-    Ok(None)
 }
 
 /// The other disks with a GPT of every pool and RAID that has a member on that disk.

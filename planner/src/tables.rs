@@ -181,7 +181,7 @@ pub(super) fn parted_gpt(
 }
 
 /// The type that parted gives a partition of a GPT. Source: parted, libparted/labels/gpt.c.
-fn gpt_type(partition: &TablePartition) -> String {
+pub(super) fn gpt_type(partition: &TablePartition) -> String {
     let flag = |names: &[&str]| partition.flags.iter().any(|flag| names.contains(&flag.as_str()));
     let code = match partition.fs_type.as_deref() {
         _ if flag(&["boot", "esp"]) => "EF00",

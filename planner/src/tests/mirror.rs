@@ -4,6 +4,7 @@ use super::layouts::{assert_uses_what_is_there, machine_for};
 use super::*;
 use keystone_protocol::layout::partition_type;
 use keystone_protocol::plan::{Action, DeviceRef};
+use serde_json::{Value, json};
 
 const RAIDZ1: &str = include_str!("../../../tests/layouts/keystone-derived/os-zfs-raidz1.json");
 
@@ -43,6 +44,34 @@ fn every_other_member_gets_an_esp_of_the_same_size_first() {
             assert!(note.is_some(), "{:?}", plan.notes);
         }
     }
+}
+
+/// Of two ESPs the system is installed to that at `/boot`, so that one is copied.
+#[test]
+fn the_esp_at_boot_is_mirrored_whatever_its_disk_is_called() {
+    let mut document: Value = serde_json::from_str(OS_MIRROR).unwrap();
+    let esp = |label: &str, size: &str, target: &str| {
+        let device = format!("/dev/disk/by-partlabel/{label}");
+        json!({"label": label, "priority": 1, "size": size, "type": "EF00", "content": {
+            "type": "filesystem", "format": "vfat", "device": device, "mountpoint": target}})
+    };
+    let disks = &mut document["disk"];
+    disks["disk0"]["content"]["partitions"]["esp"] = esp("further", "1G", "/efi");
+    disks["disk1"]["content"]["partitions"]["esp"] = esp("boot", "512M", "/boot");
+    let layout = document.to_string();
+    let plan = mirrored(&layout, 512).plan();
+    assert_uses_what_is_there(&layout, &plan.steps);
+    let copies = plan.steps.iter().filter_map(|step| match &step.action {
+        Action::CopyEsp { to, mountpoint } => Some((to.disk(), mountpoint.as_str())),
+        _ => None,
+    });
+    assert_eq!(copies.collect::<Vec<_>>(), [(Some("disk0"), "/boot")]);
+    let copy = plan.steps.iter().find_map(|step| match &step.action {
+        Action::Partition(table) => table.partitions.iter().find(|p| p.label == "disk-disk0-ESP"),
+        _ => None,
+    });
+    let copy = copy.unwrap();
+    assert_eq!((copy.last_lba - copy.first_lba + 1) * 512, 512 << 20);
 }
 
 /// The layout's own partitions keep their numbers, and the pool its members.
