@@ -233,7 +233,7 @@ fn a_pool_is_opened_with_its_caches_and_spares_and_without() {
         let options = InstallOptions { disko_mode: mode, ..InstallOptions::default() };
         plan_disks(&case.inventory, &case.layout, &options)
     };
-    let changes: [(&str, usize, fn(&mut Case)); 4] = [
+    let changes: [(&str, usize, Change); 4] = [
         ("as it is made", 0, |case| *on(case, "c", 2) = other(ZFS_SPARE)),
         ("the spare is in use", 0, |case| *on(case, "c", 2) = of_pool("4")),
         ("one has no label", 1, |case| on(case, "c", 1).clear()),
@@ -262,7 +262,7 @@ fn a_pool_is_opened_with_its_caches_and_spares_and_without() {
 
 #[test]
 fn a_cache_is_no_data_and_data_no_cache() {
-    let changes: [(&str, DiskoMode, fn(&mut Case)); 5] = [
+    let changes: [(&str, DiskoMode, Change); 5] = [
         ("a file system in the cache's place", DiskoMode::Mount, |case| {
             *on(case, "c", 1) = vec![Signature::Swap];
         }),

@@ -62,13 +62,16 @@ fn partitions(case: &mut Case) -> &mut Vec<Partition> {
     &mut disk.unwrap().contents.partitions
 }
 
+/// Something that makes the partitions of a disk others.
+type ChangePartitions = fn(&mut Vec<Partition>);
+
 const OTHER_TYPE: &str = "EBD0A0A2-B9E5-4433-87C0-68B6B72699C7";
 
 /// As `sgdisk` leaves it for disko: what is known to be the layout's gets its name, type, GUID and
 /// attributes, and stays where it is.
 #[test]
 fn a_partition_that_is_there_gets_the_marks_of_the_layout() {
-    let changes: [(&str, &[&str], fn(&mut Vec<Partition>)); 4] = [
+    let changes: [(&str, &[&str], ChangePartitions); 4] = [
         ("known by its name", &["the type C12A7328-", "the GUID 11111111-"], |partitions| {
             partitions[0].type_guid = Some(OTHER_TYPE.into());
             partitions[0].guid = Some("0f0c9f3e-8f0e-4cf5-b1a2-2d8d0a8a3a56".into());
@@ -122,7 +125,7 @@ fn a_partition_that_is_there_gets_the_marks_of_the_layout() {
 /// What may be somebody else's gets nothing.
 #[test]
 fn a_partition_that_is_not_known_gets_no_marks() {
-    let changes: [(&str, &str, fn(&mut Vec<Partition>)); 5] = [
+    let changes: [(&str, &str, ChangePartitions); 5] = [
         (
             "another name and GUID",
             "(if it is the layout's: sgdisk -c '1:disk-root-ESP' ",
