@@ -8,6 +8,7 @@ mod marks;
 mod mirror;
 mod modes;
 mod occupied;
+mod parted;
 mod properties;
 mod refusals;
 mod room;

@@ -3,7 +3,7 @@
 use super::layouts::{assert_uses_what_is_there, machine_for};
 use super::*;
 use keystone_protocol::layout::Layout;
-use keystone_protocol::plan::{Action, PartitionTable, Plan};
+use keystone_protocol::plan::{Action, PartitionTable, Plan, PlannedPartition};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -64,9 +64,34 @@ impl Holds {
     }
 }
 
-/// A partition: its size in MiB, alignment in sectors (0 for the usual), and what it holds.
-fn partition() -> impl Strategy<Value = (u64, u64, Holds)> {
-    (1..20_000u64, prop_oneof![4 => Just(0u64), 1 => 1..5000u64], prop::sample::select(&HOLDS[..]))
+/// What a layout says of a partition.
+#[derive(Debug, Clone)]
+struct Made {
+    /// `0`, or where else it begins.
+    start: String,
+    /// `size` or `end`, and its value.
+    end: (&'static str, String),
+    /// In sectors; 0 for the usual.
+    alignment: u64,
+    holds: Holds,
+}
+
+/// A partition of so many MiB, or up to a place that counts back from the end; as a rule where
+/// there is room.
+fn partition() -> impl Strategy<Value = Made> {
+    let start = prop_oneof![
+        6 => Just("0".to_owned()),
+        1 => (0..20_000u64).prop_map(|mib| format!("{mib}M")),
+        1 => (0..5000u64).prop_map(|kib| format!("+{kib}K")),
+    ];
+    let end = prop_oneof![
+        6 => (1..20_000u64).prop_map(|mib| ("size", format!("{mib}M"))),
+        1 => (0..20_000u64).prop_map(|mib| ("end", format!("-{mib}M"))),
+        1 => (0..5000u64).prop_map(|kib| ("end", format!("-{kib}K"))),
+    ];
+    let alignment = prop_oneof![4 => Just(0u64), 1 => 1..5000u64];
+    (start, end, alignment, prop::sample::select(&HOLDS[..]))
+        .prop_map(|(start, end, alignment, holds)| Made { start, end, alignment, holds })
 }
 
 /// What is on a disk already, and in use.
@@ -163,19 +188,20 @@ fn layout() -> impl Strategy<Value = String> {
         for (index, (partitions, rest)) in disks.iter().enumerate() {
             let mut table = json!({});
             let count = partitions.len();
-            for (number, (size, alignment, holds)) in partitions.iter().enumerate() {
+            for (number, made) in partitions.iter().enumerate() {
                 let name = format!("d{index}-p{number}");
-                match holds {
+                match made.holds {
                     Holds::Pool | Holds::LuksPool => pool += 1,
                     Holds::Group => group += 1,
                     Holds::Array => array += 1,
                     _ => {}
                 }
                 let last = *rest && number + 1 == count;
-                let size = if last { "100%".to_owned() } else { format!("{size}M") };
-                table[&name] = json!({"label": name, "size": size, "alignment": alignment,
+                let (end, value) = if last { ("size", "100%") } else { (made.end.0, &*made.end.1) };
+                table[&name] = json!({"label": name, "start": made.start, end: value,
+                    "alignment": made.alignment,
                     "device": format!("/dev/disk/by-partlabel/{name}"),
-                    "content": holds.content(&name)});
+                    "content": made.holds.content(&name)});
             }
             if index == 0 {
                 table["ESP"] = json!({"label": "ESP", "size": format!("{esp}M"), "type": "EF00",
@@ -210,7 +236,7 @@ fn layout() -> impl Strategy<Value = String> {
     })
 }
 
-/// Partitions lie on the disk, between its tables, do not overlap, and begin where they should.
+/// Partitions lie on the disk, between its tables, do not overlap, and are aligned.
 fn assert_fits(table: &PartitionTable, layout: &Layout, bytes: u64, sector_size: u32) {
     let sector = u64::from(sector_size);
     let entries = (128u64 * 128).div_ceil(sector);
@@ -223,18 +249,33 @@ fn assert_fits(table: &PartitionTable, layout: &Layout, bytes: u64, sector_size:
     for partition in partitions {
         assert!(first <= partition.first_lba && partition.last_lba <= last, "{partition:?}");
         assert!(partition.first_lba <= partition.last_lba, "{partition:?}");
-        let of_layout = layout
-            .partitions()
-            .into_iter()
-            .find(|(device, _)| *device == table.device.partition(partition.number));
-        // What an alignment of the layout has moved changes sgdisk's own for what follows.
-        let usual = layout.partitions().iter().all(|(_, partition)| partition.alignment.is_none());
-        if usual {
-            assert_eq!(partition.first_lba * sector % (1 << 20), 0, "{partition:?}");
-        } else if let Some(align) = of_layout.and_then(|(_, partition)| partition.alignment) {
-            let aligned = partition.first_lba.is_multiple_of(u64::from(align));
-            assert!(aligned || partition.first_lba <= first + u64::from(align), "{partition:?}");
+    }
+    assert_aligned(table, layout, (1 << 20) / sector, (first, last));
+}
+
+/// Each begins at a multiple of its alignment, unless the free area that it was put into had none.
+fn assert_aligned(table: &PartitionTable, layout: &Layout, usual: u64, (first, last): (u64, u64)) {
+    let of_layout = layout.partitions();
+    let wanted = |number: u32| {
+        of_layout.iter().find(|(device, _)| *device == table.device.partition(number))
+    };
+    // A copy of the ESP, which the layout does not have, is made first.
+    let (copies, others): (Vec<_>, Vec<_>) =
+        table.partitions.iter().partition(|partition| wanted(partition.number).is_none());
+    let mut before: Vec<&PlannedPartition> = Vec::new();
+    for partition in copies.into_iter().chain(others) {
+        let own = wanted(partition.number).and_then(|(_, partition)| partition.alignment);
+        // Earlier ones that are not aligned change sgdisk's own.
+        let all_usual = before.iter().all(|p| p.first_lba.is_multiple_of(usual));
+        if let Some(align) = own.map(u64::from).or(all_usual.then_some(usual)) {
+            let ahead = before.iter().filter(|p| p.last_lba < partition.first_lba);
+            let area = ahead.map(|p| p.last_lba + 1).max().unwrap_or(first);
+            let behind = before.iter().filter(|p| p.first_lba > partition.last_lba);
+            let area_end = behind.map(|p| p.first_lba - 1).min().unwrap_or(last);
+            let none = area_end / align * align < area;
+            assert!(none || partition.first_lba.is_multiple_of(align), "{partition:?}");
         }
+        before.push(partition);
     }
 }
 
