@@ -193,7 +193,7 @@ fn every_example_is_mounted_again() {
     assert!(mounted >= 25, "{mounted}");
 }
 
-/// A mirror with logs, a cache and a spare.
+/// A mirror with logs, mirrors for metadata and deduplication tables, a cache and a spare.
 const AUXILIARY: &str = include_str!("../../../tests/layouts/written/zfs-caches-and-spares.json");
 
 /// What is on a partition of a disk of [`AUXILIARY`].
@@ -208,6 +208,11 @@ fn on<'a>(case: &'a mut Case, disk: &str, number: u32) -> &'a mut Vec<Signature>
 fn part(disk: &str, number: u32) -> DeviceRef {
     DeviceRef::Partition { disk: disk.into(), number }
 }
+
+/// The members of the pool of [`AUXILIARY`] that it can't do without: number 1 of disk `a` is the ESP,
+/// `c` has the cache and the spare.
+const DATA: [(&str, u32); 8] =
+    [("a", 2), ("a", 3), ("a", 4), ("a", 5), ("b", 1), ("b", 2), ("b", 3), ("b", 4)];
 
 fn other(name: &str) -> Vec<Signature> {
     vec![Signature::Other { name: name.into() }]
@@ -251,8 +256,7 @@ fn a_pool_is_opened_with_its_caches_and_spares_and_without() {
             });
             let import = import.unwrap();
             assert_eq!(import.guid.as_deref(), Some("4"), "{name}");
-            let data = [part("a", 2), part("a", 3), part("b", 1), part("b", 2)];
-            assert_eq!(import.members, data, "{name}");
+            assert_eq!(import.members, DATA.map(|(disk, number)| part(disk, number)), "{name}");
             assert_eq!(import.auxiliary, [part("c", 1), part("c", 2)], "{name}");
             let without = plan.warnings.iter().filter(|said| said.contains("without it"));
             assert_eq!(without.count(), warnings, "{name}: {:?}", plan.warnings);
@@ -274,7 +278,7 @@ fn a_cache_is_no_data_and_data_no_cache() {
         }),
         ("a log without a label", DiskoMode::Format, |case| on(case, "a", 2).clear()),
         ("only a cache is there", DiskoMode::Format, |case| {
-            for (disk, number) in [("a", 2), ("a", 3), ("b", 1), ("b", 2), ("c", 2)] {
+            for (disk, number) in DATA.into_iter().chain([("c", 2)]) {
                 on(case, disk, number).clear();
             }
         }),
@@ -311,7 +315,7 @@ fn a_pool_is_proven_exported_by_the_labels_of_its_data() {
         Action::Release(Release::ExportPool { members, .. }) => Some(members.clone()),
         _ => None,
     });
-    assert_eq!(exported.unwrap(), [part("a", 2), part("a", 3), part("b", 1), part("b", 2)]);
+    assert_eq!(exported.unwrap(), DATA.map(|(disk, number)| part(disk, number)));
 }
 
 #[test]

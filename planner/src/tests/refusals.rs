@@ -133,6 +133,42 @@ fn machines() {
     insta::assert_snapshot!(refusals);
 }
 
+/// Vdevs of their own for metadata or deduplication tables are a feature, which the pool would lack.
+#[test]
+fn special_and_dedup_vdevs_need_their_feature() {
+    let text = include_str!("../../../tests/layouts/written/zfs-caches-and-spares.json");
+    let document: serde_json::Value = serde_json::from_str(text).unwrap();
+    let without = |classes: &[&str]| {
+        let mut document = document.clone();
+        let places = [
+            "/zpool/tank/mode/topology",
+            "/disk/a/content/partitions",
+            "/disk/b/content/partitions",
+        ];
+        for (place, class) in
+            places.iter().flat_map(|place| classes.iter().map(move |c| (place, c)))
+        {
+            let things = document.pointer_mut(place).unwrap().as_object_mut().unwrap();
+            assert!(things.remove(*class).is_some(), "{place}/{class}");
+        }
+        super::layouts::machine_for(&document.to_string(), 64 * GIB, 512).with(|case| {
+            case.inventory.zfs.features.retain(|feature| feature != "allocation_classes");
+        })
+    };
+    for classes in [&[][..], &["special"], &["dedup"]] {
+        let refusal = without(classes).refusal();
+        assert_eq!(refusal.kind, RefusalKind::TargetUnfit);
+        assert_eq!(
+            refusal.message,
+            "the pool \"tank\" needs the feature allocation_classes, which the ZFS of this installer \
+             does not have",
+            "without {classes:?}"
+        );
+        assert_eq!(refusal.hint.as_deref(), Some("boot a newer installer"));
+    }
+    assert!(without(&["special", "dedup"]).result().is_ok());
+}
+
 #[test]
 fn closures() {
     use RefusalKind::{Closure, Layout};
@@ -143,6 +179,11 @@ fn closures() {
         ("large initrds", Closure, |case| case.closure.boot_bytes = 600 << 20),
         ("unknown type", Layout, |case| {
             case.layout = case.layout.replace("\"type\": \"swap\"", "\"type\": \"swapp\"");
+        }),
+        ("resuming from swap with a key for each boot", Layout, |case| {
+            let (random, resumes) = ("\"randomEncryption\": true", "\"resumeDevice\": false");
+            assert!(case.layout.contains(random) && case.layout.contains(resumes));
+            case.layout = case.layout.replace(resumes, "\"resumeDevice\": true");
         }),
         ("no root", Layout, |case| {
             case.layout = case.layout.replace("\"mountpoint\": \"/\"", "\"mountpoint\": null");
