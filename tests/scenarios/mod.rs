@@ -18,6 +18,7 @@ mod line_breaks;
 mod live_system;
 mod logins;
 mod luks_device;
+mod memory;
 mod modes;
 mod os_modes;
 mod password;
@@ -51,6 +52,12 @@ pub const ALL: &[Scenario] = &[
         gate: false,
         about: "a copy over a line that is cut twenty times and flips bits, with an agent or an operator's program that is killed, onto a full disk, or one whose power fails: it ends, and what is registered is whole",
         run: broken_lines::run,
+    },
+    Scenario {
+        name: "memory",
+        gate: false,
+        about: "a file of 4 GiB is copied, compressed and not: neither program takes more memory than is said",
+        run: memory::run,
     },
     Scenario {
         name: "deltas",

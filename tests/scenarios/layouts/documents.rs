@@ -10,9 +10,10 @@ use crate::machine::disk::{Bus, Disk};
 use crate::native;
 use crate::runner::{Context, Live};
 use crate::scenarios::{by_hand, steps};
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,15 @@ use std::time::{Duration, Instant};
 const GIB: u64 = 14;
 
 /// Layouts that are made on a disk with sectors of 4096 bytes too.
-const NATIVE_4K: [&str; 4] = ["single-disk-root", "os-ext4-single", "luks-lvm", "simple-efi"];
+const NATIVE_4K: [&str; 7] = [
+    "single-disk-root",
+    "os-ext4-single",
+    "luks-lvm",
+    "simple-efi",
+    "hybrid",
+    "legacy-table-msdos",
+    "swap",
+];
 
 /// Disks of all kinds; the last has sectors of 4096 bytes.
 fn disks() -> Vec<Disk> {
@@ -40,6 +49,9 @@ const ONLY: &str = "KEYSTONE_LAB_DOCUMENTS";
 
 /// Exit code of what a machine is unfit for.
 const TARGET_UNFIT: i32 = 66;
+
+/// Bytes that the image of a disk may hold that has forgotten all and whose ends were written with zeros.
+const LEFT: u64 = 64 << 20;
 
 /// What [`LOOKS`] says of a disk that a pool has whole.
 const WHOLE: &str = "whole in a pool";
@@ -110,6 +122,47 @@ fn stem(path: &Path) -> String {
     path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
+/// What an operator may call a disk: of its kind there is one, or its link or serial number is its alone.
+fn word(disk: &Disk) -> String {
+    match disk.bus {
+        Bus::Nvme => format!("by-id:{}", disk.by_id()),
+        Bus::Sata => "model:QEMU HARDDISK".to_owned(),
+        Bus::Virtio => format!("serial:{}", disk.serial),
+    }
+}
+
+/// What the document says of mounts, by their places, in the words of the kernel.
+fn mount_options(document: &Value, found: &mut Vec<(String, String)>) -> Result<()> {
+    match document {
+        Value::Array(values) => values.iter().try_for_each(|value| mount_options(value, found)),
+        Value::Object(fields) => {
+            if let (Some(place), Some(options)) =
+                (document["mountpoint"].as_str(), document["mountOptions"].as_array())
+            {
+                for option in options.iter().filter_map(Value::as_str) {
+                    let words = kernel_words(option)?;
+                    found.extend(words.into_iter().map(|word| (place.to_owned(), word)));
+                }
+            }
+            fields.values().try_for_each(|value| mount_options(value, found))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What findmnt shows of an option.
+fn kernel_words(option: &str) -> Result<Vec<String>> {
+    Ok(match option.split_once('=') {
+        // Of the fstab alone.
+        None if matches!(option, "defaults" | "nofail") => Vec::new(),
+        None if option == "noatime" => vec![option.to_owned()],
+        Some(("umask", mask)) => vec![format!("fmask={mask}"), format!("dmask={mask}")],
+        Some(("compress", "zstd")) => vec!["compress=zstd:3".to_owned()],
+        Some(("size", "200M")) => vec!["size=204800k".to_owned()],
+        _ => bail!("what the kernel makes of the mount option {option} is not written down here"),
+    })
+}
+
 /// One document on the machine's disks.
 struct Case<'a> {
     cx: &'a Context,
@@ -119,6 +172,8 @@ struct Case<'a> {
     files: steps::Files,
     /// Disks, by the layout's names.
     disks: Vec<(String, &'a Disk)>,
+    /// Places and options of mounts.
+    options: Vec<(String, String)>,
 }
 
 impl<'a> Case<'a> {
@@ -132,7 +187,9 @@ impl<'a> Case<'a> {
         let document: Value = serde_json::from_str(&fs::read_to_string(path)?)?;
         let names = document["disk"].as_object().context("a layout has disks")?.keys();
         let disks: Vec<_> = names.cloned().zip(disks).collect();
-        Ok(Case { cx, live, key, path, files: steps::Files::new()?, disks })
+        let mut options = Vec::new();
+        mount_options(&document, &mut options)?;
+        Ok(Case { cx, live, key, path, files: steps::Files::new()?, disks, options })
     }
 
     fn run(&self) -> Result<Times> {
@@ -150,6 +207,13 @@ impl<'a> Case<'a> {
         let kept = kept.map(|(target, _)| format!("/mnt{target}/kept by keystone"));
         if let Some(kept) = &kept {
             ssh.ok(&format!("echo still here > '{kept}'"))?;
+        }
+        if let Some(kept) = &kept {
+            // More than a disk may hold that was told to forget.
+            ssh.ok(&format!(
+                "[ $(df --output=avail -m '{kept}' | tail -n 1) -lt 200 ] || \
+                 dd if=/dev/zero of='{kept}, large' bs=1M count=100 conv=fsync status=none"
+            ))?;
         }
         self.changes("unmount", &[])?;
         super::closed(self.live).context("after unmounting")?;
@@ -174,9 +238,10 @@ impl<'a> Case<'a> {
         if plan["steps"].to_string().contains("create-array") {
             ssh.ok(LATE)?;
         }
-        self.changes("unmount", &[])?;
-        super::closed(self.live).context("after mounting and unmounting")?;
-        self.destroyed()?;
+        // All of it is in use.
+        self.destroyed(&["--erase", "--discard"])?;
+        super::closed(self.live).context("after destroying what was mounted")?;
+        self.forgotten()?;
 
         times.by_tools = self.by_tools(&plan).context("by the tools")?;
         if times.ratio() > SLOWER {
@@ -194,7 +259,7 @@ impl<'a> Case<'a> {
             self.changes("unmount", &[]).context("of what the tools made")?;
         }
         super::closed(self.live).context("after unmounting what the tools made")?;
-        self.destroyed()?;
+        self.destroyed(&[])?;
         Ok(times)
     }
 
@@ -212,11 +277,21 @@ impl<'a> Case<'a> {
         Ok(true)
     }
 
-    fn destroyed(&self) -> Result<()> {
-        self.changes("destroy", &[])?;
+    fn destroyed(&self, how: &[&str]) -> Result<()> {
+        self.changes("destroy", how)?;
         for (_, disk) in &self.disks {
             let left = self.live.ssh.ok(&format!("wipefs -n /dev/disk/by-id/{}", disk.by_id()))?;
             ensure!(left.is_empty(), "{} is not blank: {left}", disk.serial);
+        }
+        Ok(())
+    }
+
+    /// The disks were told to forget everything: their images hold hardly anything.
+    fn forgotten(&self) -> Result<()> {
+        for (_, disk) in &self.disks {
+            let image = self.live.machine.disk_image(&disk.serial)?;
+            let held = fs::metadata(&image)?.blocks() * 512;
+            ensure!(held <= LEFT, "{} still holds {} MiB", disk.serial, held >> 20);
         }
         Ok(())
     }
@@ -258,7 +333,7 @@ impl<'a> Case<'a> {
         let mut command = self.cx.keystone()?.on("disko", &self.live.ssh, self.key);
         command.args(["--disko-mode", mode, "--json", "--layout"]).arg(self.path);
         for (name, disk) in &self.disks {
-            command.arg("--disk").arg(format!("{name}=serial:{}", disk.serial));
+            command.arg("--disk").arg(format!("{name}={}", word(disk)));
         }
         let dry = more.contains(&"--dry-run");
         if matches!(mode, "disko" | "destroy" | "format,mount") && !dry {
@@ -286,6 +361,16 @@ impl<'a> Case<'a> {
             let place = place.trim_end_matches('/');
             let found = self.live.ssh.ok(&format!("findmnt -n -o FSTYPE '{place}' | tail -n 1"))?;
             ensure!(found == *fstype, "{place} is {found:?}, not {fstype}");
+        }
+        for (target, option) in &self.options {
+            let place = format!("/mnt{target}");
+            let place = place.trim_end_matches('/');
+            let found =
+                self.live.ssh.ok(&format!("findmnt -n -o OPTIONS '{place}' | tail -n 1"))?;
+            ensure!(
+                found.split(',').any(|found| found == option),
+                "{place}: {option} is not in {found}"
+            );
         }
         Ok(())
     }
