@@ -16,6 +16,9 @@ use zfs::Raidz;
 /// Size of a LUKS2 header. Source: cryptsetup-luksFormat(8).
 pub(super) const LUKS_HEADER: u64 = 16 << 20;
 
+/// The most that ZFS keeps for itself of a pool.
+const MOST_SLOP: u64 = 128 << 30;
+
 /// Sizes of devices and pools that do not exist yet. Of RAIDs, volume groups and what is on them
 /// they are upper bounds: how much their metadata takes is not decided here.
 pub(super) struct Sizes<'a> {
@@ -206,7 +209,8 @@ impl<'a> Sizes<'a> {
     }
 
     /// What a pool can hold: its data vdevs less parity, less the share that ZFS keeps for itself
-    /// (1/32, `spa_slop_shift` in OpenZFS module/zfs/spa_misc.c).
+    /// (1/32, and [`MOST_SLOP`] at most; `spa_slop_shift` and `spa_max_slop` in OpenZFS
+    /// module/zfs/spa_misc.c).
     pub(super) fn pool(&self, name: &str) -> Option<u64> {
         let pool = self.context.layout.zpools.iter().find(|pool| pool.name == name)?;
         let ashift = zfs::ashift(pool);
@@ -215,7 +219,7 @@ impl<'a> Sizes<'a> {
             let rooms: Option<Vec<u64>> = members.iter().map(|member| self.room(member)).collect();
             raw = raw.saturating_add(usable(mode, &rooms?, ashift)?);
         }
-        Some(raw - raw / 32)
+        Some(raw - (raw / 32).min(MOST_SLOP))
     }
 
     /// The vdevs that hold a pool's data.
