@@ -2,7 +2,7 @@
 
 use super::buffer::{Buffer, Pool};
 use super::closure::{Closure, Entry};
-use super::decode::{Decoder, Inflater, Piece};
+use super::decode::{Decoder, Inflater, Piece, window_log};
 use super::fs::{Io, OpenDir, remove_tree};
 use super::journal::{Journal, Record};
 use super::nar::parse::{FeedError, Parser};
@@ -378,7 +378,7 @@ impl<'p> Feed<'_, 'p> {
         jobs: mpsc::Sender<Job<'p>>,
     ) -> Result<(), ReceiveError> {
         let mut left: HashMap<u32, u64> = wanted.iter().map(|w| (w.path, w.from)).collect();
-        let mut decoder = Decoder::new(self.pipeline.pool.clone());
+        let mut decoder = Decoder::new(self.pipeline.pool.clone(), window_log());
         let mut current: Option<(u32, u64, mpsc::Sender<Piece>)> = None;
         while !left.is_empty() || current.is_some() {
             let (header, piece) = self.next(&mut decoder)?;
@@ -422,8 +422,10 @@ impl<'p> Feed<'_, 'p> {
     /// The next piece, in order.
     fn next(&mut self, decoder: &mut Decoder) -> Result<(BlockHeader, Piece), ReceiveError> {
         loop {
-            if let Some(ready) = decoder.next() {
-                return Ok(ready);
+            // A block may become many pieces.
+            self.look()?;
+            if let Some(next) = decoder.next()? {
+                return Ok(next);
             }
             self.block(decoder)?;
         }
