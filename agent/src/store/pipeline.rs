@@ -47,6 +47,27 @@ struct Snapshot {
     unfinished: Option<Unfinished>,
 }
 
+impl Snapshot {
+    /// Hashes a piece that the parser has taken. `None` if nothing of it is of use without what
+    /// follows, so that what was known before still holds.
+    fn take(
+        parser: &mut Parser<Unpacker<'_>>,
+        sha256: &mut Sha256,
+        piece: &[u8],
+    ) -> Option<Snapshot> {
+        let offset = parser.offset();
+        let settled = parser.sink_mut().settled(offset);
+        // What is on disk tells nothing of names and lengths whose object is not made yet.
+        let pending = usize::try_from(offset - settled).unwrap_or(usize::MAX);
+        let (before, after) = piece.split_at(piece.len().saturating_sub(pending));
+        sha256.update(before);
+        let hashed = sha256.clone();
+        sha256.update(after);
+        let unfinished = parser.sink_mut().unfinished();
+        (!before.is_empty()).then_some(Snapshot { offset: settled, sha256: hashed, unfinished })
+    }
+}
+
 /// What the threads share.
 pub(super) struct Pipeline<'a> {
     store: &'a OpenDir,
@@ -311,7 +332,6 @@ impl<'a> Pipeline<'a> {
         for (cost, piece) in pieces {
             // What went wrong with a piece is the piece's fault: what was written before stays.
             let piece = piece.inspect_err(|_| parser.sink_mut().leave())?;
-            sha256.update(&piece[..]);
             parser.feed(&piece).map_err(|error| match error {
                 FeedError::Format(error) => format(error),
                 FeedError::Sink(error) => {
@@ -320,16 +340,14 @@ impl<'a> Pipeline<'a> {
                 }
             })?;
             let length = piece.len();
+            let snapshot = Snapshot::take(&mut parser, &mut sha256, &piece);
             drop(piece);
-            let snapshot = Snapshot {
-                offset: parser.offset(),
-                sha256: sha256.clone(),
-                unfinished: parser.sink_mut().unfinished(),
-            };
             let mut state = self.lock();
             state.waiting -= cost;
             state.progress.bytes += length as u64;
-            state.snapshots.insert(index, snapshot);
+            if let Some(snapshot) = snapshot {
+                state.snapshots.insert(index, snapshot);
+            }
             let stop = state.stop;
             drop(state);
             self.changed.notify_all();

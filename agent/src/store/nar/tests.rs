@@ -1,7 +1,7 @@
 //! Parser, unpacker and dump against each other and against another implementation.
 
 use super::parse::*;
-use super::{MAX_DEPTH, dump, unpack};
+use super::{MAX_DEPTH, dump, replay, unpack};
 use keystone_protocol::nar::{MAGIC, MAX_NAME};
 use nix_nar::{Decoder, Encoder};
 use proptest::collection::{btree_map, vec};
@@ -173,6 +173,39 @@ fn unpack_to_disk(nar: &[u8], piece: usize) -> Result<tempfile::TempDir, String>
     result.map(|()| outer)
 }
 
+/// Unpacks the first `cut` bytes, and, if the whole archive is to be there nonetheless, the rest;
+/// then goes on from where the first bytes had led. How many of them counted, and the NAR of what
+/// is on disk at the end.
+fn cut_and_go_on(nar: &[u8], cut: usize, whole: bool) -> Result<(usize, Vec<u8>), String> {
+    let outer = tempfile::tempdir().unwrap();
+    let store = crate::store::fs::OpenDir::open(outer.path()).unwrap();
+    let said = |error: &dyn std::fmt::Debug| format!("{error:?}");
+    let work = || {
+        unpack::own_umask().unwrap();
+        let unpacker = unpack::Unpacker::new(store.fd.as_fd(), "root".into());
+        let mut parser = Parser::new(unpacker, nar.len() as u64);
+        parser.feed(&nar[..cut]).map_err(|error| said(&error))?;
+        let offset = parser.sink_mut().settled(cut as u64);
+        let settled = offset as usize;
+        let unfinished = parser.sink_mut().unfinished();
+        let sha256 = Sha256::digest(&nar[..settled]).into();
+        let reached = replay::Reached { offset, sha256, unfinished };
+        if whole {
+            parser.feed(&nar[cut..]).map_err(|error| said(&error))?;
+        }
+        parser.sink_mut().leave();
+        drop(parser);
+        let resumed = replay::replay(store.fd.as_fd(), "root", nar.len() as u64, &reached);
+        let mut parser = resumed.map_err(|error| said(&error))?.parser;
+        parser.feed(&nar[settled..]).map_err(|error| said(&error))?;
+        parser.finish().map_err(|error| said(&error))?.keep();
+        let mut again = Vec::new();
+        dump::dump(store.fd.as_fd(), "root", &mut again).map_err(|error| said(&error))?;
+        Ok((settled, again))
+    };
+    std::thread::scope(|scope| scope.spawn(work).join().unwrap())
+}
+
 fn name() -> impl Strategy<Value = Vec<u8>> {
     vec(any::<u8>().prop_filter("separator", |b| !matches!(b, 0 | b'/')), 1..12)
         .prop_filter("dots", |name| !matches!(name.as_slice(), b"." | b".."))
@@ -235,6 +268,16 @@ proptest! {
             prop_assert_eq!(measured.sha256.to_vec(), Vec::from(&Sha256::digest(&nar)[..]));
             prop_assert_eq!(measured.size, nar.len() as u64);
         }
+    }
+
+    /// Of an archive that is cut anywhere all counts but what an object begins with that is not there.
+    #[test]
+    fn is_gone_on_with_wherever_it_was_cut(tree in tree(), cut: prop::sample::Index, whole: bool) {
+        let nar = encode(&tree);
+        let cut = cut.index(nar.len() + 1);
+        let (settled, again) = cut_and_go_on(&nar, cut, whole).unwrap();
+        prop_assert!(cut - settled < 300, "{} of {}", settled, cut);
+        prop_assert_eq!(again, nar);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! The calling thread's umask has to be 0: see [`own_umask`].
 
 use super::parse::Sink;
+use super::{MAGIC, padding};
 use crate::store::fs::{CANONICAL_TIME, FsError, Io, entries, file_type, remove_tree};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, FallocateFlags, OFlag, fallocate, openat};
@@ -47,6 +48,8 @@ pub struct Unpacker<'a> {
     /// For each open directory the name of its latest entry.
     latest: Vec<Vec<u8>>,
     begun: bool,
+    /// How many of the archive's bytes what was made stands for: see [`Unpacker::settled`].
+    stands_for: u64,
     /// Whether the objects are on disk already: see [`Unpacker::over`].
     retracing: bool,
     keep: bool,
@@ -81,6 +84,7 @@ impl<'a> Unpacker<'a> {
             trail: Vec::new(),
             latest: Vec::new(),
             begun: false,
+            stands_for: 0,
             retracing: false,
             keep: false,
         }
@@ -131,6 +135,27 @@ impl<'a> Unpacker<'a> {
         // The root has no name in the archive.
         let names = self.trail.get(1..).unwrap_or_default().to_vec();
         Some(Unfinished { names, size: file.size })
+    }
+
+    /// Of the archive's first `offset` bytes, which it was given, how many can be read back from
+    /// what is on disk. The others are names and lengths of an object that is not there yet.
+    pub fn settled(&self, offset: u64) -> u64 {
+        offset.min(self.stands_for)
+    }
+
+    /// Bytes of the archive with which an object begins whose kind and what follows it are `strings`.
+    fn opening(&self, name: &[u8], strings: &[&[u8]]) -> u64 {
+        let before: &[&[u8]] = match self.trail.is_empty() {
+            true => &[MAGIC, b"(", b"type"],
+            false => &[b"entry", b"(", b"name", name, b"node", b"(", b"type"],
+        };
+        before.iter().chain(strings).map(|string| string_length(string)).sum()
+    }
+
+    /// Bytes with which one ends that is the root or an entry of a directory.
+    fn closing(&self) -> u64 {
+        let brackets = if self.trail.is_empty() { 1 } else { 2 };
+        brackets * string_length(b")")
     }
 
     /// Gives up what was written, but leaves it where it is.
@@ -221,6 +246,7 @@ impl Sink for Unpacker<'_> {
         }
         let fd = openat(self.directory_fd(), at, flags, Mode::empty())
             .at_with("open directory", || self.path(name))?;
+        self.stands_for += self.opening(name, &[b"directory"]);
         self.begin(name);
         self.open.push(fd);
         self.latest.push(Vec::new());
@@ -233,6 +259,7 @@ impl Sink for Unpacker<'_> {
         if let Some(fd) = self.open.pop() {
             self.latest.pop();
             let name = self.trail.pop().unwrap_or_default();
+            self.stands_for += self.closing();
             fchmod(&fd, Mode::from_bits_truncate(0o555))
                 .at_with("set the mode of", || self.path(&name))?;
             futimens(&fd, &CANONICAL_TIME.0, &CANONICAL_TIME.1)
@@ -245,8 +272,14 @@ impl Sink for Unpacker<'_> {
         let flags =
             OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let bits = if executable { 0o555 } else { 0o444 };
+        let kind: &[&[u8]] = match executable {
+            true => &[b"regular", b"executable", b"", b"contents"],
+            false => &[b"regular", b"contents"],
+        };
+        let stands_for = self.stands_for + self.opening(name, kind) + size_of::<u64>() as u64;
         if self.retracing {
             self.retrace(name, SFlag::S_IFREG, Some(bits))?;
+            self.stands_for = stands_for;
             self.begin(name);
             self.file = Some(OpenFile { fd: None, size, written: 0 });
             self.trail.push(name.to_vec());
@@ -263,6 +296,7 @@ impl Sink for Unpacker<'_> {
                 Err(errno) => return Err(errno).at_with("reserve room for", || self.path(name)),
             }
         }
+        self.stands_for = stands_for;
         self.begin(name);
         self.file = Some(OpenFile { fd: Some(fd), size, written: 0 });
         self.trail.push(name.to_vec());
@@ -272,6 +306,7 @@ impl Sink for Unpacker<'_> {
     fn contents(&mut self, mut data: &[u8]) -> Result<(), FsError> {
         let Some(file) = &mut self.file else { return Ok(()) };
         file.written += data.len() as u64;
+        self.stands_for += data.len() as u64;
         let Some(OpenFile { fd: Some(fd), .. }) = &self.file else { return Ok(()) };
         while !data.is_empty() {
             match write(fd, data) {
@@ -286,6 +321,7 @@ impl Sink for Unpacker<'_> {
     fn end_file(&mut self) -> Result<(), FsError> {
         if let Some(file) = self.file.take() {
             let name = self.trail.pop().unwrap_or_default();
+            self.stands_for += padding(file.size) as u64 + self.closing();
             let Some(fd) = file.fd else { return Ok(()) };
             futimens(&fd, &CANONICAL_TIME.0, &CANONICAL_TIME.1)
                 .at_with("set the time of", || self.path(&name))?;
@@ -296,8 +332,11 @@ impl Sink for Unpacker<'_> {
     fn symlink(&mut self, name: &[u8], target: &[u8]) -> Result<(), FsError> {
         let at = self.on_disk(name);
         let dir = self.directory_fd();
+        let kind: &[&[u8]] = &[b"symlink", b"target", target];
+        let stands_for = self.stands_for + self.opening(name, kind) + self.closing();
         if self.retracing {
             self.retrace(name, SFlag::S_IFLNK, None)?;
+            self.stands_for = stands_for;
             self.begin(name);
             return Ok(());
         }
@@ -305,7 +344,14 @@ impl Sink for Unpacker<'_> {
         let (atime, mtime) = &CANONICAL_TIME;
         utimensat(dir, at, atime, mtime, UtimensatFlags::NoFollowSymlink)
             .at_with("set the time of", || self.path(name))?;
+        self.stands_for = stands_for;
         self.begin(name);
         Ok(())
     }
+}
+
+/// Bytes that a string takes in an archive.
+fn string_length(string: &[u8]) -> u64 {
+    let length = string.len() as u64;
+    size_of::<u64>() as u64 + length + padding(length) as u64
 }
