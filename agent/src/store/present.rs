@@ -97,7 +97,7 @@ impl Store {
             if self.is_whole(entry) {
                 return Ok(Found::Whole);
             }
-            self.remove(entry.base)?;
+            self.unname(entry.base)?;
         }
         let records = journal.records().iter().rev().filter(|record| is_of(record, entry));
         for reached in records.take(TRIES).filter_map(|record| record.reached()) {
@@ -114,6 +114,17 @@ impl Store {
             Some(running) if self.copy_from(running, entry)? => Ok(Found::Copied),
             _ => Ok(Found::Nothing),
         }
+    }
+
+    /// Gives a path that is not whole its temporary name again: a name may be on the disk when what
+    /// it names is not yet, and what a checkpoint vouches for is there all the same.
+    fn unname(&self, base: &str) -> Result<(), ReceiveError> {
+        let name = temporary(base);
+        if self.store.stat(&name)?.is_some() {
+            return self.remove(base);
+        }
+        let renamed = renameat(&self.store.fd, base, &self.store.fd, name.as_str());
+        Ok(renamed.at_with("rename", || self.store.path.join(base))?)
     }
 
     /// Copies a path from another store of this machine, if it has it with the right contents.
@@ -221,4 +232,80 @@ fn parallel<T: Sync, R: Send>(
     }
     let results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
     results.into_iter().map(|result| result.ok_or(ReceiveError::Worker)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::nar::dump::dump;
+    use crate::testing::noise;
+    use keystone_protocol::manifest::{Manifest, PathInfo};
+    use sha2::{Digest, Sha256};
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    const BASE: &str = "11111111111111111111111111111111-tool-1.0";
+
+    /// A path in another store, as nobody has unpacked it: modes and times are any.
+    fn other_store() -> (tempfile::TempDir, OpenDir, Vec<u8>) {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join(BASE).join("bin")).unwrap();
+        fs::write(dir.path().join(BASE).join("bin/tool"), noise(1, 300_000)).unwrap();
+        symlink("bin/tool", dir.path().join(BASE).join("link")).unwrap();
+        let store = OpenDir::open(dir.path()).unwrap();
+        let mut nar = Vec::new();
+        dump(store.fd.as_fd(), BASE, &mut nar).unwrap();
+        (dir, store, nar)
+    }
+
+    /// A manifest of that one path.
+    fn manifest(nar_sha256: [u8; 32], nar_size: u64) -> Manifest {
+        let path = format!("/nix/store/{BASE}");
+        let info = PathInfo {
+            path: path.clone(),
+            nar_sha256: hex::encode(nar_sha256),
+            nar_size,
+            references: vec![],
+            deriver: None,
+            signatures: vec![],
+            ca: None,
+        };
+        Manifest { toplevel: path, paths: vec![info] }
+    }
+
+    /// Whether the path is copied from `from`, and the names in the store after that.
+    fn copied(store: &Store, from: &OpenDir, manifest: &Manifest) -> (bool, Vec<String>) {
+        let closure = Closure::check(manifest).unwrap();
+        let copied = parallel(&[0], &AtomicBool::new(false), |&i: &usize| {
+            store.copy_from(from, &closure.entries[i])
+        });
+        let names =
+            store.store.names().unwrap().into_iter().map(|name| name.into_string().unwrap());
+        (copied.unwrap()[0], names.filter(|name| name != ".links").collect())
+    }
+
+    #[test]
+    fn another_stores_path_is_copied_if_it_is_the_right_one() {
+        let (other, from, nar) = other_store();
+        let (right, size) = (<[u8; 32]>::from(Sha256::digest(&nar)), nar.len() as u64);
+        let root = tempfile::tempdir().unwrap();
+        let (store, _) = Store::prepare(root.path()).unwrap();
+        let nothing = (false, Vec::new());
+        // Another one of that name, a longer one, a shorter one, none.
+        assert_eq!(copied(&store, &from, &manifest([7; 32], size)), nothing);
+        assert_eq!(copied(&store, &from, &manifest(right, size - 8)), nothing);
+        assert_eq!(copied(&store, &from, &manifest(right, size + 8)), nothing);
+        assert_eq!(copied(&store, &store.root, &manifest(right, size)), nothing);
+        // What can't be in a store.
+        let fifo = other.path().join(BASE).join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        assert_eq!(copied(&store, &from, &manifest(right, size)), nothing);
+        fs::remove_file(fifo).unwrap();
+
+        let there = (true, vec![BASE.to_owned()]);
+        assert_eq!(copied(&store, &from, &manifest(right, size)), there);
+        let manifest = manifest(right, size);
+        let closure = Closure::check(&manifest).unwrap();
+        assert!(store.is_whole(&closure.entries[0]));
+    }
 }
