@@ -7,7 +7,9 @@ mod source;
 
 use keystone_agent::ensure::Ensured;
 use keystone_agent::store::{ReceiveError, Received, Store};
-use source::{Feed, Origin, nix_store};
+use keystone_protocol::manifest::{Manifest, PathInfo};
+use sha2::{Digest, Sha256};
+use source::{Feed, Origin, Single, nix_store};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -200,14 +202,15 @@ fn cancelling_leaves_nothing_partial() {
     assert!(!root.path().join("nix/var/nix/.keystone-journal").exists());
 }
 
-/// Wherever a source breaks off, the next one goes on, and the result is the same.
+/// Wherever a source breaks off, the next one goes on, and the result is the same. Of what came, only
+/// what an object begins with that was not made yet comes again.
 #[test]
 fn a_path_goes_on_where_it_broke_off() {
     let origin = Origin::get();
     let total = origin.manifest().nar_bytes();
     for stride in [1, 2, 3, 7] {
         let root = target();
-        let mut runs = 0;
+        let (mut runs, mut given) = (0, 0);
         loop {
             let mut feed = Feed::new(origin);
             feed.fail_after = Some(stride);
@@ -215,6 +218,7 @@ fn a_path_goes_on_where_it_broke_off() {
             let cancel = AtomicBool::new(false);
             let received = store.receive(&origin.manifest(), &mut feed, &mut |_| {}, &cancel);
             runs += 1;
+            given += feed.given;
             assert!(runs < 200, "does not get on");
             if let Ok(received) = received {
                 // The last run had only a part to do.
@@ -223,8 +227,157 @@ fn a_path_goes_on_where_it_broke_off() {
             }
         }
         assert!(runs > 2, "{runs}");
+        // A name, lengths and brackets: much less than the smaller blocks.
+        assert!(given <= total + runs * 500, "{given} of {total} in {runs} runs, {stride}");
         judge(root.path(), origin);
     }
+}
+
+/// The tree's name below a root, when it has come to the half and was finished, and nothing is
+/// registered. The source breaks off both times, so that what came first is in the journal.
+fn finished_in_two_runs(root: &Path, origin: &'static Origin) -> std::path::PathBuf {
+    let index = origin.index("-tree");
+    let manifest = origin.manifest();
+    let (tree, half) =
+        (&manifest.paths[index as usize], manifest.paths[index as usize].nar_size / 2);
+    let name = root.join(&tree.path[1..]);
+    let mut feed = Feed::new(origin);
+    feed.change = Some(Box::new(move |header, _| {
+        if header.path == index && header.offset > half {
+            header.path = 99;
+        }
+    }));
+    let _ = receive(root, &mut feed).unwrap_err();
+    let (mut feed, top) = (Feed::new(origin), manifest.paths.len() as u32 - 1);
+    assert!(manifest.paths[top as usize].path == manifest.toplevel && top > index);
+    let waited_for = name.clone();
+    feed.change = Some(Box::new(move |header, _| {
+        if header.path == top {
+            let began = std::time::Instant::now();
+            while !waited_for.exists() {
+                assert!(began.elapsed().as_secs() < 60, "the tree is not finished");
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            header.path = 99;
+        }
+    }));
+    let _ = receive(root, &mut feed).unwrap_err();
+    assert!(feed.from > half / 2 && name.exists(), "{}", feed.from);
+    name
+}
+
+/// After a power loss a path may have its name and not all of its data. What a checkpoint vouches for
+/// is not asked for again.
+#[test]
+fn a_finished_path_that_lost_its_end_is_gone_on_with() {
+    let origin = Origin::get();
+    type Damage = fn(&Path);
+    let cases: [(&str, Damage, bool); 4] = [
+        ("its end", |tree| cut_short(&tree.join("data"), 2 << 20), true),
+        ("entries", |tree| std::fs::remove_dir_all(tree.join("sub")).unwrap(), true),
+        ("its time", |tree| std::fs::File::open(tree).unwrap().set_modified(EARLY).unwrap(), true),
+        // What the checkpoint speaks of is gone as well.
+        ("its beginning", |tree| std::fs::remove_file(tree.join("busybox")).unwrap(), false),
+    ];
+    for (what, damage, is_kept) in cases {
+        let root = target();
+        let name = finished_in_two_runs(root.path(), origin);
+        damage(&name);
+        let mut feed = Feed::new(origin);
+        let received = receive(root.path(), &mut feed).unwrap();
+        assert_eq!((received.kept, received.kept > 0), (feed.from, is_kept), "{what}");
+        judge(root.path(), origin);
+        assert!(store_names(root.path()).iter().all(|name| !name.starts_with('.')), "{what}");
+    }
+}
+
+/// Some time that is none of a store's.
+const EARLY: std::time::SystemTime = std::time::UNIX_EPOCH;
+
+fn cut_short(file: &Path, length: u64) {
+    let file = std::fs::File::options().write(true).open(file).unwrap();
+    assert!(file.metadata().unwrap().len() > length);
+    file.set_len(length).unwrap();
+}
+
+/// The only path of [`manifest_of`].
+const SINGLE: &str = "11111111111111111111111111111111-single";
+const BLOCK: usize = 1 << 20;
+
+fn manifest_of(nar: &[u8]) -> Manifest {
+    let path = format!("/nix/store/{SINGLE}");
+    let info = PathInfo {
+        path: path.clone(),
+        nar_sha256: hex::encode(Sha256::digest(nar)),
+        nar_size: nar.len() as u64,
+        references: vec![],
+        deriver: None,
+        signatures: vec![],
+        ca: None,
+    };
+    Manifest { toplevel: path, paths: vec![info] }
+}
+
+/// Where hardly anything is contents, nearly every block ends in a name.
+#[test]
+fn a_path_of_small_files_goes_on_where_it_broke_off() {
+    let given = tempfile::tempdir().unwrap();
+    for n in 0..12 {
+        let dir = given.path().join(format!("tree/{n}"));
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("file"), "short").unwrap();
+        symlink("../file", dir.join("link")).unwrap();
+    }
+    let nar = source::dump(&given.path().join("tree"));
+    let manifest = manifest_of(&nar);
+    let root = target();
+    let (mut runs, mut given) = (0, 0);
+    let received = loop {
+        let (store, _) = Store::prepare(root.path()).unwrap();
+        let mut single = Single::new(&nar, 500, 1, false);
+        let cancel = AtomicBool::new(false);
+        let received = store.receive(&manifest, &mut single, &mut |_| {}, &cancel);
+        runs += 1;
+        given += single.given * 500;
+        assert!(runs < 100, "does not get on");
+        if let Ok(received) = received {
+            break received;
+        }
+    };
+    assert!(runs > 10 && given <= nar.len() + 500 + runs * 300, "{given} in {runs} runs");
+    assert!(received.kept > nar.len() as u64 - 500, "{received:?}");
+    assert!(source::dump(&root.path().join("nix/store").join(SINGLE)) == nar);
+}
+
+/// A path of a size from which on a thread of its own decompresses it.
+#[test]
+fn a_large_path_is_cut_and_gone_on_with() {
+    let given = tempfile::tempdir().unwrap();
+    std::fs::create_dir(given.path().join("large")).unwrap();
+    for n in 0..3 {
+        // Compresses to a half.
+        let text: Vec<u8> = source::noise(8 << 20).into_iter().flat_map(|b| [b, n]).collect();
+        std::fs::write(given.path().join(format!("large/{n}")), text).unwrap();
+    }
+    let nar = source::dump(&given.path().join("large"));
+    let manifest = manifest_of(&nar);
+    let root = target();
+    let run = |fail_after, damaged| {
+        let mut single = Single::new(&nar, BLOCK, fail_after, damaged);
+        let (store, _) = Store::prepare(root.path()).unwrap();
+        let cancel = AtomicBool::new(false);
+        let received = store.receive(&manifest, &mut single, &mut |_| {}, &cancel);
+        (received, single.given)
+    };
+    let blocks = nar.len().div_ceil(BLOCK);
+    // In the middle of the first file, and of the last by what can't be decompressed.
+    assert!(matches!(run(7, false), (Err(ReceiveError::Source(_)), 7)));
+    assert!(matches!(run(blocks - 12, true), (Err(ReceiveError::Decompress { .. }), _)));
+    assert_eq!(store_names(root.path()), [format!(".keystone-{SINGLE}")]);
+    let (received, came) = run(usize::MAX, false);
+    assert_eq!((came, received.unwrap().kept), (5, ((blocks - 5) * BLOCK) as u64));
+    nix_store(root.path(), &["--verify", "--check-contents"]);
+    assert!(source::dump(&root.path().join("nix/store").join(SINGLE)) == nar);
 }
 
 /// What is on disk counts only as what it is.

@@ -105,9 +105,13 @@ impl Origin {
 
     /// A path's NAR, as Nix writes it.
     fn nar(&self, path: &str) -> Vec<u8> {
-        let physical = self.root().join(&path[1..]);
-        run(Command::new("nix-store").arg("--dump").arg(physical)).stdout
+        dump(&self.root().join(&path[1..]))
     }
+}
+
+/// The NAR of what is there, as Nix writes it.
+pub(crate) fn dump(path: &Path) -> Vec<u8> {
+    run(Command::new("nix-store").arg("--dump").arg(path)).stdout
 }
 
 type Change = Box<dyn Fn(&mut BlockHeader, &mut Vec<u8>)>;
@@ -126,6 +130,8 @@ pub(crate) struct Feed {
     pub(crate) change: Option<Change>,
     /// How many blocks come before the source fails.
     pub(crate) fail_after: Option<usize>,
+    /// NAR bytes of the blocks that came.
+    pub(crate) given: u64,
     blocks: VecDeque<(BlockHeader, Vec<u8>)>,
 }
 
@@ -139,6 +145,7 @@ impl Feed {
             corrupt: None,
             change: None,
             fail_after: None,
+            given: 0,
             blocks: VecDeque::new(),
         }
     }
@@ -189,6 +196,52 @@ impl ClosureSource for Feed {
         if let Some(change) = &self.change {
             change(&mut header, &mut data);
         }
+        self.given += u64::from(header.raw_len);
+        Ok(Block { header, data: data.into() })
+    }
+}
+
+/// One path of a manifest, in blocks of one size, each a zstd frame.
+pub(crate) struct Single<'a> {
+    nar: &'a [u8],
+    block: usize,
+    /// How many blocks come whole before the source fails.
+    fail_after: usize,
+    /// Whether one that is none comes then.
+    damaged: bool,
+    /// How many came whole.
+    pub(crate) given: usize,
+    at: usize,
+}
+
+impl<'a> Single<'a> {
+    pub(crate) fn new(nar: &'a [u8], block: usize, fail_after: usize, damaged: bool) -> Self {
+        Single { nar, block, fail_after, damaged, given: 0, at: 0 }
+    }
+}
+
+impl ClosureSource for Single<'_> {
+    fn want(&mut self, wanted: &[Wanted]) -> Result<(), SourceError> {
+        let [Wanted { path: 0, from }] = wanted else {
+            return Err("another path is wanted".into());
+        };
+        self.at = *from as usize;
+        Ok(())
+    }
+
+    fn next_block(&mut self) -> Result<Block, SourceError> {
+        let is_whole = self.given < self.fail_after;
+        if !is_whole && !std::mem::take(&mut self.damaged) {
+            return Err("the line is dead".into());
+        }
+        let piece = &self.nar[self.at..self.nar.len().min(self.at + self.block)];
+        let offset = self.at as u64;
+        self.at += piece.len();
+        self.given += usize::from(is_whole);
+        let last = self.at == self.nar.len();
+        let encoding = Encoding::Zstd;
+        let header = BlockHeader { path: 0, offset, raw_len: piece.len() as u32, encoding, last };
+        let data = if is_whole { zstd::bulk::compress(piece, 1)? } else { vec![7; 1000] };
         Ok(Block { header, data: data.into() })
     }
 }
@@ -217,7 +270,7 @@ fn run(command: &mut Command) -> Output {
 }
 
 /// Bytes that do not compress: a linear congruential generator's.
-fn noise(length: usize) -> Vec<u8> {
+pub(crate) fn noise(length: usize) -> Vec<u8> {
     let mut state = 1u64;
     std::iter::repeat_with(|| {
         state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
