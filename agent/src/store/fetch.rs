@@ -3,10 +3,11 @@
 //!
 //! What came counts by the same rules as sent blocks: checkpoints, a name for what is whole and
 //! right, nothing registered before the end. What can't be fetched is left for the controller.
+//! Decompressors take at most [`PARALLEL`] × [`MODEST`] and one window as the controller's frames have.
 
 use super::buffer::{Buffer, Pool};
 use super::closure::{Closure, Entry};
-use super::decode::window_log;
+use super::decode::{SMALL_WINDOW, window_log};
 use super::nar::replay::Resumed;
 use super::nar::unpack::own_umask;
 use super::pipeline::Pipeline;
@@ -14,7 +15,7 @@ use super::receive::{Progress, ReceiveError};
 use crate::execute::failure::chain;
 use crate::fetch::download::Download;
 use crate::fetch::{self, download};
-use keystone_fetch::{FetchError, Http, decode};
+use keystone_fetch::{FetchError, Http};
 use keystone_protocol::fetch::{Fetch, FetchNar, NotFetched};
 use keystone_protocol::message::Wanted;
 use std::cell::Cell;
@@ -28,11 +29,14 @@ const PARALLEL: usize = 8;
 const FEW: usize = 4;
 /// Bytes that are hashed and written at once.
 const PIECE: u64 = 256 << 10;
-/// What each decompressor may take, in bytes: as `xz -6` and zstd up to its level 19 need. One at a
-/// time may have more.
-const MODEST: u64 = 16 << 20;
-/// That one's, with little memory: what `xz -9` needs.
-const AMPLE_OF_LITTLE: u64 = 72 << 20;
+/// What each decompressor may take, in bytes: as `xz -6` and zstd up to its level 19 need, whose windows
+/// are 8 MiB. One at a time may have more.
+const MODEST: u64 = ample(SMALL_WINDOW);
+
+/// That one's: a zstd window as the controller's frames have, and what else it takes to decompress.
+const fn ample(window_log: u32) -> u64 {
+    (1 << window_log) + (2 << 20)
+}
 
 /// A path to fetch.
 struct Task<'a> {
@@ -87,6 +91,7 @@ impl Drop for Ended<'_, '_, '_> {
 
 /// Memory of decompressors.
 struct Memory {
+    /// No more than [`MODEST`] with little memory: what needs more is sent then.
     ample: u64,
     /// Held by who has that much.
     held: Mutex<()>,
@@ -133,12 +138,8 @@ impl<'a> Pipeline<'a> {
                 return Ok(left.in_order());
             }
         };
-        let little = 1 << window_log() < decode::AMPLE / 2;
-        let memory = Memory {
-            ample: if little { AMPLE_OF_LITTLE } else { decode::AMPLE },
-            held: Mutex::new(()),
-        };
-        let parallel = todo.len().min(if little { FEW } else { PARALLEL });
+        let memory = Memory { ample: ample(window_log()), held: Mutex::new(()) };
+        let parallel = todo.len().min(if memory.ample > MODEST { PARALLEL } else { FEW });
         let state = Mutex::new(State { todo, left, in_a_row: 0, given_up: false });
         let pool = self.pool();
         let working = AtomicUsize::new(parallel);
@@ -298,7 +299,7 @@ impl<'a> Work<'_, 'a> {
         };
         match start(MODEST) {
             // It need not be the memory; that shows.
-            Err(FetchError::Decompress { .. }) if !self.stopped() => {
+            Err(FetchError::Decompress { .. }) if self.memory.ample > MODEST && !self.stopped() => {
                 let seat = self.memory.held.lock().unwrap_or_else(PoisonError::into_inner);
                 start(self.memory.ample).map(|(first, download)| (first, download, Some(seat)))
             }
@@ -310,5 +311,45 @@ impl<'a> Work<'_, 'a> {
         let mut piece = self.pool.take(download.left().min(PIECE) as usize);
         download.fill(&mut piece)?;
         Ok(piece)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{noise, run};
+    use keystone_fetch::Decoder;
+    use keystone_protocol::fetch::Compression;
+    use std::io::{Read, Write};
+
+    /// Whether a file can be read with so much memory.
+    fn is_read(compression: Compression, file: &[u8], memory: u64) -> bool {
+        let mut decoder = Decoder::new(compression, file, memory).unwrap();
+        decoder.read_to_end(&mut Vec::new()).is_ok()
+    }
+
+    #[test]
+    fn decompressors_have_what_usual_files_take_and_no_more() {
+        let raw = noise(1, 100_000);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, &raw).unwrap();
+        for (level, memory, expected) in
+            [("-6", MODEST, true), ("-9", MODEST, false), ("-9", ample(27), true)]
+        {
+            run("xz-utils", "xz", &["--keep", "--force", level, path.to_str().unwrap()]);
+            let file = std::fs::read(path.with_extension("xz")).unwrap();
+            assert_eq!(is_read(Compression::Xz, &file, memory), expected, "{level} {memory}");
+        }
+        for (window_log, memory, expected) in
+            [(23, MODEST, true), (24, MODEST, false), (27, ample(27), true), (28, ample(27), false)]
+        {
+            let mut zstd = zstd::Encoder::new(Vec::new(), 1).unwrap();
+            zstd.window_log(window_log).unwrap();
+            zstd.include_contentsize(false).unwrap();
+            zstd.write_all(&raw).unwrap();
+            let file = zstd.finish().unwrap();
+            assert_eq!(is_read(Compression::Zstd, &file, memory), expected, "{window_log}");
+        }
     }
 }
