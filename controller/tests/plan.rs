@@ -150,3 +150,52 @@ fn what_the_machine_would_refuse_is_refused() {
         &["--chown", "--store-path"],
     );
 }
+
+/// The texts of all hooks of a document, by their places, each with a second line.
+fn hooks(document: &mut Value, at: &str, found: &mut Vec<(String, String)>) {
+    let Some(fields) = document.as_object_mut() else { return };
+    for (name, value) in fields {
+        let at = format!("{at}.{name}");
+        match value {
+            Value::String(script) if name.ends_with("Hook") => {
+                *script = format!("{script}\n: the last line of {at}");
+                found.push((at, script.clone()));
+            }
+            value => hooks(value, &at, found),
+        }
+    }
+}
+
+/// Whoever agrees to a plan has seen all that a layout has run by a shell.
+#[test]
+fn every_line_of_every_hook_is_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let written = |name: &str, value: &Value| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, value.to_string()).unwrap();
+        path.display().to_string()
+    };
+    let read =
+        |path: &Path| -> Value { serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap() };
+    let mut inventory = read(&machine());
+    inventory["tools"]["bash"] = "/run/current-system/sw/bin/bash".into();
+    let mut document = read(Path::new(&layout("written/hooks")));
+    let mut scripts = Vec::new();
+    hooks(&mut document, "", &mut scripts);
+    assert_eq!(scripts.len(), 10);
+    let (file, layout) = (written("machine.json", &inventory), written("hooks.json", &document));
+    let shown = ["disko", "unmount"].map(|mode| {
+        let disk = ["--disk", "main=serial:a", "--disko-mode", mode];
+        let args = [&["--inventory", &file, "--layout", &layout][..], &disk].concat();
+        let said = plan(&args, None);
+        assert_eq!(said.code, 0, "{}{}", said.out, said.err);
+        // Long lines are wrapped.
+        said.out.split_whitespace().collect::<Vec<_>>().join(" ")
+    });
+    for (at, script) in scripts {
+        let lines: String = script.lines().map(|line| format!(" | {line}")).collect();
+        let whole = lines.split_whitespace().collect::<Vec<_>>().join(" ");
+        let times = shown.iter().filter(|shown| shown.contains(&whole)).count();
+        assert_eq!(times, 1, "{at}: {whole}\nis not in {shown:#?}");
+    }
+}
