@@ -30,15 +30,44 @@ pub(super) struct Contact {
 pub struct Line<'a> {
     options: &'a LinkOptions,
     contact: Contact,
-    pause: Duration,
+    pauses: Pauses,
+}
+
+/// Pauses before connections that are made anew: each twice as long as the one before.
+#[derive(Debug)]
+struct Pauses {
+    next: Duration,
     /// Since when no connection got on.
     broken: Option<Instant>,
+}
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Pauses { next: FIRST_PAUSE, broken: None }
+    }
+}
+
+impl Pauses {
+    /// The pause after a connection that ended at `now`, and whether it `got_on`; `None` if patience would be
+    /// over before its end.
+    fn after(&mut self, got_on: bool, now: Instant, patience: Duration) -> Option<Duration> {
+        if got_on {
+            *self = Pauses::default();
+        }
+        let since = *self.broken.get_or_insert(now);
+        let pause = self.next;
+        if now.duration_since(since) + pause > patience {
+            return None;
+        }
+        self.next = (pause * 2).min(LONGEST_PAUSE);
+        Some(pause)
+    }
 }
 
 impl<'a> Line<'a> {
     /// To the machine of `options`, which say how patient to be.
     pub fn to(options: &'a LinkOptions) -> Self {
-        Line { options, contact: Contact::default(), pause: FIRST_PAUSE, broken: None }
+        Line { options, contact: Contact::default(), pauses: Pauses::default() }
     }
 
     /// Makes one connection, up to the agent's hello.
@@ -72,16 +101,12 @@ impl<'a> Line<'a> {
         if !self.contact.reached || !is_of_the_line(error) {
             return false;
         }
-        if got_on || std::mem::take(&mut self.contact.trail.gets_on) {
-            (self.pause, self.broken) = (FIRST_PAUSE, None);
-        }
-        let since = self.broken.get_or_insert_with(Instant::now);
-        if since.elapsed() + self.pause > self.options.patience {
+        let got_on = got_on || std::mem::take(&mut self.contact.trail.gets_on);
+        let patience = self.options.patience;
+        let Some(pause) = self.pauses.after(got_on, Instant::now(), patience) else {
             return false;
-        }
-        operator.notice(Notice::Reconnecting { pause: self.pause, why: &crate::chain(error) });
-        let pause = self.pause;
-        self.pause = (pause * 2).min(LONGEST_PAUSE);
+        };
+        operator.notice(Notice::Reconnecting { pause, why: &crate::chain(error) });
         tokio::select! {
             () = tokio::time::sleep(pause) => true,
             () = stop.asked(1) => false,
@@ -119,5 +144,56 @@ pub(super) fn is_of_the_line(error: &InstallError) -> bool {
             matches!(error.as_ref(), ExecuteError::Conversation(error) if conversation(error))
         }
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pauses of a machine that is called until patience is over; each call takes `call`.
+    fn pauses(pauses: &mut Pauses, mut now: Instant, call: f64, patience: u64) -> Vec<f64> {
+        let mut all = Vec::new();
+        while let Some(pause) = pauses.after(false, now, Duration::from_secs(patience)) {
+            all.push(pause.as_secs_f64());
+            now += pause + Duration::from_secs_f64(call);
+        }
+        all
+    }
+
+    #[test]
+    fn pauses_double_up_to_a_bound_until_patience_is_over() {
+        let now = Instant::now();
+        let all = |call, patience| pauses(&mut Pauses::default(), now, call, patience);
+        assert_eq!(all(0.0, 60), [0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 15.0]);
+        // How long a call took counts as well; a pause that patience ends amid is not made.
+        assert_eq!(all(10.0, 60), [0.5, 1.0, 2.0, 4.0, 8.0]);
+        assert_eq!(all(30.0, 60), [0.5, 1.0]);
+        assert_eq!(all(0.0, 1), [0.5]);
+        assert_eq!(all(0.0, 0), [0.0; 0]);
+    }
+
+    #[test]
+    fn after_one_that_got_on_all_begins_anew() {
+        let (mut line, patience) = (Pauses::default(), Duration::from_secs(60));
+        let now = Instant::now();
+        assert!(!pauses(&mut line, now, 0.0, 60).is_empty());
+        let later = now + Duration::from_secs(3600);
+        assert_eq!(line.after(false, later, patience), None);
+        assert_eq!(line.after(true, later, patience), Some(FIRST_PAUSE));
+        assert_eq!(line.after(false, later + FIRST_PAUSE, patience), Some(2 * FIRST_PAUSE));
+    }
+
+    /// Another connection does no better where it is not the line that failed.
+    #[test]
+    fn the_line_is_told_from_what_goes_over_it() {
+        let what = "the machine".to_owned();
+        let bound = Duration::from_secs(1);
+        assert!(is_of_the_line(&SshError::TimedOut { what, bound }.into()));
+        let doing = "planning";
+        assert!(is_of_the_line(&ConversationError::TimedOut { doing, bound }.into()));
+        let inconsistent = ConversationError::Inconsistent("the plan".to_owned());
+        assert!(!is_of_the_line(&inconsistent.into()));
+        assert!(!is_of_the_line(&InstallError::Interrupted));
     }
 }
