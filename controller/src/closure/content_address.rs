@@ -51,6 +51,15 @@ pub struct Contents {
     modulo: Option<[u8; 32]>,
 }
 
+#[cfg(test)]
+impl Contents {
+    /// That a NAR is this one.
+    pub(super) fn of(nar: &[u8]) -> Contents {
+        let hash = Sha256::digest(nar).to_vec();
+        Contents { method: Method::Nar, algorithm: Algorithm::Sha256, hash, modulo: None }
+    }
+}
+
 /// How a path proves itself; `None` if it is not content-addressed, in a way that proves nothing,
 /// or has not the name that its content address gives it.
 pub fn proof(info: &PathInfo) -> Option<Proof> {

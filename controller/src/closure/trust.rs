@@ -8,7 +8,7 @@ use super::ClosureSource;
 use super::content_address::{self, Contents, Proof, Prover};
 use super::error::ClosureError;
 use super::signature::{PublicKey, fingerprint, signer};
-use crate::nar::{DumpError, HoldBack};
+use crate::nar::{DumpError, HoldBack, Skip};
 use keystone_protocol::fetch::Fetch;
 use keystone_protocol::manifest::{Manifest, PathInfo};
 use std::collections::{BTreeSet, HashMap};
@@ -101,6 +101,14 @@ impl ClosureSource for Proving {
         self.source.elsewhere(&proven)
     }
 
+    /// What needs no proof is begun wherever its source can begin; a proof needs all from the start.
+    fn dump_from(&self, path: &PathInfo, from: u64, out: &mut dyn Write) -> Result<(), DumpError> {
+        match self.proofs.0.contains_key(&path.path) {
+            false => self.source.dump_from(path, from, out),
+            true => self.dump(path, &mut Skip::new(out, from)),
+        }
+    }
+
     fn dump(&self, path: &PathInfo, out: &mut dyn Write) -> Result<(), DumpError> {
         let Some(contents) = self.proofs.0.get(&path.path) else {
             return self.source.dump(path, out);
@@ -147,5 +155,64 @@ impl Write for Tee<'_> {
 
     fn flush(&mut self) -> std::io::Result<()> {
         self.first.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    /// The same NAR for each path. Notes where it was begun.
+    #[derive(Default)]
+    struct Noted(Mutex<Vec<(String, u64)>>);
+
+    const NAR: &[u8] = b"not much of a NAR";
+
+    impl ClosureSource for Noted {
+        fn dump(&self, path: &PathInfo, out: &mut dyn Write) -> Result<(), DumpError> {
+            self.dump_from(path, 0, out)
+        }
+
+        fn dump_from(
+            &self,
+            path: &PathInfo,
+            from: u64,
+            out: &mut dyn Write,
+        ) -> Result<(), DumpError> {
+            self.0.lock().unwrap().push((path.path.clone(), from));
+            out.write_all(&NAR[from as usize..]).map_err(DumpError::Sink)
+        }
+    }
+
+    fn info(path: &str) -> PathInfo {
+        PathInfo {
+            path: path.to_owned(),
+            nar_sha256: String::new(),
+            nar_size: NAR.len() as u64,
+            references: vec![],
+            deriver: None,
+            signatures: vec![],
+            ca: None,
+        }
+    }
+
+    /// One path that has to prove itself leaves all others as their source has them.
+    #[test]
+    fn only_what_is_proven_is_read_from_its_beginning() {
+        let source = Arc::new(Noted::default());
+        let proofs = |nar: &[u8]| Proofs([("proven".to_owned(), Contents::of(nar))].into());
+        let rest = |nar: &[u8], path: &str| {
+            let proving = Proving::over(Arc::clone(&source) as Arc<dyn ClosureSource>, proofs(nar));
+            let mut out = Vec::new();
+            let dumped = proving.dump_from(&info(path), 9, &mut out);
+            (dumped.is_ok(), out)
+        };
+        assert_eq!(rest(NAR, "signed"), (true, NAR[9..].to_vec()));
+        assert_eq!(rest(NAR, "proven"), (true, NAR[9..].to_vec()));
+        let begun = std::mem::take(&mut *source.0.lock().unwrap());
+        assert_eq!(begun, [("signed".to_owned(), 9), ("proven".to_owned(), 0)]);
+        // What proves nothing is not given out to its end, wherever it was begun.
+        assert_eq!(rest(b"another", "proven"), (false, NAR[9..NAR.len() - 1].to_vec()));
     }
 }
