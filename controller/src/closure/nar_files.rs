@@ -26,8 +26,9 @@ const KEEP_ANY: u64 = 4 << 10;
 const BUDGET: u64 = 48 << 20;
 /// The most objects in a NAR that is looked into; large closures have some hundred thousand in all.
 const MAX_OBJECTS: usize = 2_000_000;
-/// The largest file that is read into memory: a kernel module with its symbols.
-const MAX_READ: u64 = 256 << 20;
+/// The largest file that is read into memory, one at a time: texts, and a kernel module, which has about 10 MB
+/// with its symbols.
+const MAX_READ: u64 = 64 << 20;
 
 /// Files in the NARs of a closure.
 pub struct NarFiles {
@@ -255,6 +256,10 @@ impl Sink for Scan {
             Some(only) => *only == self.file && size <= MAX_READ,
             None => size <= KEEP_TEXT,
         };
+        if self.collect {
+            // Not twice that while it grows; what a NAR announces beyond its own length is refused before.
+            self.bytes.reserve_exact(size as usize);
+        }
         Ok(())
     }
 

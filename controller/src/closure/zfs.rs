@@ -27,8 +27,13 @@ const PACKAGES: &[&str] = &[
     "zfsutils-linux-",
     "zfsutils-",
 ];
-/// The largest module file that is read, once decompressed; zfs.ko is about 10 MB with symbols.
+/// How much of a module file is read, once decompressed; zfs.ko is about 10 MB with symbols.
 const MAX_MODULE: u64 = 256 << 20;
+/// What stands before the version there, and how much of what follows is looked at.
+const KEY: &[u8] = b"\0version=";
+const VALUE: usize = 64;
+/// Bytes that are looked through at once.
+const PIECE: usize = 256 << 10;
 
 /// The system's version, as `2.3.4`, if it can be told.
 pub fn version(
@@ -70,13 +75,7 @@ fn module_version(
     let Some(modules) = present(files.resolve(modules))? else { return Ok(None) };
     let Some(file) = find_module(files, &modules, members, 0)? else { return Ok(None) };
     // What can't be decompressed tells no version.
-    let Some(module) = read_module(&file, files.open(&file)?) else { return Ok(None) };
-    let key = b"\0version=";
-    let version = module.windows(key.len()).position(|w| w == key).and_then(|at| {
-        let value = module[at + key.len()..].split(|&b| b == 0).next()?;
-        leading_version(std::str::from_utf8(value).ok()?)
-    });
-    Ok(version)
+    Ok(read_module(&file, files.open(&file)?))
 }
 
 /// The first `zfs.ko`, `zfs.ko.zst` or `zfs.ko.xz`, links within the closure followed.
@@ -109,15 +108,32 @@ fn find_module(
     Ok(None)
 }
 
-fn read_module(file: &Path, source: impl Read) -> Option<Vec<u8>> {
-    let mut bytes = Vec::new();
+fn read_module(file: &Path, source: impl Read) -> Option<(u32, u32, u32)> {
     match file.extension()?.to_str()? {
-        "ko" => source.take(MAX_MODULE).read_to_end(&mut bytes).ok()?,
-        "zst" => zstd::Decoder::new(source).ok()?.take(MAX_MODULE).read_to_end(&mut bytes).ok()?,
-        "xz" => XzDecoder::new(source).take(MAX_MODULE).read_to_end(&mut bytes).ok()?,
-        _ => return None,
-    };
-    Some(bytes)
+        "ko" => find_version(source.take(MAX_MODULE)),
+        "zst" => find_version(zstd::Decoder::new(source).ok()?.take(MAX_MODULE)),
+        "xz" => find_version(XzDecoder::new(source).take(MAX_MODULE)),
+        _ => None,
+    }
+}
+
+/// The first version in a module, which is not kept in memory.
+fn find_version(mut module: impl Read) -> Option<(u32, u32, u32)> {
+    let mut piece = Vec::with_capacity(PIECE + KEY.len() + VALUE);
+    loop {
+        let more = module.by_ref().take(PIECE as u64).read_to_end(&mut piece).ok()?;
+        let found = piece.windows(KEY.len()).position(|window| window == KEY);
+        if let Some(at) = found.filter(|at| more == 0 || at + KEY.len() + VALUE <= piece.len()) {
+            let value = piece[at + KEY.len()..].split(|&byte| byte == 0).next()?;
+            return leading_version(std::str::from_utf8(&value[..value.len().min(VALUE)]).ok()?);
+        }
+        if more == 0 {
+            return None;
+        }
+        // What may go on in the next piece.
+        let rest = found.unwrap_or((piece.len() + 1).saturating_sub(KEY.len()));
+        piece.drain(..rest);
+    }
 }
 
 #[cfg(test)]
@@ -165,5 +181,25 @@ mod tests {
         liblzma::read::XzEncoder::new(&module[..], 6).read_to_end(&mut xz).unwrap();
         std::fs::write(modules.join("zfs.ko.xz"), xz).unwrap();
         assert_eq!(version(&store, &toplevel, &members).unwrap().unwrap(), "2.3.5");
+    }
+
+    /// Wherever in a module it stands.
+    #[test]
+    fn a_version_is_found_across_pieces() {
+        for before in [0, 1, PIECE - 70, PIECE - 9, PIECE - 5, PIECE, 3 * PIECE - 1] {
+            for after in [0, 1, 2 * PIECE] {
+                let module =
+                    [&vec![1; before][..], KEY, b"2.3.5-1\0license=CDDL\0", &vec![0; after]]
+                        .concat();
+                assert_eq!(find_version(&module[..]), Some((2, 3, 5)), "{before} {after}");
+                assert_eq!(find_version(&module[..before + KEY.len() - 1]), None);
+            }
+        }
+        assert_eq!(
+            find_version(&[&vec![1; 2 * PIECE][..], KEY, b"2.3.5"].concat()[..]),
+            Some((2, 3, 5))
+        );
+        assert_eq!(find_version(&[KEY, b"next\0"].concat()[..]), None);
+        assert_eq!(find_version(&b""[..]), None);
     }
 }
