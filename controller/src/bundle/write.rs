@@ -111,7 +111,7 @@ fn compressed_blocks(
     path: &Path,
     take: &mut dyn FnMut(Vec<u8>) -> Result<(), ClosureError>,
 ) -> Result<(), ClosureError> {
-    let workers = thread::available_parallelism().map_or(2, |n| n.get());
+    let workers = crate::nar::means::cores();
     let (order, ordered) = sync_channel::<Receiver<Compressed>>(workers);
     let (jobs, queue) = sync_channel::<Job>(0);
     let queue = Mutex::new(queue);

@@ -56,7 +56,8 @@ impl Stream {
         let (again, agains) = mpsc::unbounded_channel();
         let control = sending.control.clone();
         let known = Arc::clone(&sending.known);
-        let pace = Arc::new(Pace::over(Weak::clone(&sending.line), memory.rate()));
+        let line = Weak::clone(&sending.line);
+        let pace = Arc::new(Pace::over(line, memory.rate(), sending.window_log));
         let paced = Arc::clone(&pace);
         let task = tokio::spawn(async move {
             let sent = Sender::send_all(sending, paced, credits, agains).await;
@@ -120,9 +121,8 @@ impl Sender {
         credits: watch::Receiver<Credit>,
         agains: mpsc::UnboundedReceiver<u64>,
     ) -> Result<(), BlockError> {
-        let Sending { source, items, window_log, known, blocks, .. } = sending;
-        let mut stream =
-            Blocks::start(source, items, Arc::clone(&pace), window_log, Arc::clone(&known))?;
+        let Sending { source, items, known, blocks, .. } = sending;
+        let mut stream = Blocks::start(source, items, Arc::clone(&pace), Arc::clone(&known))?;
         let (kept, first, sent) = (VecDeque::new(), 0, 0);
         let mut sender = Sender { blocks, credits, agains, kept, first, sent, known };
         match sender.run(&mut stream, &pace).await {

@@ -8,9 +8,10 @@
 //! ```
 //!
 //! Every queue is bounded: beside what the readers have, at most [`AHEAD`] bytes of blocks are in memory,
-//! and a stream's compressor has its window and what its threads work on.
+//! and a stream's compressor has its window and what its threads work on, which `means` bounds.
 
 use super::delta::{Known, Splitter};
+use super::means::cores;
 use super::order::{Job, Order, compress};
 use super::pace::Pace;
 use super::read::Reader;
@@ -31,8 +32,6 @@ pub const BLOCK: usize = 1 << 20;
 pub const AHEAD: usize = 16 << 20;
 /// Blocks in memory, however small.
 const BLOCKS_AHEAD: usize = 256;
-/// The most threads that compress.
-const COMPRESSORS: usize = 16;
 
 /// No more blocks come.
 #[derive(Debug, Error)]
@@ -127,13 +126,11 @@ impl Drop for Blocks {
 }
 
 impl Blocks {
-    /// Starts packing. `pace` decides how blocks are encoded; frames that go on over blocks have
-    /// a window of 2^`window_log` bytes. `known` is what the other end holds.
+    /// Starts packing. `pace` decides how blocks are encoded. `known` is what the other end holds.
     pub fn start(
         source: Arc<dyn ClosureSource>,
         items: Vec<Item>,
         pace: Arc<Pace>,
-        window_log: u32,
         known: Arc<Known>,
     ) -> Result<Self, BlockError> {
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
@@ -147,8 +144,7 @@ impl Blocks {
         let (jobs_in, jobs) = sync::channel::<Job>();
         let jobs = Arc::new(Mutex::new(jobs));
         let room = Room::new(AHEAD);
-        let compressors = thread::available_parallelism().map_or(2, |n| n.get());
-        for _ in 0..compressors.clamp(1, COMPRESSORS) {
+        for _ in 0..cores() {
             let jobs = Arc::clone(&jobs);
             spawn("nar-compress", Box::new(move || compress(&jobs)))?;
         }
@@ -159,7 +155,6 @@ impl Blocks {
             queue: queue_in,
             jobs: jobs_in,
             pace,
-            window_log,
             left,
             room: Arc::clone(&room),
             known,
@@ -278,7 +273,7 @@ mod tests {
     ) -> Result<(Vec<Vec<u8>>, Vec<Encoding>), BlockError> {
         let count = paths.len();
         let list = wanted(&paths, announce);
-        let mut blocks = Blocks::start(Arc::new(Given(paths)), list, pace, 27, known).unwrap();
+        let mut blocks = Blocks::start(Arc::new(Given(paths)), list, pace, known).unwrap();
         let mut out = vec![Vec::new(); count];
         let mut encodings = Vec::new();
         let mut last: Option<u32> = None;

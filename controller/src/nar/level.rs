@@ -3,22 +3,37 @@
 //! What waits for the line tells: as long as there is much of it, a better level is tried; when it
 //! becomes less, a faster one. So it also makes up for bytes that are harder to compress than others.
 
+use super::means::Means;
 use std::time::{Duration, Instant};
 
-/// zstd levels with a large window, and how fast one core is with them, in bytes per second.
-/// Measured on NARs of programs and libraries.
-const LEVELS: &[(i32, f64)] = &[
-    (3, 140e6),
-    (5, 80e6),
-    (6, 52e6),
-    (8, 42e6),
-    (9, 35e6),
-    (10, 27e6),
-    (11, 21e6),
-    (12, 15e6),
-    (15, 8e6),
-    (17, 4e6),
-    (19, 2.5e6),
+/// A zstd level with a large window.
+#[derive(Debug)]
+pub(super) struct Known {
+    /// As zstd counts it.
+    pub(super) zstd: i32,
+    /// How fast one core is with it, in bytes per second. Measured on NARs of programs and libraries.
+    speed: f64,
+    /// Bytes that each thread takes for its tables.
+    pub(super) tables: u64,
+}
+
+const fn known(zstd: i32, speed: f64, mib: u64) -> Known {
+    Known { zstd, speed, tables: mib << 20 }
+}
+
+/// Levels from the fastest to the best.
+pub(super) const LEVELS: &[Known] = &[
+    known(3, 140e6, 2),
+    known(5, 80e6, 4),
+    known(6, 52e6, 4),
+    known(8, 42e6, 6),
+    known(9, 35e6, 11),
+    known(10, 27e6, 21),
+    known(11, 21e6, 21),
+    known(12, 15e6, 41),
+    known(15, 8e6, 65),
+    known(17, 4e6, 50),
+    known(19, 2.5e6, 82),
 ];
 /// What compression makes of a byte, roughly.
 const RATIO: f64 = 3.8;
@@ -43,7 +58,7 @@ const BEFORE_MUCH_FASTER: Duration = Duration::from_millis(1000);
 /// The level of a stream.
 #[derive(Debug)]
 pub(super) struct Level {
-    cores: f64,
+    means: Means,
     /// Index in [`LEVELS`].
     at: usize,
     changed: Instant,
@@ -57,22 +72,22 @@ pub(super) struct Level {
     filled: f64,
 }
 
-/// The highest level that keeps a line of that rate busy.
-fn best(rate: f64, cores: f64) -> usize {
-    let needed = rate * RATIO / cores;
-    LEVELS.iter().rposition(|(_, speed)| *speed >= needed).unwrap_or(0)
+/// The highest level that keeps a line of that rate busy, of those that there are the means for.
+fn best(rate: f64, means: &Means) -> usize {
+    let needed = rate * RATIO / means.cores as f64;
+    LEVELS[..=means.best].iter().rposition(|level| level.speed >= needed).unwrap_or(0)
 }
 
 impl Level {
-    /// For a line that carries `rate` bytes per second, and so many processors' cores.
-    pub(super) fn new(rate: f64, cores: f64, now: Instant) -> Level {
+    /// For a line that carries `rate` bytes per second.
+    pub(super) fn new(rate: f64, means: Means, now: Instant) -> Level {
         let (starved, packing, packed, filled) = (0.0, Duration::ZERO, 0.0, 0.0);
-        Level { cores, at: best(rate, cores), changed: now, starved, packing, packed, filled }
+        Level { means, at: best(rate, &means), changed: now, starved, packing, packed, filled }
     }
 
     /// As zstd counts it.
     pub(super) fn zstd(&self) -> i32 {
-        LEVELS[self.at].0
+        LEVELS[self.at].zstd
     }
 
     /// The compressor was waited for.
@@ -95,7 +110,7 @@ impl Level {
         if self.at == 0 && self.starved > OUTRUN && held >= BEFORE_BETTER {
             return false;
         }
-        let speed = |level: usize| LEVELS[level].1;
+        let speed = |level: usize| LEVELS[level].speed;
         // What is in the compressor goes on as it was begun, so that a level that is too high shows late
         // and stays long.
         let next = if self.starved > TOO_SLOW && held >= BEFORE_MUCH_FASTER {
@@ -103,7 +118,7 @@ impl Level {
         } else if self.filled < SHORT && self.packed > WORKING && held >= BEFORE_FASTER {
             self.at.saturating_sub(1)
         } else if self.filled > PLENTY && self.starved < 0.02 && held >= BEFORE_BETTER {
-            let better = (self.at + 1).min(best(rate, self.cores).max(self.at));
+            let better = (self.at + 1).min(best(rate, &self.means).max(self.at));
             let then = self.packed * speed(self.at) / speed(better);
             if then < SATURATED { better } else { self.at }
         } else {
@@ -138,7 +153,7 @@ mod tests {
 
     #[test]
     fn it_follows_what_waits_for_the_line() {
-        let level = &mut Level::new(11.4e6, 2.0, Instant::now());
+        let level = &mut Level::new(11.4e6, Means::of(2, 27, None), Instant::now());
         let first = level.zstd();
         assert!((9..=10).contains(&first), "{first}");
         assert_eq!(after(level, 20, 0.0, 0.1, 1.0), first, "no better than the line's rate allows");
@@ -155,10 +170,26 @@ mod tests {
 
     #[test]
     fn the_fastest_is_too_slow_for_a_fast_line() {
-        let mut level = Level::new(55e6, 1.0, Instant::now());
+        let mut level = Level::new(55e6, Means::of(1, 27, None), Instant::now());
         assert_eq!(level.zstd(), 3);
         let later = level.changed + Duration::from_secs(3);
         assert!(level.after(SPAN, 0.5, 55e6, later), "one span is not enough");
         assert!(!level.after(SPAN, 0.5, 55e6, later));
+    }
+
+    /// However slow the line is and however much waits, no level is taken that there is no memory for.
+    #[test]
+    fn it_stays_within_the_means() {
+        for (free, expected) in [(None, 19), (Some(1 << 30), 9), (Some(0), 3)] {
+            let level = &mut Level::new(1e5, Means::of(2, 27, free), Instant::now());
+            assert_eq!(level.zstd(), expected);
+            for _ in 0..60 {
+                level.packed(SPAN.mul_f64(0.01));
+                level.filled(1.0);
+                let now = level.changed + Duration::from_secs(2);
+                assert!(level.after(SPAN, 0.0, 1e5, now));
+            }
+            assert_eq!(level.zstd(), expected);
+        }
     }
 }

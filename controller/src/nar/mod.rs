@@ -11,6 +11,7 @@
 //! | `compress` | blocks alone, or one long frame over them |
 //! | [`pace`] | what is waited for, and what follows for the compression |
 //! | `level` | a stream's level |
+//! | `means` | what compressing may take of this computer |
 //! | `room` | what may wait for the line, bounded in bytes |
 //! | `idle` | how busy this computer is |
 
@@ -21,6 +22,7 @@ pub mod dump;
 pub mod hold;
 mod idle;
 mod level;
+pub(crate) mod means;
 mod order;
 pub mod pace;
 mod read;

@@ -37,7 +37,6 @@ pub(super) struct Order {
     pub(super) queue: mpsc::Sender<oneshot::Receiver<Finished>>,
     pub(super) jobs: sync::Sender<Job>,
     pub(super) pace: Arc<Pace>,
-    pub(super) window_log: u32,
     /// NAR bytes still to come.
     pub(super) left: u64,
     /// What blocks that are not sent take.
@@ -172,7 +171,7 @@ impl Order {
     fn stream(&mut self, piece: Piece, level: i32) -> Done {
         let mut current = match self.stream.take() {
             Some(stream) => stream,
-            None => Stream::new(level, self.window_log).map_err(BlockError::Compress)?,
+            None => Stream::new(level, self.pace.means()).map_err(BlockError::Compress)?,
         };
         let mut data = Vec::new();
         let began = Instant::now();

@@ -10,6 +10,7 @@
 
 use super::idle::Idle;
 use super::level::Level;
+use super::means::Means;
 use crate::ssh::line::{Line, Usage};
 use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -45,6 +46,8 @@ const STREAM_BELOW: f64 = 60e6;
 const BUSY_STREAM_BELOW: f64 = 20e6;
 /// Less than this is not worth a stream, in bytes.
 const STREAM_FROM: u64 = 4 << 20;
+/// The largest window of such a stream, as a power of two: 128 MiB.
+const LARGEST_WINDOW: u32 = 27;
 /// A line that seems so much slower than a limit before it is known is below that.
 const SURELY: f64 = 4.0;
 
@@ -75,7 +78,7 @@ pub struct Sent {
 /// Measures, and decides.
 #[derive(Debug)]
 pub struct Pace {
-    cores: f64,
+    means: Means,
     state: Mutex<State>,
 }
 
@@ -177,15 +180,14 @@ fn guessed(rate: Option<f64>, sent: Sent, span: Duration) -> f64 {
 
 impl Default for Pace {
     fn default() -> Self {
-        Pace::over(Weak::new(), None)
+        Pace::over(Weak::new(), None, LARGEST_WINDOW)
     }
 }
 
 impl Pace {
     /// Of a line that can be asked, as long as it is there, and that carried so many bytes per second
-    /// before, if that is known.
-    pub fn over(line: Weak<Line>, rate: Option<f64>) -> Pace {
-        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    /// before, if that is known. Frames that go on over blocks have a window of at most 2^`window_log` bytes.
+    pub fn over(line: Weak<Line>, rate: Option<f64>, window_log: u32) -> Pace {
         let state = State {
             sent: 0,
             took: Duration::ZERO,
@@ -199,11 +201,16 @@ impl Pace {
             told: false,
             senses: Senses { line, ..Senses::default() },
         };
-        Pace { cores: cores as f64, state: Mutex::new(state) }
+        Pace { means: Means::here(window_log), state: Mutex::new(state) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a stream's compressor may use.
+    pub(super) fn means(&self) -> &Means {
+        &self.means
     }
 
     /// A block was sent.
@@ -245,7 +252,7 @@ impl Pace {
         let full = carried.is_some_and(|carried| part(carried.busy) >= FULL);
         if full && !std::mem::replace(&mut state.was_full, true) && state.level.is_some() {
             // It was begun for a rate that was guessed.
-            state.level = Some(Level::new(rate, self.cores, now));
+            state.level = Some(Level::new(rate, self.means, now));
         }
         tracing::trace!(?span, ?sent, ?seen, rate, level = ?state.level, "pace");
         if let Some(level) = &mut state.level
@@ -300,7 +307,7 @@ impl Pace {
         if state.level.is_some() || (rate < stream_below && left >= STREAM_FROM) {
             // A line that turned out to be fast needs no stream.
             if rate < 2.0 * STREAM_BELOW {
-                let new = || Level::new(rate, self.cores, Instant::now());
+                let new = || Level::new(rate, self.means, Instant::now());
                 let level = state.level.get_or_insert_with(new);
                 level.filled(ready);
                 return Method::Stream(level.zstd());
@@ -346,7 +353,7 @@ mod tests {
             (1.1e6, |m| matches!(m, Method::Stream(17..=19))),
         ];
         for (rate, expected) in cases {
-            let pace = Pace { cores: 2.0, ..Pace::default() };
+            let pace = Pace { means: Means::of(2, LARGEST_WINDOW, None), ..Pace::default() };
             assert_eq!(pace.method(1 << 30, 0.5), Method::Alone(1));
             let mut now = Instant::now();
             send(&pace, &mut now, 4, 1e12, 0.0);
@@ -422,7 +429,7 @@ mod tests {
     /// A line that was slow for a moment outruns the fastest level, and is measured anew.
     #[test]
     fn a_line_that_recovers_needs_no_stream() {
-        let pace = Pace { cores: 2.0, ..Pace::default() };
+        let pace = Pace { means: Means::of(2, LARGEST_WINDOW, None), ..Pace::default() };
         let mut now = Instant::now();
         send(&pace, &mut now, 100, 40e6, 0.0);
         assert!(matches!(pace.method(1 << 30, 0.0), Method::Stream(_)));
@@ -475,7 +482,7 @@ mod tests {
 
     #[test]
     fn a_full_line_s_rate_is_known_at_once() {
-        let pace = Pace { cores: 2.0, ..Pace::default() };
+        let pace = Pace { means: Means::of(2, LARGEST_WINDOW, None), ..Pace::default() };
         let (now, usage) = &mut beginning(&pace);
         spans(&pace, now, usage, 3, 1e9, 0.9);
         spans(&pace, now, usage, 1, 12e6, 1.0);
