@@ -16,7 +16,8 @@ pub trait ClosureSource: Send + Sync {
     /// Writes the whole NAR of `path`. An error of `out` is passed on as it is.
     fn dump(&self, path: &PathInfo, out: &mut dyn Write) -> Result<(), nar::DumpError>;
 
-    /// The same without the first `from` bytes, which the machine has already.
+    /// The same without the first `from` bytes, which the machine has already. Here they are read and left out,
+    /// and `out` is told by empty writes that they are.
     fn dump_from(
         &self,
         path: &PathInfo,

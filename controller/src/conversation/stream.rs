@@ -1,16 +1,23 @@
 //! Sends the closure's blocks: within the agent's credit, and again what arrived damaged.
+//!
+//! An agent that hears nothing for two minutes takes the connection for broken. A path that is gone on with is
+//! read from its beginning where its source can't begin elsewhere (a compressed file, a path that has to prove
+//! itself), which may take longer: so while there is no block but the source gets on, one that brings nothing is
+//! sent now and then ([`Block::nothing`]). Of a source that gives nothing at all nobody says that it lives.
 
 use super::lanes::Memory;
 use crate::closure::ClosureSource;
 use crate::nar::{Block, BlockError, Blocks, Item, Known, Pace, Sent};
 use crate::ssh::line::Line;
 use bytes::Bytes;
+use keystone_protocol::frame::Encoding;
 use keystone_protocol::message::{ToAgent, encode};
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::sleep;
 
 /// What the agent has said of what it took.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -106,6 +113,11 @@ struct Sender {
     first: u64,
     sent: u64,
     known: Arc<Known>,
+    /// NAR bytes that no block was sent for yet.
+    left: u64,
+    /// The path of the last block and its position there, and whether a frame goes on behind it.
+    at: (u32, u64),
+    amid_frame: bool,
 }
 
 /// Nobody is there any more, or nothing can be done.
@@ -122,9 +134,21 @@ impl Sender {
         agains: mpsc::UnboundedReceiver<u64>,
     ) -> Result<(), BlockError> {
         let Sending { source, items, known, blocks, .. } = sending;
+        let left = items.iter().map(|item| item.info.nar_size - item.from).sum();
+        let at = items.first().map_or((0, 0), |item| (item.index, item.from));
         let mut stream = Blocks::start(source, items, Arc::clone(&pace), Arc::clone(&known))?;
-        let (kept, first, sent) = (VecDeque::new(), 0, 0);
-        let mut sender = Sender { blocks, credits, agains, kept, first, sent, known };
+        let mut sender = Sender {
+            blocks,
+            credits,
+            agains,
+            kept: VecDeque::new(),
+            first: 0,
+            sent: 0,
+            known,
+            left,
+            at,
+            amid_frame: false,
+        };
         match sender.run(&mut stream, &pace).await {
             Ok(()) | Err(End::Gone) => Ok(()),
             Err(End::Failed(error)) => Err(error),
@@ -134,26 +158,14 @@ impl Sender {
     async fn run(&mut self, stream: &mut Blocks, pace: &Pace) -> Result<(), End> {
         loop {
             let began = Instant::now();
-            let block = tokio::select! {
-                biased;
-                number = self.agains.recv() => {
-                    self.repeat(number.ok_or(End::Gone)?).await?;
-                    continue;
-                }
-                block = stream.next() => block,
-            };
-            let Some(block) = block else { break };
-            let mut block = block.map_err(End::Failed)?;
+            let Some(block) = self.next(stream).await? else { break };
             let starved = began.elapsed().min(LONGEST);
             let began = Instant::now();
             self.wait_for_credit(block.cost()).await?;
             let held = began.elapsed();
             let began = Instant::now();
             let bytes = block.data.len() as u64;
-            self.sent += block.cost();
-            block.number(self.first + self.kept.len() as u64);
-            self.kept.push_back(block.clone());
-            self.blocks.send(block).await.map_err(|_| End::Gone)?;
+            self.send(block).await?;
             pace.sent(Sent { bytes, took: began.elapsed(), starved, held });
             self.forget();
         }
@@ -162,6 +174,45 @@ impl Sender {
             self.repeat(number).await?;
         }
         Ok(())
+    }
+
+    /// The next block; while there is none, what was asked for again and signs of life are sent.
+    async fn next(&mut self, stream: &mut Blocks) -> Result<Option<Block>, End> {
+        let mut given = stream.given();
+        loop {
+            tokio::select! {
+                biased;
+                number = self.agains.recv() => self.repeat(number.ok_or(End::Gone)?).await?,
+                block = stream.next() => return block.transpose().map_err(End::Failed),
+                () = sleep(SIGN_OF_LIFE) => {
+                    let before = std::mem::replace(&mut given, stream.given());
+                    if given != before {
+                        self.sign_of_life().await?;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends a block that brings nothing, if the other end waits for blocks.
+    async fn sign_of_life(&mut self) -> Result<(), End> {
+        let block = Block::nothing(self.at, self.amid_frame).map_err(End::Failed)?;
+        let may = self.sent + block.cost() <= self.credits.borrow().bytes;
+        if self.left > 0 && may { self.send(block).await } else { Ok(()) }
+    }
+
+    /// Sends the next block, and keeps it.
+    async fn send(&mut self, mut block: Block) -> Result<(), End> {
+        let what = block.what;
+        self.sent += block.cost();
+        self.left = self.left.saturating_sub(what.raw_len.into());
+        self.at = (what.path, what.offset);
+        if let Encoding::Stream { end } = what.encoding {
+            self.amid_frame = !end;
+        }
+        block.number(self.first + self.kept.len() as u64);
+        self.kept.push_back(block.clone());
+        self.blocks.send(block).await.map_err(|_| End::Gone)
     }
 
     /// Drops what arrived whole.
@@ -200,5 +251,152 @@ impl Sender {
     }
 }
 
+/// How often the other end hears something while there is no block: it gives up after two minutes without.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
 /// The longest time that counts as one wait.
 const LONGEST: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nar::DumpError;
+    use keystone_protocol::manifest::PathInfo;
+    use std::io::Write;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+    use tokio::time::timeout;
+
+    const SIZE: usize = 3 << 20;
+    const FROM: usize = 1 << 20;
+
+    fn nar() -> Vec<u8> {
+        (0..SIZE as u32).map(|n| (n >> 9) as u8).collect()
+    }
+
+    /// A path that can be read from its beginning alone, whose first bytes come a few at a time, or not at
+    /// all, until it is let go.
+    #[derive(Default)]
+    struct Slow {
+        silent: bool,
+        free: AtomicBool,
+    }
+
+    impl ClosureSource for Slow {
+        fn dump(&self, _: &PathInfo, out: &mut dyn Write) -> Result<(), DumpError> {
+            let (first, rest) = (&nar()[..FROM], &nar()[FROM..]);
+            let mut pieces = first.chunks(16);
+            while !self.free.load(Ordering::Relaxed) {
+                thread::sleep(Duration::from_millis(1));
+                let piece = if self.silent { None } else { pieces.next() };
+                piece.map_or(Ok(()), |piece| out.write_all(piece)).map_err(DumpError::Sink)?;
+            }
+            pieces.try_for_each(|piece| out.write_all(piece)).map_err(DumpError::Sink)?;
+            out.write_all(rest).map_err(DumpError::Sink)
+        }
+    }
+
+    fn start(source: Arc<Slow>, credit: u64) -> (Stream, mpsc::Receiver<Block>) {
+        let info = PathInfo {
+            path: "slow".into(),
+            nar_sha256: String::new(),
+            nar_size: SIZE as u64,
+            references: vec![],
+            deriver: None,
+            signatures: vec![],
+            ca: None,
+        };
+        let (blocks, sent) = mpsc::channel(2);
+        let items = vec![Item { index: 7, info, from: FROM as u64 }];
+        let (known, control) = (Arc::new(Known::nothing()), mpsc::unbounded_channel().0);
+        let line = Weak::new();
+        let sending =
+            Sending { source, items, credit, window_log: 23, known, blocks, control, line };
+        (Stream::start(sending, Arc::default()), sent)
+    }
+
+    fn number(block: &Block) -> u64 {
+        u64::from_le_bytes(block.header[8..16].try_into().unwrap())
+    }
+
+    /// While what comes before is read and left out, the other end hears something.
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_hears_signs_of_life() {
+        let source = Arc::new(Slow::default());
+        let (stream, mut sent) = start(Arc::clone(&source), 8 << 20);
+        for expected in 0..3 {
+            let began = tokio::time::Instant::now();
+            let block = sent.recv().await.unwrap();
+            assert!(began.elapsed() >= SIGN_OF_LIFE);
+            let encoding = Encoding::Stream { end: true };
+            assert_eq!((block.what.raw_len, block.what.encoding), (0, encoding));
+            assert_eq!((block.what.path, block.what.offset), (7, FROM as u64));
+            assert!(zstd::decode_all(&block.data[..]).unwrap().is_empty());
+            assert_eq!(number(&block), expected);
+        }
+        // One that arrived damaged comes again, as any block.
+        stream.send_again(1);
+        while number(&sent.recv().await.unwrap()) != 1 {}
+        source.free.store(true, Ordering::Relaxed);
+        let mut got = Vec::new();
+        while got.len() < SIZE - FROM {
+            let block = sent.recv().await.unwrap();
+            if block.what.raw_len > 0 {
+                assert_eq!(block.what.offset as usize, FROM + got.len());
+                got.extend(zstd::decode_all(&block.data[..]).unwrap());
+            }
+        }
+        assert!(got == nar()[FROM..]);
+        // Nobody waits for more.
+        assert!(timeout(10 * SIGN_OF_LIFE, sent.recv()).await.is_err());
+    }
+
+    /// A source that gives nothing is not said to live; and nothing is sent beyond what may be.
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_said_of_a_source_that_is_silent() {
+        let source = Arc::new(Slow { silent: true, ..Slow::default() });
+        let (_stream, mut sent) = start(Arc::clone(&source), 8 << 20);
+        assert!(timeout(20 * SIGN_OF_LIFE, sent.recv()).await.is_err());
+        source.free.store(true, Ordering::Relaxed);
+        while sent.recv().await.unwrap().what.raw_len == 0 {}
+        let source = Arc::new(Slow::default());
+        let (_stream, mut sent) = start(Arc::clone(&source), 3);
+        assert!(timeout(2000 * SIGN_OF_LIFE, sent.recv()).await.is_err());
+        source.free.store(true, Ordering::Relaxed);
+    }
+
+    /// Amid a frame that goes on over blocks the sign is a part of it.
+    #[tokio::test]
+    async fn a_sign_of_life_ends_no_frame() {
+        let (blocks, mut sent) = mpsc::channel(9);
+        let (credits, agains) =
+            (watch::channel(Credit { whole: 0, bytes: 99 }), mpsc::unbounded_channel());
+        let mut sender = Sender {
+            blocks,
+            credits: credits.1,
+            agains: agains.1,
+            kept: VecDeque::new(),
+            first: 0,
+            sent: 0,
+            known: Arc::new(Known::nothing()),
+            left: 1,
+            at: (0, 0),
+            amid_frame: false,
+        };
+        let mut signs = Vec::new();
+        for begins in [None, Some(true), Some(false)] {
+            if let Some(amid) = begins {
+                let block = Block::nothing((3, 9), amid).unwrap();
+                assert!(sender.send(block).await.is_ok());
+                sent.recv().await.unwrap();
+            }
+            assert!(sender.sign_of_life().await.is_ok());
+            let block = sent.recv().await.unwrap();
+            signs.push((block.what.path, block.what.encoding, block.data.is_empty()));
+        }
+        let (ends, goes_on) = (Encoding::Stream { end: true }, Encoding::Stream { end: false });
+        assert_eq!(signs, [(0, ends, false), (3, goes_on, true), (3, ends, false)]);
+        sender.left = 0;
+        assert!(sender.sign_of_life().await.is_ok());
+        assert!(sent.try_recv().is_err());
+    }
+}

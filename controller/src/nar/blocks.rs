@@ -14,13 +14,14 @@ use super::delta::{Known, Splitter};
 use super::means::cores;
 use super::order::{Job, Order, compress};
 use super::pace::Pace;
-use super::read::Reader;
+use super::read::{Given, Reader};
 use super::room::{Place, Room};
 use crate::closure::{ClosureError, ClosureSource};
 use bytes::Bytes;
-use keystone_protocol::frame::{self, BlockHeader, EncodedBlockHeader, FrameError};
+use keystone_protocol::frame::{self, BlockHeader, EncodedBlockHeader, Encoding, FrameError};
 use keystone_protocol::manifest::PathInfo;
 use std::io;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, mpsc as sync};
 use std::thread;
 use thiserror::Error;
@@ -57,8 +58,8 @@ pub struct Block {
     pub header: EncodedBlockHeader,
     /// The data, encoded.
     pub data: Bytes,
-    /// Length of the data once decoded, in bytes.
-    pub raw_len: u32,
+    /// What that says of the data.
+    pub what: BlockHeader,
     /// What is sent instead if it is asked for again, where the data name chunks.
     pub(super) plain: Option<(BlockHeader, Bytes)>,
 }
@@ -72,6 +73,22 @@ impl Block {
     /// Whether its data name chunks that the other end holds.
     pub fn names_chunks(&self) -> bool {
         self.plain.is_some()
+    }
+
+    /// A block that brings nothing, and is what anybody hears who waits for others: between two of a frame that
+    /// goes on over blocks (`amid_frame`) one that announces nothing, else such a frame of no bytes. `at` is the
+    /// path and the position in its NAR that it is said to have.
+    ///
+    /// # Errors
+    /// It can't be made.
+    pub fn nothing(at: (u32, u64), amid_frame: bool) -> Result<Block, BlockError> {
+        let data = match amid_frame {
+            true => Vec::new(),
+            false => zstd::bulk::compress(&[], 1).map_err(BlockError::Compress)?,
+        };
+        let encoding = Encoding::Stream { end: !amid_frame };
+        let header = BlockHeader { path: at.0, offset: at.1, raw_len: 0, encoding, last: false };
+        Ok(encoded(header, data.into())?)
     }
 
     /// Gives it its place among the blocks.
@@ -117,6 +134,7 @@ pub struct Blocks {
     /// What came of it, last first.
     finished: Vec<Block>,
     room: Arc<Room>,
+    given: Given,
 }
 
 impl Drop for Blocks {
@@ -150,7 +168,8 @@ impl Blocks {
         }
         let left = items.iter().map(|item| item.info.nar_size - item.from).sum();
         let paths = items.iter().map(|item| item.index).collect();
-        let reader = Reader::start(source, items)?;
+        let given = Given::default();
+        let reader = Reader::start(source, items, &given)?;
         let order = Order {
             queue: queue_in,
             jobs: jobs_in,
@@ -164,7 +183,12 @@ impl Blocks {
             at: (0, 0),
         };
         spawn("nar-order", Box::new(move || order.run(reader)))?;
-        Ok(Blocks { queue, next: None, finished: Vec::new(), room })
+        Ok(Blocks { queue, next: None, finished: Vec::new(), room, given })
+    }
+
+    /// A number that becomes larger whenever the source gives something, even if that is not to be sent.
+    pub fn given(&self) -> u64 {
+        self.given.load(Ordering::Relaxed)
     }
 
     /// The next block; `None` after the last. After an error nothing more comes.
@@ -198,8 +222,8 @@ impl Blocks {
 
 /// A block with its header.
 pub(super) fn encoded(header: BlockHeader, data: Bytes) -> Result<Block, FrameError> {
-    let raw_len = header.raw_len;
-    Ok(Block { header: frame::encode_block_header(&header, &data)?, data, raw_len, plain: None })
+    let encoded = frame::encode_block_header(&header, &data)?;
+    Ok(Block { header: encoded, data, what: header, plain: None })
 }
 
 #[cfg(test)]
@@ -209,7 +233,7 @@ mod tests {
     use crate::nar::DumpError;
     use crate::nar::delta::Delta;
     use keystone_protocol::chunks::{ChunkHash, Cutter, Part, hash, read_parts};
-    use keystone_protocol::frame::{Encoding, Frame};
+    use keystone_protocol::frame::Frame;
     use proptest::prelude::*;
     use std::io::Write;
     use std::sync::Weak;

@@ -68,7 +68,8 @@ impl Write for Counted<'_> {
     }
 }
 
-/// Leaves out the first bytes of what is written through it.
+/// Leaves out the first bytes of what is written through it. Instead of them nothing is written, in as many
+/// writes: that tells the receiver that the source gets on.
 pub struct Skip<'a> {
     out: &'a mut dyn Write,
     left: u64,
@@ -86,6 +87,7 @@ impl Write for Skip<'_> {
         if self.left == 0 {
             return self.out.write(data);
         }
+        self.out.write(&[])?;
         let skipped = data.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
         self.left -= skipped as u64;
         Ok(skipped)

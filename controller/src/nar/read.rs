@@ -5,6 +5,7 @@ use super::dump::DumpError;
 use crate::closure::{ClosureError, ClosureSource};
 use std::collections::VecDeque;
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -28,6 +29,9 @@ pub(super) struct Piece {
     /// The bytes.
     pub(super) raw: Vec<u8>,
 }
+
+/// How often a source gave something.
+pub(super) type Given = Arc<AtomicU64>;
 
 type Pieces = Receiver<Result<Piece, ClosureError>>;
 type Waiting = Mutex<VecDeque<(usize, Item, SyncSender<Result<Piece, ClosureError>>)>>;
@@ -86,6 +90,7 @@ impl Reader {
     pub(super) fn start(
         source: Arc<dyn ClosureSource>,
         items: Vec<Item>,
+        given: &Given,
     ) -> Result<Self, BlockError> {
         let mut paths = VecDeque::new();
         let mut waiting = VecDeque::new();
@@ -97,10 +102,10 @@ impl Reader {
         let (waiting, ahead) = (Arc::new(Mutex::new(waiting)), Arc::new(Ahead::default()));
         for _ in 0..READERS.min(paths.len()) {
             let (source, waiting) = (Arc::clone(&source), Arc::clone(&waiting));
-            let ahead = Arc::clone(&ahead);
+            let (ahead, given) = (Arc::clone(&ahead), Arc::clone(given));
             thread::Builder::new()
                 .name("nar-read".to_owned())
-                .spawn(move || read(source.as_ref(), &waiting, &ahead))
+                .spawn(move || read(source.as_ref(), &waiting, &ahead, &given))
                 .map_err(|e| BlockError::Thread(e.to_string()))?;
         }
         Ok(Reader { paths, ahead })
@@ -122,7 +127,7 @@ impl Reader {
 }
 
 /// A reader's life.
-fn read(source: &dyn ClosureSource, waiting: &Waiting, ahead: &Ahead) {
+fn read(source: &dyn ClosureSource, waiting: &Waiting, ahead: &Ahead, given: &AtomicU64) {
     loop {
         let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         let Some((number, item, sender)) = next else { return };
@@ -135,6 +140,7 @@ fn read(source: &dyn ClosureSource, waiting: &Waiting, ahead: &Ahead) {
             sender: &sender,
             number,
             ahead,
+            given,
         };
         let differs = |found| ClosureError::SizeDiffers {
             path: info.path.clone(),
@@ -166,12 +172,18 @@ struct Cutter<'a> {
     sender: &'a SyncSender<Result<Piece, ClosureError>>,
     number: usize,
     ahead: &'a Ahead,
+    given: &'a AtomicU64,
 }
 
 impl Write for Cutter<'_> {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        // Nothing is written while bytes are left out, so that it is known that the source gets on.
+        self.given.fetch_add(1, Ordering::Relaxed);
+        if data.is_empty() {
+            return Ok(0);
+        }
         let left = self.size - self.offset - self.raw.len() as u64;
-        if left == 0 && !data.is_empty() {
+        if left == 0 {
             return Err(io::Error::other("the NAR is longer than announced"));
         }
         let room = BLOCK - self.raw.len();
