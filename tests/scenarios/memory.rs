@@ -21,6 +21,12 @@ const CONTROLLER: f64 = 192.0;
 /// Of a line on which all is compressed, in bytes per second.
 const SLOW: u64 = 6 << 20;
 
+/// What its compressor may take, in MiB, with so many threads: docs/decisions/wire-format.md.
+fn compressor(threads: usize) -> f64 {
+    let window_and_input = 128 + 64 + 24;
+    (window_and_input + threads * (24 + 82)).min(1024) as f64
+}
+
 /// See the table of scenarios.
 ///
 /// # Errors
@@ -28,7 +34,7 @@ const SLOW: u64 = 6 << 20;
 pub(super) fn run(context: &Context) -> Result<()> {
     let keystone = context.keystone()?;
     let (sshd, source) = (Sshd::start()?, Source::with_one_file_of(FILE)?);
-    let compressor = 400.0;
+    let compressor = compressor(thread::available_parallelism()?.get());
     for (what, rate, window, compressor) in
         [("as fast as it can be", 0, 0.0, 0.0), ("slow", SLOW, WINDOW, compressor)]
     {
