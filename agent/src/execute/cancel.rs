@@ -22,7 +22,18 @@ struct Flags {
 impl Cancel {
     /// Asks to stop.
     pub fn cancel(&self) {
-        self.0.stop.store(true, Ordering::SeqCst);
+        if !self.is_cancelled() {
+            self.0.abandoned.store(false, Ordering::SeqCst);
+            self.0.stop.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// Nobody hears what is said any more, as is seen before the end of what was sent is read. That is of
+    /// use still, so nothing stops yet; what fails meanwhile fails because of it.
+    pub fn unheard(&self) {
+        if !self.is_cancelled() {
+            self.0.abandoned.store(true, Ordering::SeqCst);
+        }
     }
 
     /// Asks to stop because nobody is there any more, though somebody may come: what is done and
@@ -30,7 +41,7 @@ impl Cancel {
     pub fn abandon(&self) {
         if !self.is_cancelled() {
             self.0.abandoned.store(true, Ordering::SeqCst);
-            self.cancel();
+            self.0.stop.store(true, Ordering::SeqCst);
         }
     }
 
@@ -39,7 +50,7 @@ impl Cancel {
         self.0.stop.load(Ordering::SeqCst)
     }
 
-    /// Whether it was asked for because nobody is there any more.
+    /// Whether nobody is there any more.
     pub fn is_abandoned(&self) -> bool {
         self.0.abandoned.load(Ordering::SeqCst)
     }
@@ -68,5 +79,21 @@ mod tests {
         let gone = Cancel::default();
         gone.abandon();
         assert!(gone.check().is_err() && gone.is_abandoned());
+        gone.cancel();
+        assert!(gone.is_abandoned());
+    }
+
+    #[test]
+    fn who_is_not_heard_has_not_stopped_what_came_before() {
+        let gone = Cancel::default();
+        gone.unheard();
+        assert!(gone.check().is_ok() && gone.is_abandoned());
+        gone.abandon();
+        assert!(gone.check().is_err() && gone.is_abandoned());
+        let asked = Cancel::default();
+        asked.unheard();
+        // It came before the line broke, and is read after.
+        asked.cancel();
+        assert!(asked.check().is_err() && !asked.is_abandoned());
     }
 }

@@ -205,7 +205,11 @@ impl ClosureSource for Remote<'_> {
             let whole = arrivals.all_below();
             let bytes = arrivals.taken + CREDIT as u64;
             let message = ToController::Credit { whole, bytes };
-            self.wire.borrow_mut().send(&message).map_err(source_error)?;
+            match self.wire.borrow_mut().send(&message) {
+                // Where nobody hears it, what came before that is of use still; then the end is found.
+                Ok(()) | Err(WireError::Io(_)) => {}
+                Err(error) => return Err(source_error(error)),
+            }
         }
         loop {
             if let Some(block) = self.arrivals.take_next() {
@@ -428,6 +432,46 @@ mod tests {
         // Damaged again when they are sent again, and several in a row.
         assert_eq!(receive(40, |n| if (5..9).contains(&n) { 3 } else { 0 }), Ok(12));
         assert_eq!(receive(3, |n| u32::from(n == 2)), Ok(1));
+    }
+
+    /// The other end is gone, and what it sent before is still in the pipe.
+    #[test]
+    fn what_came_before_nobody_hears_any_more_is_used() {
+        struct Gone;
+        impl Write for Gone {
+            fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+                Err(std::io::ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let count = (CREDIT as u64 / CREDIT_STEP) as u32;
+        let mut bytes = Vec::new();
+        for number in 0..count {
+            let data = vec![number as u8; CREDIT_STEP as usize];
+            let header = BlockHeader {
+                path: number,
+                offset: 0,
+                raw_len: data.len() as u32,
+                encoding: Encoding::Raw,
+                last: true,
+            };
+            let mut encoded = encode_block_header(&header, &data).unwrap();
+            set_number(&mut encoded, number.into());
+            bytes.extend([&encoded[..], &data].concat());
+        }
+        let cancel = Cancel::default();
+        let wire = RefCell::new(Wire::start(std::io::Cursor::new(bytes), Gone, cancel.clone()));
+        let mut remote = Remote::new(&wire, Secrets::default());
+        assert!(remote.want(&[]).is_err());
+        assert!(cancel.is_abandoned() && !cancel.is_cancelled(), "somebody may go on");
+        for number in 0..count {
+            let block = remote.next_block().unwrap_or_else(|e| panic!("block {number}: {e}"));
+            assert_eq!(block.header.path, number);
+        }
+        assert!(remote.next_block().is_err());
+        assert!(cancel.is_abandoned() && cancel.is_cancelled());
     }
 
     fn arrived(number: u64, encoding: Encoding, length: usize) -> ArrivedBlock {

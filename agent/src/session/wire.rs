@@ -107,7 +107,8 @@ impl Wire {
             .name("frames".to_owned())
             .spawn(move || reader.read_frames(input))
             .expect("a thread can be started");
-        let output = Sender(Arc::new(Mutex::new(Box::new(output))));
+        let output =
+            Sender { output: Arc::new(Mutex::new(Box::new(output))), cancel: cancel.clone() };
         Wire { incoming, waiting, output, cancel }
     }
 
@@ -163,14 +164,21 @@ impl Wire {
 
 /// The direction to the controller.
 #[derive(Clone)]
-pub struct Sender(Arc<Mutex<Box<dyn Write + Send>>>);
+pub struct Sender {
+    output: Arc<Mutex<Box<dyn Write + Send>>>,
+    cancel: Cancel,
+}
 
 impl Sender {
-    /// Sends a message.
+    /// Sends a message. Once that fails, nobody is there any more.
     pub fn send(&self, message: &ToController) -> Result<(), WireError> {
         let bytes = message::encode(message)?;
-        let mut output = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        output.write_all(&bytes.0).and_then(|()| output.flush()).map_err(WireError::Io)
+        let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
+        let sent = output.write_all(&bytes.0).and_then(|()| output.flush());
+        sent.map_err(|error| {
+            self.cancel.unheard();
+            WireError::Io(error)
+        })
     }
 }
 
@@ -197,8 +205,9 @@ impl Reader {
                     if matches!(error, WireError::Ended | WireError::Io(_)) {
                         self.wait_for_last_blocks();
                         self.cancel.abandon();
+                    } else {
+                        self.cancel.cancel();
                     }
-                    self.cancel.cancel();
                     true
                 }
                 Ok(Incoming::Message(ToAgent::Abort)) => {
