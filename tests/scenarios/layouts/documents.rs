@@ -50,8 +50,9 @@ const ONLY: &str = "KEYSTONE_LAB_DOCUMENTS";
 /// Exit code of what a machine is unfit for.
 const TARGET_UNFIT: i32 = 66;
 
-/// Bytes that the image of a disk may hold that has forgotten all and whose ends were written with zeros.
-const LEFT: u64 = 64 << 20;
+/// Bytes that the image of a disk may hold that has forgotten all and was written with zeros after that, at both
+/// its ends and each partition's.
+const LEFT: u64 = 128 << 20;
 
 /// What [`LOOKS`] says of a disk that a pool has whole.
 const WHOLE: &str = "whole in a pool";
@@ -211,8 +212,8 @@ impl<'a> Case<'a> {
         if let Some(kept) = &kept {
             // More than a disk may hold that was told to forget.
             ssh.ok(&format!(
-                "[ $(df --output=avail -m '{kept}' | tail -n 1) -lt 200 ] || \
-                 dd if=/dev/zero of='{kept}, large' bs=1M count=100 conv=fsync status=none"
+                "[ $(df --output=avail -m '{kept}' | tail -n 1) -lt 300 ] || \
+                 dd if=/dev/zero of='{kept}, large' bs=1M count=200 conv=fsync status=none"
             ))?;
         }
         self.changes("unmount", &[])?;
