@@ -346,7 +346,12 @@ mod tests {
 
     /// The bytes of block `number`, and which blocks there are.
     fn frame(number: u32) -> Vec<u8> {
-        let data = vec![number as u8; 1000 + number as usize];
+        frame_of(number, 1000 + number as usize)
+    }
+
+    /// The same of a block of so many bytes.
+    fn frame_of(number: u32, length: usize) -> Vec<u8> {
+        let data = vec![number as u8; length];
         let header = BlockHeader {
             path: number,
             offset: 0,
@@ -447,20 +452,8 @@ mod tests {
             }
         }
         let count = (CREDIT as u64 / CREDIT_STEP) as u32;
-        let mut bytes = Vec::new();
-        for number in 0..count {
-            let data = vec![number as u8; CREDIT_STEP as usize];
-            let header = BlockHeader {
-                path: number,
-                offset: 0,
-                raw_len: data.len() as u32,
-                encoding: Encoding::Raw,
-                last: true,
-            };
-            let mut encoded = encode_block_header(&header, &data).unwrap();
-            set_number(&mut encoded, number.into());
-            bytes.extend([&encoded[..], &data].concat());
-        }
+        let frames = (0..count).map(|number| frame_of(number, CREDIT_STEP as usize));
+        let bytes: Vec<u8> = frames.flatten().collect();
         let cancel = Cancel::default();
         let wire = RefCell::new(Wire::start(std::io::Cursor::new(bytes), Gone, cancel.clone()));
         let mut remote = Remote::new(&wire, Secrets::default());
